@@ -1,0 +1,1 @@
+"""lossmith: the place to go when the loss is the question."""

@@ -1,0 +1,5 @@
+"""Command line: parses and calls; decides nothing."""
+
+
+def main() -> None:
+    """Entry point."""
