@@ -1,0 +1,20 @@
+"""The library: pure functions, one file per family, and the registry that lists them."""
+
+from lossmith.objectives._registry import ObjectiveRecord, get_record, list_losses, objective
+from lossmith.objectives._vocabulary import VOCABULARY
+from lossmith.objectives.metric import soft_triple_loss, supcon_loss
+from lossmith.objectives.region import lovasz_softmax_loss
+from lossmith.objectives.token import cross_entropy_loss, focal_loss
+
+__all__ = [
+    "VOCABULARY",
+    "ObjectiveRecord",
+    "cross_entropy_loss",
+    "focal_loss",
+    "get_record",
+    "list_losses",
+    "lovasz_softmax_loss",
+    "objective",
+    "soft_triple_loss",
+    "supcon_loss",
+]

@@ -1,0 +1,110 @@
+"""The dense engine: every statistic of the vocabulary from logits that exist. The readable reference."""
+
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+
+from lossmith._numerics import at_least_float32
+from lossmith._typing import Float, Int, Tensor
+
+
+class DenseTokenStatistics:
+    """Token statistics of valid rows, each computed when first asked for.
+
+    All of them are differentiable, and all but `log_normalizer` and `mean_logits` are formed relative to the row's
+    maximum, so that logits of 1e4 lose no digits.
+
+    Args:
+        logits: Unnormalised scores; half precision is raised to float32.
+        labels: Class of each row, in [0, vocab).
+    """
+
+    def __init__(self, logits: Float[Tensor, "tokens vocab"], labels: Int[Tensor, " tokens"]):
+        self.logits = at_least_float32(logits)
+        self.labels = labels
+
+    def get(self, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """The named statistics, and only those."""
+        return {name: getattr(self, name) for name in names}
+
+    @cached_property
+    def token_logps(self) -> Float[Tensor, " tokens"]:
+        """Log-probability of each row's label, in nats."""
+        return -F.cross_entropy(self.logits, self.labels, reduction="none")
+
+    @cached_property
+    def log_normalizer(self) -> Float[Tensor, " tokens"]:
+        """Log-sum-exp of each row."""
+        return torch.logsumexp(self.logits, dim=-1)
+
+    @cached_property
+    def mean_logits(self) -> Float[Tensor, " tokens"]:
+        """Mean logit of each row."""
+        return self.logits.mean(-1)
+
+    @cached_property
+    def _log_probs(self) -> Float[Tensor, "tokens vocab"]:
+        return F.log_softmax(self.logits, dim=-1)
+
+    @cached_property
+    def entropy(self) -> Float[Tensor, " tokens"]:
+        """Entropy of each row's distribution, in nats."""
+        probs = self._log_probs.exp()
+        # A class of probability 0 adds 0: 0 * -inf would be NaN.
+        return -torch.where(probs > 0, probs * self._log_probs, torch.zeros_like(probs)).sum(-1)
+
+    @cached_property
+    def log_sum_sq_probs(self) -> Float[Tensor, " tokens"]:
+        """Log of the sum of squared probabilities of each row."""
+        return torch.logsumexp(2 * self._log_probs, dim=-1)
+
+    @cached_property
+    def max_logps(self) -> Float[Tensor, " tokens"]:
+        """Log-probability of each row's most probable class, in nats."""
+        return self._log_probs.amax(-1)
+
+    @cached_property
+    def complement_logps(self) -> Float[Tensor, " tokens"]:
+        """Log of one minus the label's probability, in nats; finite where that probability rounds to 1."""
+        label_column = F.one_hot(self.labels, self.logits.shape[-1]).bool()
+        # Relative to the largest *other* logit nothing cancels, however confident the label is.
+        return torch.logsumexp(self._log_probs.masked_fill(label_column, -torch.inf), dim=-1)
+
+
+class DenseRegionStatistics:
+    """Region statistics over the classes present among the labels of one region.
+
+    Memory is tokens x present classes: the vocabulary is never one-hot encoded.
+
+    Args:
+        logits: Unnormalised scores of the valid rows of the region.
+        labels: Class of each row, in [0, vocab).
+    """
+
+    def __init__(self, logits: Float[Tensor, "tokens vocab"], labels: Int[Tensor, " tokens"]):
+        self.logits = at_least_float32(logits)
+        self.labels = labels
+        self.present, self.class_ids = torch.unique(labels, return_inverse=True)
+
+    def get(self, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """The named statistics, and only those."""
+        return {name: getattr(self, name) for name in names}
+
+    @cached_property
+    def token_logps(self) -> Float[Tensor, " tokens"]:
+        """Log-probability of each row's label, in nats."""
+        return -F.cross_entropy(self.logits, self.labels, reduction="none")
+
+    @cached_property
+    def class_probs(self) -> Float[Tensor, "tokens classes"]:
+        """Probability of each present class at each row."""
+        # logit - maximum - log-sum-exp of the rest, in this order, keeps the digits of large logits.
+        highest = self.logits.detach().amax(-1, keepdim=True)
+        log_sums = (self.logits - highest).exp().sum(-1, keepdim=True).log()
+        return (self.logits[:, self.present] - highest - log_sums).exp()
+
+    @cached_property
+    def class_mass(self) -> Float[Tensor, " classes"]:
+        """Sum over the rows of each present class's probability."""
+        return self.class_probs.sum(0)

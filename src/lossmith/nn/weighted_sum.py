@@ -1,0 +1,141 @@
+"""A weighted sum of losses, called with the union of its terms' inputs."""
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import nn
+
+from lossmith._checks import did_you_mean
+from lossmith._reduce import NumItems
+from lossmith._typing import Tensor
+from lossmith.errors import ObjectiveInputError
+from lossmith.nn.composition import Composition
+from lossmith.nn.modules import IGNORE_INDEX, LossModule
+
+
+@final
+class WeightedSum(LossModule):
+    """`0.6*cross_entropy + 0.4*lovasz_softmax[answer]`: each term with its weight and its label scope."""
+
+    def __init__(self, composition: Composition, terms: list[LossModule]):
+        super().__init__()
+        self.composition = composition
+        self.terms = nn.ModuleList(terms)
+        self.inputs = _union(term.inputs for term in terms)
+        self.items = _union(term.items for term in terms)
+        self.batch_coupled = any(term.batch_coupled for term in terms)
+
+    def __str__(self) -> str:
+        return str(self.composition)
+
+    def forward(
+        self,
+        *args: Tensor,
+        weights: Tensor | Mapping[str, Tensor] | None = None,
+        num_items: NumItems | Mapping[str, NumItems] | None = None,
+        reduction: str = "mean",
+        scopes: Mapping[str, Tensor] | None = None,
+        **kwargs: Tensor,
+    ) -> Tensor:
+        """Sum of the weighted terms.
+
+        Args:
+            *args: The inputs in the order of `self.inputs`; unambiguous only where all terms read the same two.
+            weights: One weight per item where all terms share one kind of item; in a mixed sum a tensor reaches the
+                token terms only, and a dict `{"token": w, "region": v}` says which.
+            num_items: The divisor where all terms share one kind of item, else a dict by kind.
+            reduction: "mean", "sum", or "none" where all terms share one kind of item.
+            scopes: Name -> bool tensor of the shape of `labels`, True where the label counts for terms `[name]`.
+            **kwargs: The inputs by name, as `logits=`, `embeddings=`, `labels=`.
+
+        Raises:
+            ObjectiveInputError: For missing or unknown inputs or scopes, or an int `num_items` over mixed kinds.
+        """
+        inputs = self._bind(args, kwargs)
+        if reduction == "none" and len(self.items) > 1:
+            raise ObjectiveInputError(
+                f"reduction 'none' needs one kind of item, this sum mixes {', '.join(self.items)}: call its terms."
+            )
+        per_kind = self._per_kind_num_items(num_items)
+        scopes = self._checked_scopes(scopes or {})
+        total: Tensor | float = 0.0
+        for spec, module in zip(self.composition.terms, self.terms, strict=True):
+            assert isinstance(module, LossModule)
+            own = {name: inputs[name] for name in module.inputs}
+            if spec.scope is not None:
+                own["labels"] = _restrict(own["labels"], scopes[spec.scope], spec.scope)
+            kind = module.items[0]
+            loss = module(
+                **own, weights=self._weights_for(kind, weights), num_items=per_kind.get(kind), reduction=reduction
+            )
+            total = total + spec.weight * loss
+        assert isinstance(total, Tensor)
+        return total
+
+    def _bind(self, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> dict[str, Tensor]:
+        shown = ", ".join(f"`{name}`" for name in self.inputs)
+        if args and (len(self.inputs) > 2 or len(args) > len(self.inputs)):
+            raise ObjectiveInputError(f"'{self}' must be called with keywords: {shown}.")
+        inputs = dict(zip(self.inputs, args, strict=False))
+        for name, value in kwargs.items():
+            if name not in self.inputs:
+                raise ObjectiveInputError(f"'{self}' has no input `{name}`.{did_you_mean(name, self.inputs)} It reads {shown}.")
+            if name in inputs:
+                raise ObjectiveInputError(f"`{name}` is given twice, by position and by keyword.")
+            inputs[name] = value
+        missing = [name for name in self.inputs if name not in inputs]
+        if missing:
+            raise ObjectiveInputError(f"'{self}' also needs {', '.join(f'`{name}`' for name in missing)}.")
+        return inputs
+
+    def _per_kind_num_items(self, num_items: NumItems | Mapping[str, NumItems] | None) -> Mapping[str, NumItems]:
+        if num_items is None:
+            return {}
+        if isinstance(num_items, Mapping):
+            unknown = sorted(set(num_items) - set(self.items))
+            if unknown:
+                raise ObjectiveInputError(f"`num_items` names {unknown}, but the terms count {', '.join(self.items)}.")
+            return num_items
+        if len(self.items) > 1:
+            raise ObjectiveInputError(
+                f"`num_items` must be a dict by kind of item here ({', '.join(self.items)}), got {num_items}: "
+                f"one number would divide every term by the items of another."
+            )
+        return {self.items[0]: num_items}
+
+    def _weights_for(self, kind: str, weights: Tensor | Mapping[str, Tensor] | None) -> Tensor | None:
+        if isinstance(weights, Mapping):
+            unknown = sorted(set(weights) - set(self.items))
+            if unknown:
+                raise ObjectiveInputError(f"`weights` names {unknown}, but the terms count {', '.join(self.items)}.")
+            return weights.get(kind)
+        if weights is None or len(self.items) == 1 or kind == "token":
+            return weights
+        if "token" not in self.items:
+            raise ObjectiveInputError(f"`weights` must be a dict by kind of item here ({', '.join(self.items)}).")
+        return None
+
+    def _checked_scopes(self, scopes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        wanted = {term.scope for term in self.composition.terms if term.scope is not None}
+        missing, unused = sorted(wanted - set(scopes)), sorted(set(scopes) - wanted)
+        if missing:
+            raise ObjectiveInputError(f"`scopes` must hold {missing}: '{self}' names them, got {sorted(scopes)}.")
+        if unused:
+            raise ObjectiveInputError(f"`scopes` holds {unused}, which no term of '{self}' names.")
+        return scopes
+
+
+def _union(groups: object) -> tuple[str, ...]:
+    """Names in order of appearance, with `labels` last, as every family has it."""
+    names = list(dict.fromkeys(name for group in groups for name in group))  # pyright: ignore[reportGeneralTypeIssues]
+    return tuple(sorted(names, key=lambda name: name == "labels"))
+
+
+def _restrict(labels: Tensor, keep: Tensor, scope: str) -> Tensor:
+    if keep.dtype != torch.bool or keep.shape != labels.shape:
+        raise ObjectiveInputError(
+            f"Scope '{scope}' must be a bool tensor of the shape of `labels`, {tuple(labels.shape)}, got {keep.dtype} "
+            f"{tuple(keep.shape)}."
+        )
+    return labels.masked_fill(~keep, IGNORE_INDEX)

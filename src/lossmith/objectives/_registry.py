@@ -1,0 +1,168 @@
+"""The one list of objectives. The decorator reads a signature, records it and returns the same function."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from lossmith._checks import did_you_mean
+from lossmith.errors import ObjectiveInputError
+from lossmith.objectives._vocabulary import ITEMS, VOCABULARY
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveRecord:
+    """One objective of the library; `str(record)` is its name."""
+
+    name: str
+    """Registry name: the function's name without `_loss`."""
+    family: str
+    """`token`, `region`, `preference`, `unpaired` or `metric`."""
+    item: str
+    """What one returned loss belongs to: `token`, `region`, `pair`, `completion`, `anchor` ..."""
+    source: str
+    """Address of the publication."""
+    reads: tuple[str, ...]
+    """Statistics that the function names as parameters, in order."""
+    hyperparameters: dict[str, Any]
+    """Keyword-only hyper-parameters -> default, in order; those that shape proxies come last."""
+    batch_coupled: bool
+    """True where an item's loss depends on the other items, so that k micro-batches are not one batch."""
+    function: Callable[..., Any] = field(repr=False)
+    """The pure function itself."""
+    aliases: tuple[str, ...] = ()
+    """Other names that `lossmith.loss` accepts."""
+    proxy_shape: tuple[str, ...] = ()
+    """Shape of the learnable proxies in terms of `num_classes`, `embedding_dim` and hyper-parameters; () without."""
+    shape_hyperparameters: tuple[str, ...] = ()
+    """Hyper-parameters that only shape the proxies and never reach the function."""
+    needs_positives: bool = False
+    """True where an anchor counts only if its class has another row in the batch."""
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Sizes that `lossmith.loss` must be given because the objective owns proxies."""
+        return ("num_classes", "embedding_dim") if self.proxy_shape else ()
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring: what minimising this makes the model do."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_REGISTRY: dict[str, ObjectiveRecord] = {}
+
+
+def objective(
+    *,
+    family: str,
+    item: str,
+    source: str,
+    batch_coupled: bool = False,
+    aliases: tuple[str, ...] = (),
+    proxy_shape: tuple[str, ...] = (),
+    shape_hyperparameters: dict[str, Any] | None = None,
+    needs_positives: bool = False,
+) -> Callable[[Function], Function]:
+    """Record a pure function as an objective; the function comes back unchanged.
+
+    The positional parameters are the statistics it reads and must come from the family's vocabulary; the
+    keyword-only ones are its hyper-parameters and must have defaults. `proxy_shape` and `shape_hyperparameters`
+    describe learnable proxies that a module owns for it.
+
+    Raises:
+        ObjectiveInputError: If the signature does not follow this contract or the name is taken.
+    """
+
+    def record(function: Function) -> Function:
+        shape_defaults = shape_hyperparameters or {}
+        reads, hyperparameters = _read_signature(function, family, item)
+        entry = ObjectiveRecord(
+            name=function.__name__.removesuffix("_loss"),
+            family=family,
+            item=item,
+            source=source,
+            reads=reads,
+            hyperparameters={**hyperparameters, **shape_defaults},
+            batch_coupled=batch_coupled,
+            function=function,
+            aliases=aliases,
+            proxy_shape=proxy_shape,
+            shape_hyperparameters=tuple(shape_defaults),
+            needs_positives=needs_positives,
+        )
+        for name in (entry.name, *aliases):
+            known = _REGISTRY.get(name)
+            # The same function again (a reloaded module) is no clash.
+            if known is not None and known.function.__qualname__ != function.__qualname__:
+                raise ObjectiveInputError(f"An objective named '{name}' is already recorded.")
+            _REGISTRY[name] = entry
+        return function
+
+    return record
+
+
+def _read_signature(function: Callable[..., Any], family: str, item: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    if family not in VOCABULARY:
+        raise ObjectiveInputError(f"`family` must be one of {', '.join(VOCABULARY)}, got '{family}'.")
+    if item not in ITEMS[family]:
+        raise ObjectiveInputError(f"`item` of family '{family}' must be one of {ITEMS[family]}, got '{item}'.")
+    reads: list[str] = []
+    hyperparameters: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            if parameter.default is parameter.empty:
+                raise ObjectiveInputError(f"Hyper-parameter `{parameter.name}` of {function.__name__} needs a default.")
+            hyperparameters[parameter.name] = parameter.default
+        elif parameter.kind is not parameter.POSITIONAL_OR_KEYWORD or parameter.default is not parameter.empty:
+            raise ObjectiveInputError(
+                f"`{parameter.name}` of {function.__name__} must be a plain positional statistic or a "
+                f"hyper-parameter after `*`."
+            )
+        elif parameter.name not in VOCABULARY[family]:
+            raise ObjectiveInputError(
+                f"{function.__name__} reads `{parameter.name}`, which family '{family}' does not have."
+                f"{did_you_mean(parameter.name, VOCABULARY[family])} Known: {', '.join(VOCABULARY[family])}."
+            )
+        else:
+            reads.append(parameter.name)
+    return tuple(reads), hyperparameters
+
+
+def get_record(name: str) -> ObjectiveRecord:
+    """The record of a name or alias.
+
+    Raises:
+        ObjectiveInputError: For an unknown name, with the nearest one and the list.
+    """
+    if name not in _REGISTRY:
+        known = sorted(record.name for record in list_losses())
+        raise ObjectiveInputError(
+            f"No objective named '{name}'.{did_you_mean(name, _REGISTRY)} Known: {', '.join(known)}."
+        )
+    return _REGISTRY[name]
+
+
+def list_losses(family: str | None = None) -> list[ObjectiveRecord]:
+    """Records of all objectives, or of one family, sorted by family and name; aliases left out.
+
+    Raises:
+        ObjectiveInputError: For an unknown family.
+
+    Example:
+        >>> [str(record) for record in list_losses("region")]
+        ['lovasz_softmax']
+    """
+    if family is not None and family not in VOCABULARY:
+        raise ObjectiveInputError(
+            f"No family named '{family}'.{did_you_mean(family, VOCABULARY)} Known: {', '.join(VOCABULARY)}."
+        )
+    unique = {record.name: record for record in _REGISTRY.values()}.values()
+    order = list(VOCABULARY)
+    chosen = [record for record in unique if family in (None, record.family)]
+    return sorted(chosen, key=lambda record: (order.index(record.family), record.name))

@@ -1,0 +1,34 @@
+"""What an objective may read, family by family; `engines` computes exactly these names."""
+
+VOCABULARY: dict[str, tuple[str, ...]] = {
+    "token": (
+        "token_logps",
+        "entropy",
+        "log_normalizer",
+        "mean_logits",
+        "log_sum_sq_probs",
+        "max_logps",
+        "complement_logps",
+    ),
+    "region": ("class_probs", "class_ids", "token_logps", "class_mass"),
+    "preference": (
+        "chosen_logps",
+        "rejected_logps",
+        "ref_chosen_logps",
+        "ref_rejected_logps",
+        "chosen_lengths",
+        "rejected_lengths",
+    ),
+    "unpaired": ("logps", "ref_logps", "desirable", "kl"),
+    "metric": ("embeddings", "labels", "proxies", "similarities", "same"),
+}
+"""Family -> the statistics that its objectives may name as parameters (design: an objective names what it reads)."""
+
+ITEMS: dict[str, tuple[str, ...]] = {
+    "token": ("token",),
+    "region": ("region",),
+    "preference": ("pair", "completion"),
+    "unpaired": ("completion",),
+    "metric": ("anchor", "pair", "batch"),
+}
+"""Family -> the kinds of item that its objectives may return one loss for."""
