@@ -1,0 +1,75 @@
+"""The metrics that a study can be judged by: which way is better, and how a person reads them."""
+
+from dataclasses import dataclass
+
+from lossmith.errors import EvidenceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricStyle:
+    """How one metric is judged and shown."""
+
+    name: str
+    """Key in `RunRecord.metrics`."""
+    unit: str
+    """What a shown difference counts: `points` (hundredths) or `nats`."""
+    scale: float
+    """Stored value times this is the shown value."""
+    decimals: int
+    """Digits behind the point."""
+    higher_is_better: bool
+    """Direction of an improvement."""
+
+
+METRICS: dict[str, MetricStyle] = {
+    style.name: style
+    for style in (
+        MetricStyle(name="accuracy", unit="points", scale=100.0, decimals=1, higher_is_better=True),
+        MetricStyle(name="macro_f1", unit="points", scale=100.0, decimals=1, higher_is_better=True),
+        MetricStyle(name="weighted_f1", unit="points", scale=100.0, decimals=1, higher_is_better=True),
+        MetricStyle(name="nll", unit="nats", scale=1.0, decimals=3, higher_is_better=False),
+    )
+}
+"""Every metric that `summarize` accepts."""
+
+
+def metric_style(metric: str) -> MetricStyle:
+    """The style of `metric`, or `EvidenceError` with the metrics there are."""
+    if metric not in METRICS:
+        raise EvidenceError(f"`metric` must be one of {list(METRICS)}, got '{metric}'.")
+    return METRICS[metric]
+
+
+def format_value(value: float, metric: str) -> str:
+    """A level of `metric` as it is shown, without its unit.
+
+    Example:
+        >>> format_value(0.5802, "accuracy"), format_value(0.68249, "nll")
+        ('58.0', '0.682')
+    """
+    style = metric_style(metric)
+    shown = round(value * style.scale, style.decimals)
+    return f"{shown + 0.0:.{style.decimals}f}"  # + 0.0 turns -0.0 into 0.0
+
+
+def format_difference(difference: float, metric: str, *, signed: bool = False) -> str:
+    """A difference of `metric` as it is shown, without its unit; `signed` adds the plus of a gain.
+
+    Example:
+        >>> format_difference(0.0614, "accuracy"), format_difference(0.0119, "accuracy", signed=True)
+        ('6.1', '+1.2')
+        >>> format_difference(-0.0001, "accuracy")
+        '0.0'
+    """
+    shown = format_value(difference, metric)
+    return f"+{shown}" if signed and float(shown) > 0 else shown
+
+
+def format_interval(low: float, high: float, metric: str) -> str:
+    """An interval of differences as it is shown.
+
+    Example:
+        >>> format_interval(-0.021, 0.009, "accuracy")
+        '[-2.1, 0.9]'
+    """
+    return f"[{format_difference(low, metric)}, {format_difference(high, metric)}]"
