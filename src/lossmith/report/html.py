@@ -1,0 +1,179 @@
+"""The report as one HTML file that needs nothing but itself: no network, and no text that a browser would run."""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lossmith.evidence.metrics import metric_style
+from lossmith.evidence.records import RunRecord
+from lossmith.evidence.sentences import SIGNIFICANCE
+from lossmith.evidence.summary import LossSummary, StudySummary
+from lossmith.report.canvas import inline_svg, loss_styles
+from lossmith.report.gallery import ReportFigure
+from lossmith.report.provenance import flat_settings, provenance
+from lossmith.report.tables import comparison_table
+from lossmith.report.wording import difference, difference_with_interval, known, one_line, p_value
+
+# Inside <script>, these could end the element, open a comment or end a line.
+JSON_ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def render_html(
+    *,
+    summary: StudySummary,
+    records: Sequence[RunRecord],
+    figures: Sequence[ReportFigure],
+    title: str,
+    settings: Mapping[str, Any],
+    commands: Sequence[str],
+    attribution: str = "",
+) -> str:
+    """The whole page; every foreign text in it is escaped, and equal inputs give equal pages."""
+    # Imported here: jinja2 comes with an extra, and tables need nothing but the standard library.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("lossmith.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
+    )
+    script, style = (environment.get_template(name).render() for name in ("report.js", "report.css"))
+    data = page_data(summary, records, title=title, settings=settings, commands=commands)
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        summary=summary,
+        answer=answer(summary),
+        table=comparison_table(summary),
+        colours={
+            loss: look.colour for loss, look in loss_styles([r.loss for r in summary.rows], summary.baseline).items()
+        },
+        figures=[(figure, Markup(_svg(figure))) for figure in figures],
+        evidence=[_evidence(row, summary.metric) for row in summary.rows if row.comparison],
+        noise=_noise_sentence(summary),
+        sign_flip=_sign_flip_sentence(summary),
+        failures=[record for record in records if record.status == "failed"],
+        provenance=provenance(records),
+        settings=flat_settings(settings),
+        commands=[line for command in commands for line in command.split("\n")],
+        attribution=attribution,
+        data=Markup(script_json(data)),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=Markup(style),
+    )
+
+
+def answer(summary: StudySummary) -> str:
+    """The study in one sentence."""
+    if summary.finished + summary.failed < summary.planned:
+        state = f"Not complete: {summary.finished + summary.failed} of {summary.planned} runs are there. "
+    else:
+        state = ""
+    better = [row for row in summary.rows if row.verdict == "better" and row.comparison]
+    if not better:
+        return f"{state}No loss was shown to beat {summary.baseline} here."
+    sign = 1 if metric_style(summary.metric).higher_is_better else -1
+    best = max(better, key=lambda row: sign * row.comparison.difference if row.comparison else 0.0)
+    return f"{state}{best.loss} {best.sentence}."
+
+
+def page_data(
+    summary: StudySummary,
+    records: Sequence[RunRecord],
+    *,
+    title: str,
+    settings: Mapping[str, Any],
+    commands: Sequence[str],
+) -> dict[str, Any]:
+    """The numbers of the page; predictions stay in the store, which holds them once."""
+    left_out = {"predictions", "labels", "config"}
+    runs = [{key: value for key, value in record.to_dict().items() if key not in left_out} for record in records]
+    return {"title": title, "settings": settings, "commands": list(commands), "summary": asdict(summary), "runs": runs}
+
+
+def script_json(data: Any) -> str:
+    r"""JSON that can stand inside a `<script>` element, whatever its texts say; NaN and infinities become null.
+
+    Example:
+        >>> script_json({"a": "</script>", "b": float("nan")})
+        '{"a": "\\u003c/script\\u003e", "b": null}'
+    """
+    text = json.dumps(_finite(data), allow_nan=False, ensure_ascii=True, default=str)
+    return "".join(JSON_ESCAPES.get(character, character) for character in text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _printable(value: Any) -> Any:
+    """What the template prints: foreign text on one line, without controls that turn or hide what stands beside it."""
+    return one_line(value) if type(value) is str else value
+
+
+def _svg(figure: ReportFigure) -> str:
+    return inline_svg(figure.figure, name=figure.name, title=figure.title, description=figure.description)
+
+
+def _evidence(row: LossSummary, metric: str) -> dict[str, str]:
+    """One row of the table that puts all tests side by side."""
+    pairs, resampled = row.comparison, row.bootstrap
+    assert pairs is not None, "only losses with a comparison come here"
+    spread = f"[{difference(resampled.low, metric)}, {difference(resampled.high, metric)}]" if resampled else "–"
+    return {
+        "loss": row.loss,
+        "interval": difference_with_interval(pairs, metric),
+        "p": p_value(pairs.p_value),
+        "holm_p": p_value(row.holm_p),
+        "sign_flip_p": f"{p_value(pairs.sign_flip_p)} (at best {p_value(pairs.sign_flip_smallest_p)})",
+        "seeds": f"{pairs.wins} won, {pairs.losses} lost, {pairs.ties} tied",
+        "bootstrap": spread,
+        "bootstrap_label": resampled.label if resampled else "not available",
+    }
+
+
+def _sign_flip_sentence(summary: StudySummary) -> str:
+    blocks = max((row.comparison.blocks for row in summary.rows if row.comparison), default=0)
+    smallest = max(
+        (
+            row.comparison.sign_flip_smallest_p
+            for row in summary.rows
+            if row.comparison and row.comparison.blocks == blocks
+        ),
+        default=1.0,
+    )
+    if not blocks:
+        return "There is no pair of finished runs here, so there is nothing to flip."
+    seeds = "1 seed" if blocks == 1 else f"{blocks} seeds"
+    can = "so it can never decide here, whatever the data" if smallest >= SIGNIFICANCE else "so it could decide here"
+    return f"With {seeds} the smallest p that it can reach is {smallest:.4g}, {can}; it stands beside the verdict only."
+
+
+def _noise_sentence(summary: StudySummary) -> str:
+    floor = summary.noise_floor
+    if floor is None or not known(floor.sd):
+        return "It needs at least two finished runs of the baseline, which are not there."
+    metric, unit = summary.metric, metric_style(summary.metric).unit
+    sd, mean, largest, half = (
+        difference(value, metric).lstrip("+")
+        for value in (floor.sd, floor.mean_difference, floor.max_difference, floor.half_width)
+    )
+    return (
+        f"Over {floor.blocks} seeds its standard deviation is {sd} {unit}; two of its runs differ by {mean} {unit} on "
+        f"average and by {largest} at most. Two means over {floor.blocks} different seeds each would be within ±{half} "
+        f"{unit} of each other in 95% of studies: that is what an unpaired comparison would drown in."
+    )
