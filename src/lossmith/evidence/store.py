@@ -241,8 +241,8 @@ class EvidenceStore:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One write, all or nothing."""
         with self._explained():
-            self._database.execute("BEGIN IMMEDIATE")
             try:
+                self._database.execute("BEGIN IMMEDIATE")
                 yield self._database
                 self._database.execute("COMMIT")
             except BaseException:
