@@ -1,0 +1,65 @@
+"""Read the data sets that travel inside the package."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from lossmith.tasks.classification import ClassificationTask, Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShippedTask:
+    """What is known of a shipped data set before it is read; `str()` of it is its name.
+
+    The rows lie in `tasks/data/<name>/{train,validation,test}.jsonl.gz`; the README beside them says what was changed.
+    """
+
+    name: str
+    """The name that `load_task` takes."""
+    title: str
+    """What the texts and the classes are, in one line."""
+    citation: str
+    """Whom to cite."""
+    licence: str
+    """Licence of the data, as its compilers state it."""
+    source: str
+    """Repository, commit and file that the rows were taken from."""
+    splits: str
+    """Where the splits come from."""
+    split_sizes: tuple[int, int, int]
+    """Rows of train, validation and test."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def load_shipped(task: ShippedTask) -> ClassificationTask:
+    """Read the three splits of a shipped data set, in the order of its files."""
+    label_names: dict[int, str] = {}
+    splits: dict[str, tuple[Example, ...]] = {}
+    for split in ("train", "validation", "test"):
+        examples = []
+        for row in _rows(task.name, split):
+            label_names[row["label"]] = row["label_name"]
+            examples.append(Example(row["text"], row["label"]))
+        splits[split] = tuple(examples)
+    return ClassificationTask(
+        name=task.name,
+        label_names=tuple(label_names[label] for label in range(len(label_names))),
+        source=task.source,
+        licence=task.licence,
+        attribution=task.citation,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+    )
+
+
+def _rows(name: str, split: str) -> Iterator[dict[str, Any]]:
+    resource = files("lossmith.tasks") / "data" / name / f"{split}.jsonl.gz"
+    with resource.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            yield json.loads(line)

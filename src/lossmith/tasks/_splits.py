@@ -1,0 +1,100 @@
+"""Divide rows over classes and over train and test: seeded, stratified, repeated texts kept together."""
+
+import unicodedata
+from collections.abc import Sequence
+
+from lossmith._extras import require
+from lossmith.errors import DataError
+
+SPLIT_STREAM = 7001
+"""Keeps the generator of splits apart from other uses of the same seed."""
+
+
+def allocate(counts: Sequence[int], total: int, *, keep: int = 0) -> list[int]:
+    """Divide `total` over classes in proportion to `counts`, by largest remainder; the lower class id wins a tie.
+
+    Args:
+        counts: Rows of each class, each > `keep`.
+        total: How many to allocate, from the number of classes to the sum of `counts` less `keep` per class.
+        keep: How many rows of each class must stay unallocated.
+
+    Returns:
+        One number per class, each from 1 to its count less `keep`; they sum to `total`.
+
+    Example:
+        >>> allocate([60, 30, 10], 7)
+        [4, 2, 1]
+        >>> allocate([98, 1, 1], 4)
+        [2, 1, 1]
+    """
+    assert len(counts) <= total <= sum(counts) - keep * len(counts)
+    rows = sum(counts)
+    given = [min(max(total * count // rows, 1), count - keep) for count in counts]
+
+    def shortfall(label: int) -> int:
+        return total * counts[label] - given[label] * rows
+
+    while sum(given) < total:
+        open_labels = [label for label, count in enumerate(counts) if given[label] < count - keep]
+        given[max(open_labels, key=shortfall)] += 1
+    while sum(given) > total:
+        given[min((label for label in range(len(counts)) if given[label] > 1), key=shortfall)] -= 1
+    return given
+
+
+def text_key(text: str) -> str:
+    """What two texts share that count as the same: NFKC, lower case, white space folded.
+
+    Example:
+        >>> text_key(" Good  Film") == text_key("good film")
+        True
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+
+
+def split_rows(
+    texts: Sequence[str], labels: Sequence[int], label_names: Sequence[str], *, seed: int, test_fraction: float
+) -> tuple[list[int], list[int]]:
+    """Row indices of train and of test, each in file order.
+
+    Different texts are what is divided: rows whose texts differ only in case, white space or Unicode form go to one
+    side together (by the label of the first). Test gets `test_fraction` of the different texts, in proportion to the
+    classes, and both sides get at least one text of every class. The same rows in the same order with the same seed
+    give the same split; another order may give another one.
+
+    Args:
+        texts: One text per row.
+        labels: One class id per row.
+        label_names: Name of each class, for messages.
+        seed: >= 0.
+        test_fraction: In (0, 1).
+
+    Raises:
+        DataError: If a class has fewer than two different texts.
+    """
+    np = require("numpy", extra="train", purpose="split data")
+    groups: dict[str, list[int]] = {}
+    for row, text in enumerate(texts):
+        groups.setdefault(text_key(text), []).append(row)
+    by_class: list[list[list[int]]] = [[] for _ in label_names]
+    for rows in groups.values():
+        by_class[labels[rows[0]]].append(rows)
+    counts = [len(members) for members in by_class]
+    _check_divisible(counts, label_names)
+    total = min(max(round(test_fraction * len(groups)), len(counts)), len(groups) - len(counts))
+    generator = np.random.Generator(np.random.PCG64([seed, SPLIT_STREAM]))
+    test: set[int] = set()
+    for members, wanted in zip(by_class, allocate(counts, total, keep=1), strict=True):
+        for chosen in generator.permutation(len(members))[:wanted]:
+            test.update(members[chosen])
+    return [row for row in range(len(texts)) if row not in test], sorted(test)
+
+
+def _check_divisible(counts: Sequence[int], label_names: Sequence[str]) -> None:
+    small = [f"class '{name}' has {count}" for name, count in zip(label_names, counts, strict=True) if count < 2]
+    if small:
+        more = f" (and {len(small) - 5} more classes)" if len(small) > 5 else ""
+        raise DataError(
+            f"Each class must have at least 2 different texts to be split into train and test: "
+            f"{', '.join(small[:5])}{more}. Add rows, remove the class, or give a folder with train and test files."
+        )

@@ -1,0 +1,25 @@
+"""CR: is a sentence of a customer's product review positive or negative?"""
+
+from lossmith.tasks._shipped import ShippedTask, load_shipped
+from lossmith.tasks.classification import ClassificationTask
+
+CR = ShippedTask(
+    name="cr",
+    title="polarity of sentences in customers' product reviews: negative, positive",
+    citation=(
+        "Minqing Hu and Bing Liu. Mining and summarizing customer reviews. KDD 2004. "
+        "http://www.cs.uic.edu/~liub/FBS/sentiment-analysis.html"
+    ),
+    licence="CC BY 4.0",
+    source=(
+        "https://github.com/nltk/nltk_data, commit 5db857e6f7df11eabb5e5665836db9ec8df07e28, "
+        "packages/corpora/product_reviews_1.zip"
+    ),
+    splits="80/10/10, stratified, seed 20240: CR has no official split; not the 3,775-row CR of SentEval",
+    split_sizes=(1360, 169, 169),
+)
+
+
+def load() -> ClassificationTask:
+    """CR: 1,360 train, 169 validation and 169 test sentences, 63% positive. A small test set: intervals are wide."""
+    return load_shipped(CR)

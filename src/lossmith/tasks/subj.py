@@ -1,0 +1,25 @@
+"""SUBJ: does a sentence tell an opinion or a plot?"""
+
+from lossmith.tasks._shipped import ShippedTask, load_shipped
+from lossmith.tasks.classification import ClassificationTask
+
+SUBJ = ShippedTask(
+    name="subj",
+    title="sentences about films: objective (plot summaries), subjective (reviews)",
+    citation=(
+        "Bo Pang and Lillian Lee. A sentimental education: sentiment analysis using subjectivity summarization based "
+        "on minimum cuts. ACL 2004. http://www.cs.cornell.edu/people/pabo/movie-review-data"
+    ),
+    licence="CC BY 4.0",
+    source=(
+        "https://github.com/nltk/nltk_data, commit 5db857e6f7df11eabb5e5665836db9ec8df07e28, "
+        "packages/corpora/subjectivity.zip"
+    ),
+    splits="80/10/10, stratified, seed 20240: SUBJ has no official split, papers use 10-fold cross-validation",
+    split_sizes=(8000, 1000, 1000),
+)
+
+
+def load() -> ClassificationTask:
+    """SUBJ: 8,000 train, 1,000 validation and 1,000 test sentences, balanced."""
+    return load_shipped(SUBJ)
