@@ -1,0 +1,255 @@
+"""One run: one loss on one block of one study, from a fresh head to a record."""
+
+import contextlib
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossmith.errors import ConfigurationError, ModelError, TrainingDivergedError
+from lossmith.evaluation import classification_metrics, predictions
+from lossmith.evidence import RunRecord
+from lossmith.integrations.classification import (
+    ClassificationTrainer,
+    encode,
+    make_trainer,
+    predict_logits,
+    training_arguments,
+)
+from lossmith.integrations.models import ResolvedModel, load_classifier
+from lossmith.nn import LossModule, loss, parse_composition
+from lossmith.studies.config import StudyConfig
+from lossmith.studies.provenance import commit, hardware, peak_memory_mib, reset_peak_memory, versions
+from lossmith.tasks import ClassificationTask, draw_shots
+
+Progress = Callable[[float], None]
+"""Called with the share of the run that is done, from 0 to 1."""
+TRAINING_SHARE = 0.75
+"""Share of a run's progress that is training; the rest is the test."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all runs of a study share, loaded once."""
+
+    config: StudyConfig
+    task: ClassificationTask
+    model: ResolvedModel
+    device: torch.device
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a `device` setting: one GPU, else MPS, else the CPU for "auto".
+
+    Raises:
+        ConfigurationError: If the named device is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    if not available[name]:
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise ConfigurationError(f"`--device {name}` is not available here, use one of: {there}.")
+    return torch.device(name)
+
+
+def build_loss(text: str, *, num_classes: int, embedding_dim: int, seed: int) -> LossModule:
+    """The loss with proxies drawn from the block's seed, without touching torch's global generator."""
+    sizes = {"num_classes": num_classes, "embedding_dim": embedding_dim}
+    needed = {name: sizes[name] for name in parse_composition(text).required}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return loss(text, **needed)
+
+
+def run_block(
+    setting: Setting, text: str, seed: int, *, attempts: int = 1, progress: Progress | None = None
+) -> RunRecord:
+    """Train one loss on one block and test it; a diverged training is a failed record, not an exception.
+
+    The block fixes the initial head, the draw of the shots, the data order and dropout, identically for every loss.
+    """
+    record, _ = train_and_test(setting, text, seed, attempts=attempts, progress=progress)
+    return record
+
+
+def train_and_test(
+    setting: Setting, text: str, seed: int, *, attempts: int = 1, progress: Progress | None = None
+) -> tuple[RunRecord, ClassificationTrainer]:
+    """As `run_block`, with the trainer that holds the model, the tokenizer and the loss."""
+    started_at = _now()
+    config, task = setting.config, setting.task
+    report = progress or (lambda share: None)
+    common: dict[str, Any] = {
+        "loss": text,
+        "seed": seed,
+        "config": config.settings()
+        | {
+            "device": setting.device.type,
+            "model_fingerprint": setting.model.fingerprint,
+            "task_fingerprint": task.fingerprint,
+            "attribution": task.attribution,
+        },
+        "label_names": list(task.label_names),
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(setting.device),
+        "started_at": started_at,
+        "attempts": attempts,
+    }
+    with deterministic(), tempfile.TemporaryDirectory(prefix="lossmith-") as scratch:
+        trainer = prepare(setting, text, seed, Path(scratch), report)
+        reset_peak_memory(setting.device)
+        try:
+            seed_everything(seed)
+            trainer.train()
+        except TrainingDivergedError as error:
+            return RunRecord(
+                **common,
+                status="failed",
+                error=str(error),
+                curves=trainer.curves,
+                finished_at=_now(),
+                train_seconds=trainer.training_seconds,
+            ), trainer
+        peak = peak_memory_mib(setting.device)
+        begun = time.perf_counter()
+        test = encode(
+            trainer.processing_class,
+            [example.text for example in task.test],
+            [example.label for example in task.test],
+            config.max_length,
+        )
+        logits = predict_logits(
+            trainer.model,
+            trainer.processing_class,
+            test,
+            config.eval_batch_size,
+            lambda done, total: report(TRAINING_SHARE + (1 - TRAINING_SHARE) * done / total),
+        ).numpy()
+    labels = np.array([example.label for example in task.test])
+    if not np.isfinite(logits).all():
+        message = "The trained model gives logits that are not finite on the test set."
+        return RunRecord(**common, status="failed", error=message, curves=trainer.curves, finished_at=_now()), trainer
+    return RunRecord(
+        **common,
+        status="finished",
+        metrics=classification_metrics(logits, labels),
+        curves=trainer.curves,
+        predictions=[int(value) for value in predictions(logits)],
+        labels=[int(value) for value in labels],
+        finished_at=_now(),
+        train_seconds=trainer.training_seconds,
+        evaluation_seconds=time.perf_counter() - begun,
+        peak_memory_mib=peak,
+    ), trainer
+
+
+def prepare(setting: Setting, text: str, seed: int, scratch: Path, report: Progress) -> ClassificationTrainer:
+    """The trainer of one run, everything drawn from the block's seed."""
+    config, task = setting.config, setting.task
+    drawn = draw_shots(task, seed=seed, shots_per_class=config.shots, shots_total=config.shots_total)
+    # Before the head is drawn, so that it is the block's own and the same for every loss.
+    seed_everything(seed)
+    model, tokenizer = load_classifier(setting.model, task.label_names)
+    objective = build_loss(
+        text, num_classes=len(task.label_names), embedding_dim=embedding_dim(model), seed=seed
+    )
+    examples = [task.train[index] for index in drawn]
+    steps_per_epoch = -(-len(examples) // (config.batch_size * config.accumulation))
+    arguments = training_arguments(
+        config.trainer,
+        output_dir=str(scratch),
+        seed=seed,
+        data_seed=seed,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_steps=round(config.warmup_ratio * config.epochs * steps_per_epoch),
+        lr_scheduler_type=config.schedule,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.precision == "bf16",
+        fp16=config.precision == "fp16",
+        use_cpu=setting.device.type == "cpu",
+        **_unless_given(config.trainer, save_strategy="no", eval_strategy="no", report_to="none", logging_strategy="no"),
+    )
+    encoded = encode(tokenizer, [e.text for e in examples], [e.label for e in examples], config.max_length)
+    return make_trainer(
+        model,
+        tokenizer,
+        encoded,
+        arguments,
+        loss=objective,
+        pooling=config.pooling,
+        proxy_lr_multiplier=config.proxy_lr_multiplier,
+        on_step=lambda step, total: report(TRAINING_SHARE * step / max(total, 1)),
+        on_epoch=validation_curve(setting, tokenizer),
+    )
+
+
+def validation_curve(setting: Setting, tokenizer: Any) -> Callable[[ClassificationTrainer, int], None] | None:
+    """After each epoch: accuracy and NLL on the same validation texts for every run; None without such texts."""
+    config, task = setting.config, setting.task
+    count = min(config.curve_examples, len(task.validation))
+    if count == 0:
+        return None
+    rows = np.random.Generator(np.random.PCG64(config.split_seed)).choice(len(task.validation), count, replace=False)
+    chosen = [task.validation[int(row)] for row in sorted(rows)]
+    encoded = encode(tokenizer, [e.text for e in chosen], [e.label for e in chosen], config.max_length)
+    labels = np.array([example.label for example in chosen])
+
+    def measure(trainer: ClassificationTrainer, step: int) -> None:
+        logits = predict_logits(trainer.model, tokenizer, encoded, config.eval_batch_size).numpy()
+        if np.isfinite(logits).all():
+            metrics = classification_metrics(logits, labels)
+            for name in ("accuracy", "nll"):
+                trainer.curves.setdefault(f"validation_{name}", []).append([float(step), metrics[name]])
+
+    return measure
+
+
+def embedding_dim(model: Any) -> int:
+    """Width of the last hidden states.
+
+    Raises:
+        ModelError: If the model's configuration does not say.
+    """
+    size = getattr(model.config.get_text_config(), "hidden_size", None)
+    if not isinstance(size, int):
+        raise ModelError(f"{type(model).__name__} does not say its hidden size: metric losses cannot be used with it.")
+    return size
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Deterministic kernels inside, the former setting outside."""
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+
+
+def _unless_given(given: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    return {name: value for name, value in defaults.items() if name not in given}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
