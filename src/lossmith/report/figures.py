@@ -180,7 +180,11 @@ def _curve_family(axes: Axes, runs: Iterable[RunRecord], name: str, style: LossS
             continue
         whole = run.status == "finished"
         axes.plot(
-            *zip(*points, strict=True), color=style.colour, linewidth=0.8, alpha=0.3, linestyle="-" if whole else ":"
+            *zip(*points, strict=True),
+            color=style.colour,
+            linewidth=0.8,
+            alpha=0.3 if whole else 0.8,
+            linestyle="-" if whole else ":",
         )
         if whole:
             finished.append(points)

@@ -77,6 +77,8 @@ def answer(summary: StudySummary) -> str:
         state = f"Not complete: {summary.finished + summary.failed} of {summary.planned} runs are there. "
     else:
         state = ""
+    if not any(row.comparison for row in summary.rows):
+        return f"{state}No loss has a finished run beside one of {summary.baseline}, so nothing can be said yet."
     better = [row for row in summary.rows if row.verdict == "better" and row.comparison]
     if not better:
         return f"{state}No loss was shown to beat {summary.baseline} here."
@@ -139,8 +141,8 @@ def _evidence(row: LossSummary, metric: str) -> dict[str, str]:
         "interval": difference_with_interval(pairs, metric),
         "p": p_value(pairs.p_value),
         "holm_p": p_value(row.holm_p),
-        "sign_flip_p": f"{p_value(pairs.sign_flip_p)} (at best {p_value(pairs.sign_flip_smallest_p)})",
-        "seeds": f"{pairs.wins} won, {pairs.losses} lost, {pairs.ties} tied",
+        "sign_flip_p": f"{pairs.sign_flip_p:.4f} (min {pairs.sign_flip_smallest_p:.4f})",
+        "seeds": f"{pairs.wins} / {pairs.losses} / {pairs.ties}",
         "bootstrap": spread,
         "bootstrap_label": resampled.label if resampled else "not available",
     }

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-import pytest
 
 from lossmith.evidence.records import RunRecord
 from lossmith.evidence.summary import StudySummary, summarize
@@ -16,7 +15,10 @@ DEMO_MEANS = {
     "0.4*cross_entropy + 0.6*supcon": 0.641,
     "0.6*cross_entropy + 0.4*lovasz_softmax": 0.585,
 }
-HOSTILE = "<script>alert(1)</script></script><img src=x onerror=alert(2)>$x$ | _a_ & % # {b} ~ ^ \\ \"q\" 'q' \u2028\u2029 😀 [red]"
+HOSTILE = (
+    "<script>alert(1)</script></script><img src=x onerror=alert(2)>$x$ | _a_ & % # {b} ~ ^ \\ \"q\" 'q' "
+    "\u2028\u2029 😀 [red]"
+)
 
 
 @dataclass
@@ -47,7 +49,7 @@ def fake_record(loss, seed, mean, *, classes=2, examples=400, failed=False, nois
         "validation_accuracy": [[s, target - 0.1 * math.exp(-s / 15) + draw.normal(0, 0.008)] for s in steps],
     }
     if failed:
-        curves = {name: points[:4] + [[25, math.nan]] for name, points in curves.items()}
+        curves = {name: [*points[:4], [25, math.nan]] for name, points in curves.items()}
     values = {
         "loss": loss,
         "seed": seed,
@@ -102,8 +104,3 @@ def hostile_study():
     study.settings = {HOSTILE: {"nested": [HOSTILE, math.nan]}}
     study.commands = [HOSTILE]
     return study
-
-
-@pytest.fixture(scope="session")
-def demo_study():
-    return fake_study()

@@ -1,0 +1,101 @@
+"""Live progress of a study in the terminal: a bar with the time left, and one line per finished run."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from lossmith.evidence import RunRecord, format_value
+
+
+class LiveProgress:
+    """A `Listener` of studies that draws on a console; plain lines where it is no terminal.
+
+    Args:
+        console: Where to draw.
+        metric: The metric to show of a finished run.
+    """
+
+    def __init__(self, console: Console, metric: str):
+        self.console, self.metric = console, metric
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._planned = self._ended = self._here = 0
+        self._seconds = 0.0
+        self._began = 0.0
+
+    def __enter__(self) -> "LiveProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def study_began(self, planned: int, finished: int) -> None:
+        """Open the bar and say what is done already."""
+        self._planned, self._ended = planned, finished
+        if finished:
+            self.console.print(f"{finished} of {planned} runs are done already and are not repeated.")
+        self._task = self._bar.add_task("", total=planned, completed=finished, left="")
+
+    def run_began(self, loss: str, seed: int) -> None:
+        """Name the run on the bar."""
+        self._began = time.monotonic()
+        self._update(0.0, f"{escape(loss)}, seed {seed}")
+
+    def run_moved(self, share: float) -> None:
+        """Move the bar within the run."""
+        self._update(share)
+
+    def run_ended(self, record: RunRecord) -> None:
+        """One line for the run."""
+        self._here += 1
+        self._ended += 1
+        if self._began:
+            self._seconds += time.monotonic() - self._began
+        self._update(0.0)
+        if record.status == "failed":
+            result = f"[red]failed[/]: {escape(record.error or '')}"
+        else:
+            result = f"{self.metric} {format_value(record.metrics[self.metric], self.metric)}"
+        left = f"  {self._left(0.0)}" if not self.console.is_terminal else ""
+        self.console.print(
+            f"[{self._ended:>{len(str(self._planned))}}/{self._planned}] seed {record.seed}  {escape(record.loss)}: "
+            f"{result}  ({record.train_seconds:.0f} s of training){left}",
+            highlight=False,
+        )
+
+    def waiting(self, loss: str, seed: int) -> None:
+        """Say that another process holds what is left."""
+        self._update(0.0, f"waiting for another process: {escape(loss)}, seed {seed}")
+
+    def _update(self, share: float, description: str | None = None) -> None:
+        if self._task is None:
+            return
+        self._bar.update(self._task, completed=self._ended + share, left=self._left(share))
+        if description is not None:
+            self._bar.update(self._task, description=description)
+
+    def _left(self, share: float) -> str:
+        """Estimate from the runs of this process: mean seconds of a run, the present one by its share."""
+        present = time.monotonic() - self._began if share else 0.0
+        done = self._here + share
+        if done < 0.05:
+            return ""
+        seconds = (self._seconds + present) / done * (self._planned - self._ended - share)
+        if seconds < 1:
+            return ""
+        minutes, rest = divmod(round(seconds), 60)
+        return f"about {minutes} min {rest:02d} s left" if minutes else f"about {rest} s left"
