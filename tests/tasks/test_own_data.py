@@ -187,7 +187,9 @@ def test_a_missing_column_names_those_there_are_and_the_nearest(tmp_path):
 
 
 def test_a_file_without_a_header_gets_a_short_sentence(tmp_path):
-    path = write_text(tmp_path, "a.csv", f'"first\nsecond {"word " * 500}",1' + ",x" * 50 + "\n")
+    path = write_text(
+        tmp_path, "a.csv", f'"first\nsecond {"word " * 500}",1' + ",x" * 50 + "\n" + "a" + ",y" * 51 + "\n"
+    )
     message = error_of(path)
     assert "Its columns: 'first\\nseco... word ', '1', 'x'" in message
     assert message.endswith("'x' and 32 more.")
