@@ -1,0 +1,286 @@
+"""The library on screen: a table of losses, and one loss with its formula, source, settings and curve."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lossmith.errors import EvidenceError, MissingExtraError
+from lossmith.explain import Curve, NoCurveError, loss_curve, loss_facts
+from lossmith.explain.terminal import curve_text, value_limits
+from lossmith.nn import Composition, Term, parse_composition
+from lossmith.objectives import ObjectiveRecord, list_losses
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CALLED_WITH = {"token": "logits, labels", "region": "logits, labels", "metric": "embeddings, labels"}
+"""Family -> what its losses are called with; the statistics they read come from that."""
+
+
+def losses_table(family: str | None = None) -> Table:
+    """All losses, or those of one family; two columns, so that words stay whole in 50 columns of a terminal.
+
+    Raises:
+        ObjectiveInputError: For an unknown family.
+    """
+    table = Table(show_lines=True)
+    table.add_column("loss", overflow="fold", min_width=15)
+    table.add_column("what minimising it does", overflow="fold", min_width=20)
+    for record in list_losses(family):
+        who = Text(record.name, style="bold")
+        who.append(f"\n{record.family}\nper {record.item}", style="not bold")
+        for alias in record.aliases:
+            who.append(f"\nalias {alias}", style="not bold italic")
+        does = Text(record.summary)
+        does.append(f"\nreads {', '.join(record.reads)}", style="dim")
+        does.append(f"\nwith {', '.join(_settings(record)) or 'no hyper-parameters'}")
+        table.add_row(who, does)
+    return table
+
+
+def losses_markdown(family: str | None = None) -> str:
+    """The table of losses as Markdown, for the README and the documentation.
+
+    Raises:
+        ObjectiveInputError: For an unknown family.
+    """
+    header = ("loss", "family", "item", "hyper-parameters", "reads", "aliases", "what minimising it does")
+    rows = [f"| {' | '.join(header)} |", f"|{' :--- |' * len(header)}"]
+    for record in list_losses(family):
+        cells = (
+            _code([record.name]),
+            record.family,
+            record.item,
+            _code(_settings(record)),
+            _code(record.reads),
+            _code(record.aliases),
+            re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", record.summary),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def show_loss(text: str, console: Console, *, png: Path | str | None = None) -> None:
+    """Print what a loss or a weighted sum of losses is, and draw what it asks of a model.
+
+    Args:
+        text: A name or a composition, as for `lossmith.loss`.
+        console: Where to print; plain text where it is not a terminal.
+        png: Also write the panels there, as a picture.
+
+    Raises:
+        ObjectiveInputError: For unknown names and settings.
+        NoCurveError: With `png`, where there is no curve to draw.
+        CompositionError: For a string that cannot be read.
+        MissingExtraError: With `png`, if matplotlib is not installed.
+        EvidenceError: If the picture cannot be written.
+    """
+    composition = parse_composition(text)
+    curve: Curve | NoCurveError
+    try:
+        curve = loss_curve(text)
+    except NoCurveError as error:
+        if png is not None:
+            raise
+        curve = error
+    only = composition.terms[0]
+    if len(composition.terms) == 1 and only.weight == 1 and only.scope is None:
+        _print_loss(only, console)
+    else:
+        _print_sum(composition, console)
+    console.print()
+    if isinstance(curve, NoCurveError):
+        console.print(Text(f"No curve: {curve}"))
+        return
+    _print_curve(curve, console)
+    if png is not None:
+        _write_png(curve, Path(png))
+        console.print(Text(f"Picture: {png}"), soft_wrap=True)
+
+
+def curve_figure(curve: Curve) -> "Figure":
+    """The loss, its gradient and the implied target side by side."""
+    from matplotlib.figure import Figure
+
+    from lossmith.report.canvas import MUTED, WIDTH_IN, figure_label, figure_text, house_style
+
+    with house_style():
+        panels = 2 if curve.implied_target is None else 3
+        figure = Figure(figsize=(WIDTH_IN, 3.4), layout="constrained")
+        axes = [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
+        _draw_panel(axes[0], curve, curve.loss, "loss")
+        _draw_panel(axes[1], curve, curve.gradient, f"gradient by {curve.gradient_name}")
+        axes[1].axhline(0, color=MUTED, linewidth=0.8, zorder=0)
+        if curve.implied_target is not None:
+            axes[2].plot(
+                curve.x, curve.x, color=MUTED, linewidth=1, linestyle=(0, (1.5, 1.5)), label="p itself: no pull"
+            )
+            _draw_panel(axes[2], curve, curve.implied_target, "implied target", beside=curve.x)
+            axes[2].legend(loc="lower right", fontsize=8.5)
+        figure.suptitle(figure_label(curve.name, width=100), x=0.01, ha="left", fontsize=11.5, fontweight="bold")
+        figure.supxlabel(figure_text(curve.setting), x=0.01, ha="left", fontsize=8.5, color=MUTED)
+    return figure
+
+
+def _draw_panel(
+    axes: "Axes", curve: Curve, values: Sequence[float], title: str, *, beside: Sequence[float] | None = None
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    from lossmith.report.canvas import HUES
+
+    axes.plot(curve.x, values, color=HUES[0], linewidth=2.2)
+    low, high = value_limits(values, *([beside] if beside is not None else []))
+    room = 0.05 * (high - low)
+    axes.set_ylim(low - room, high + room)
+    axes.set_title(title, loc="left")
+    axes.set_xlabel(curve.x_name)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid()
+
+
+def _write_png(curve: Curve, path: Path) -> None:
+    from lossmith._extras import require
+
+    require("matplotlib", extra="train", purpose="draw a loss as a picture")
+    from lossmith.report.canvas import png_bytes
+
+    content = png_bytes(curve_figure(curve))
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            unfinished.write_bytes(content)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise EvidenceError(f"Cannot write the picture to `{path}`: {error.strerror or error}.") from error
+
+
+def _print_loss(term: Term, console: Console) -> None:
+    record, facts = term.record, loss_facts(term.record)
+    _heading(str(term), console)
+    console.print(Text(record.summary))
+    console.print()
+    for block in _formula_blocks(facts.formula):
+        console.print(block)
+    if facts.formula:
+        console.print()
+    lines = [
+        ("Family", f"{record.family}, one loss per {record.item}"),
+        ("Aliases", ", ".join(record.aliases) or "none"),
+        ("Reads", ", ".join(record.reads)),
+        ("Call", _call(record)),
+        ("Value", _plain(facts.returns)),
+        ("Batch", _coupling(record)),
+        ("Source", _plain(facts.reference) or record.source),
+        ("Address", record.source if record.source not in facts.reference else ""),
+        ("Deviation", _plain(facts.deviation)),
+    ]
+    console.print(_grid(lines))
+    console.print()
+    _print_settings(term, facts.meanings, console)
+
+
+def _print_settings(term: Term, meanings: dict[str, str], console: Console) -> None:
+    if not term.record.hyperparameters:
+        console.print(Text("No hyper-parameters."))
+        return
+    console.print(Text("Hyper-parameters", style="bold"))
+    rows = []
+    for name, default in term.record.hyperparameters.items():
+        shown = f"{name}={term.hyperparameters.get(name, default)!r}"
+        if name in term.hyperparameters:
+            shown += f" (default {default!r})"
+        meaning = _plain(meanings.get(name, ""))
+        if name in term.record.shape_hyperparameters and not meaning:
+            meaning = "Shapes the proxies, which the loss owns."
+        rows.append((shown, meaning))
+    console.print(_grid(rows, style=""))
+
+
+def _print_sum(composition: Composition, console: Console) -> None:
+    _heading(str(composition), console)
+    console.print(Text("A weighted sum; called with the union of what its terms need."))
+    for term in composition.terms:
+        record = term.record
+        console.print()
+        labels = f" on the labels of scope '{term.scope}'" if term.scope else ""
+        console.print(Text(f"{term.weight:g} times {record.name}{labels}", style="bold"))
+        lines = [
+            ("Does", record.summary),
+            ("Family", f"{record.family}, one loss per {record.item}; reads {', '.join(record.reads)}"),
+            ("Settings", ", ".join(_settings(record, term.hyperparameters)) or "none"),
+            ("Batch", _coupling(record)),
+            ("Source", record.source),
+        ]
+        console.print(_grid(lines))
+
+
+def _print_curve(curve: Curve, console: Console) -> None:
+    console.print(Text(curve.setting))
+    try:
+        drawn = Text(curve_text(curve, width=console.width), no_wrap=True, overflow="crop")
+    except MissingExtraError as error:
+        console.print(Text(str(error)))
+        return
+    drawn.highlight_regex(r"[\u2801-\u28ff]+", "cyan")
+    console.print(drawn)
+
+
+def _heading(name: str, console: Console) -> None:
+    console.print(Text(name, style="bold underline"))
+
+
+def _grid(lines: Sequence[tuple[str, str]], *, style: str = "bold") -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(overflow="fold", min_width=9)
+    grid.add_column(overflow="fold")
+    for name, text in lines:
+        if text or style != "bold":
+            grid.add_row(Text(name, style=style), Text(text))
+    return grid
+
+
+def _settings(record: ObjectiveRecord, given: dict[str, Any] | None = None) -> list[str]:
+    return [f"{name}={value!r}" for name, value in {**record.hyperparameters, **(given or {})}.items()]
+
+
+def _call(record: ObjectiveRecord) -> str:
+    sizes = f", built with {' and '.join(record.required)} (it owns proxies)" if record.required else ""
+    return f"loss({CALLED_WITH.get(record.family, ', '.join(record.reads))}){sizes}"
+
+
+def _coupling(record: ObjectiveRecord) -> str:
+    if not record.batch_coupled:
+        return "not coupled: several micro-batches equal one batch"
+    escape = "; with region='sequence' they do" if record.family == "region" else ""
+    return f"coupled: several micro-batches do not equal one batch{escape}"
+
+
+def _code(words: Sequence[str]) -> str:
+    return ", ".join("`" + word.replace("|", r"\|") + "`" for word in words)
+
+
+def _plain(text: str) -> str:
+    """Prose of a docstring without the marks around its inline mathematics and code."""
+    return re.sub(r"\$([^$]+)\$", r"\1", text).replace("`", "")
+
+
+def _formula_blocks(formula: str) -> Iterator[Text | Padding]:
+    """Paragraphs folded by the terminal, equations as LaTeX source, indented."""
+    for place, part in enumerate(formula.split("$$")):
+        if place % 2:
+            yield Padding(Text(" ".join(part.split()).rstrip(",.")), (0, 0, 0, 4))
+            continue
+        for paragraph in filter(None, map(str.strip, part.split("\n\n"))):
+            yield Text(_plain(" ".join(paragraph.split())))

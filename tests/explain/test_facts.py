@@ -1,0 +1,45 @@
+"""Docstrings taken apart."""
+
+import inspect
+import re
+
+import pytest
+
+import lossmith
+from lossmith.explain import loss_facts
+from lossmith.objectives import ObjectiveRecord, get_record
+
+
+def test_the_parts_of_a_docstring():
+    facts = loss_facts(get_record("lovasz"))
+    assert facts.reference.startswith("Berman et al. 2018")
+    assert facts.deviation.startswith("none")
+    assert "Deviation" not in facts.reference
+    assert "$$\\ell = \\frac{1}{|C|}" in facts.formula
+    assert "Args" not in facts.formula
+    assert facts.returns.startswith("One loss for the region, in [0, 1].")
+    assert facts.meanings["classes"].endswith("drown the few that matter.")  # the last of three folded lines
+
+
+@pytest.mark.parametrize("record", lossmith.list_losses(), ids=str)
+def test_every_loss_has_a_formula_a_source_and_meanings(record):
+    facts = loss_facts(record)
+    assert facts.formula.count("$$") % 2 == 0
+    assert "$$" in facts.formula
+    assert facts.reference
+    assert facts.deviation
+    written = {name for name in record.hyperparameters if name not in record.shape_hyperparameters}
+    assert set(record.reads) | written == set(facts.meanings)
+    for meaning in facts.meanings.values():
+        assert meaning in re.sub(r"\s+", " ", inspect.getdoc(record.function) or "")
+
+
+def test_a_loss_without_a_docstring_has_empty_facts():
+    record = get_record("focal")
+    bare = ObjectiveRecord(
+        **{name: getattr(record, name) for name in ("name", "family", "item", "source", "reads", "hyperparameters")},
+        batch_coupled=False,
+        function=lambda token_logps: token_logps,
+    )
+    facts = loss_facts(bare)
+    assert (facts.formula, facts.reference, facts.deviation, facts.meanings) == ("", "", "", {})
