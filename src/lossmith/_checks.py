@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 from lossmith.errors import ObjectiveInputError
@@ -53,7 +54,7 @@ def check_one_of(name: str, value: object, allowed: Sequence[str]) -> None:
 
 def check_labels(labels: Tensor, shape: tuple[int, ...], *, scores: str) -> None:
     """Raise `ObjectiveInputError` unless `labels` are integers of `shape`, on the rows of `scores`."""
-    if labels.is_floating_point() or labels.is_complex():
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ObjectiveInputError(f"`labels` must be integers (class ids), got {labels.dtype}.")
     if tuple(labels.shape) != shape:
         raise ObjectiveInputError(

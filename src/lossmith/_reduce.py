@@ -1,5 +1,6 @@
 """From one loss per item to what the caller asked for: normalisation is algebra."""
 
+import math
 from typing import Literal
 
 import torch
@@ -27,7 +28,8 @@ def reduce_loss(
         valid: Bool, the shape of `losses`; True = the item counts.
         weights: One weight per item, the shape of `losses`; None counts every item once.
         num_items: What "mean" divides by instead of the number of valid items (or the sum of their weights):
-            with gradient accumulation or several devices only the trainer knows the true number.
+            with gradient accumulation or several devices only the trainer knows the true number. 0 is accepted
+            where nothing is valid.
         reduction: "none" (one value per item, 0 where ignored), "sum" or "mean".
 
     Returns:
@@ -64,14 +66,21 @@ def _weigh(losses: Tensor, valid: Tensor, weights: Tensor, *, needs_positive: bo
     return losses * weights, weights
 
 
-def _divisor(valid: Tensor, weights: Tensor | None, num_items: NumItems | None, total: Tensor) -> Tensor | float:
+def _divisor(valid: Tensor, weights: Tensor | None, num_items: NumItems | None, total: Tensor) -> Tensor:
     if num_items is None:
         count = valid.sum() if weights is None else weights.sum()
         count = count.to(total.dtype)
         # Nothing valid: the total is 0 with its graph, and 0/1 keeps both.
         return torch.where(count == 0, torch.ones_like(count), count)
-    if isinstance(num_items, Tensor):
-        return num_items.to(device=total.device, dtype=total.dtype)
-    if not num_items > 0:
-        raise ObjectiveInputError(f"`num_items` must be > 0, got {num_items}.")
-    return float(num_items)
+    return _given_divisor(num_items, valid, total)
+
+
+def _given_divisor(num_items: NumItems, valid: Tensor, total: Tensor) -> Tensor:
+    if isinstance(num_items, Tensor) and num_items.numel() != 1:
+        raise ObjectiveInputError(f"`num_items` must be one number, got a tensor of shape {tuple(num_items.shape)}.")
+    if not isinstance(num_items, Tensor) or num_items.device.type == "cpu":
+        count = float(num_items)
+        if not (math.isfinite(count) and count >= 0) or (count == 0 and bool(valid.any())):
+            raise ObjectiveInputError(f"`num_items` must be > 0, got {count:g}.")
+    divisor = torch.as_tensor(num_items, device=total.device, dtype=total.dtype).reshape(())
+    return torch.where(divisor == 0, torch.ones_like(divisor), divisor)

@@ -44,3 +44,7 @@ class TrainingDivergedError(LossmithError, ArithmeticError):
 
     def __reduce__(self):
         return type(self), (self.step, self.last_losses)
+
+
+class LossmithWarning(RuntimeWarning):
+    """Something is defined but perhaps not what was meant, such as a class with a single row in a batch."""

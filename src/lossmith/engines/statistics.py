@@ -50,9 +50,10 @@ class DenseTokenStatistics:
     @cached_property
     def entropy(self) -> Float[Tensor, " tokens"]:
         """Entropy of each row's distribution, in nats."""
-        probs = self._log_probs.exp()
-        # A class of probability 0 adds 0: 0 * -inf would be NaN.
-        return -torch.where(probs > 0, probs * self._log_probs, torch.zeros_like(probs)).sum(-1)
+        # A masked class (logit -inf) adds 0. It is replaced before the product: 0 * -inf would be NaN in the gradient
+        # even where `where` drops the value.
+        log_probs = self._log_probs.masked_fill(self._log_probs == -torch.inf, 0.0)
+        return -(self._log_probs.exp() * log_probs).sum(-1)
 
     @cached_property
     def log_sum_sq_probs(self) -> Float[Tensor, " tokens"]:

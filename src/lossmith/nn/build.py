@@ -79,7 +79,7 @@ def _with_settings(composition: Composition, settings: dict[str, Any]) -> Compos
             owners = ", ".join(f"'{terms[i].record.name}'" for i in places)
             raise ObjectiveInputError(
                 f"`{name}` is a hyper-parameter of {owners}: write it inside the string, as in "
-                f"\"{terms[places[0]].record.name}({name}={value!r})\"."
+                f'"{terms[places[0]].record.name}({name}={value!r})".'
             )
         terms[places[0]] = _with_one(terms[places[0]], name, value)
     return Composition(tuple(terms))

@@ -2,6 +2,8 @@
 
 import ast
 import math
+import sys
+import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +12,8 @@ from lossmith.errors import CompositionError, ObjectiveInputError
 from lossmith.objectives import ObjectiveRecord, get_record
 
 MAX_LENGTH = 2000
+_SHOWN = 40
+"""Characters of the string that a message shows on each side of its caret."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def parse_composition(text: str) -> Composition:
     for place, character in enumerate(text):
         if not character.isascii() or not character.isprintable():
             raise _at(text, place, f"A composition is plain ASCII, got {character!r}")
+        if character == "#":
+            raise _at(text, place, "A composition has no comments")
     try:
         tree = ast.parse(text, mode="eval")
     except SyntaxError as error:
@@ -93,13 +99,20 @@ def parse_composition(text: str) -> Composition:
         raise _at(text, error.offset - 1 if error.offset else len(text), "This composition cannot be read") from None
     except (ValueError, MemoryError, RecursionError):
         raise CompositionError("This composition is nested too deeply to be read.") from None
-    terms = _sum(tree.body, 1.0, text)
-    return Composition(tuple(terms))
+    try:
+        return Composition(tuple(_sum(tree.body, 1.0, text)))
+    except RecursionError:
+        raise CompositionError("This composition is nested too deeply to be read.") from None
 
 
-def _at(text: str, place: int, message: str) -> CompositionError:
+def _at(text: str, place: int, message: str, more: str = "") -> CompositionError:
+    """An error with a caret under `place`; long strings are cut around it, and `more` follows it."""
     place = min(max(place, 0), len(text))
-    return CompositionError(f"{message}:\n  {text}\n  {' ' * place}^")
+    start, end = max(place - _SHOWN, 0), min(place + _SHOWN, len(text))
+    left, right = "..." if start else "", "..." if end < len(text) else ""
+    end_mark = "" if message.endswith(("?", ".")) else ":"
+    lines = [f"{message}{end_mark}", f"  {left}{text[start:end]}{right}", f"  {' ' * (len(left) + place - start)}^"]
+    return CompositionError("\n".join([*lines, *textwrap.wrap(more, 100)]))
 
 
 def _sum(node: ast.expr, factor: float, text: str) -> list[Term]:
@@ -111,8 +124,8 @@ def _sum(node: ast.expr, factor: float, text: str) -> list[Term]:
         case ast.BinOp(op=ast.Mult()):
             left, right = _constant(node.left), _constant(node.right)
             if (left is None) == (right is None):
-                what = "a loss by a loss" if left is None else "numbers only"
-                raise _at(text, node.col_offset, f"A term is a number times a loss, this multiplies {what}")
+                what = "no number" if left is None else "no loss"
+                raise _at(text, node.col_offset, f"A term is a number times a loss, this product has {what}")
             return _sum(node.right if right is None else node.left, factor * (left or right or 0.0), text)
         case ast.BinOp(op=ast.Div()):
             divisor = _constant(node.right)
@@ -135,7 +148,8 @@ def _constant(node: ast.expr) -> float | None:
     """Value of an expression made of numbers only, or None where a loss is in it."""
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-            return float(value)
+            # An int of 400 digits overflows a float; as infinity it is refused with every other such weight.
+            return float(value) if abs(value) <= sys.float_info.max else math.inf
         case ast.UnaryOp(op=ast.USub()):
             inner = _constant(node.operand)
             return None if inner is None else -inner
@@ -154,7 +168,7 @@ def _term(node: ast.expr, weight: float, text: str) -> Term:
         if not isinstance(node.slice, ast.Name):
             raise _at(text, node.slice.col_offset, "A label scope is a plain name, as in focal[answer]")
         scope, node = node.slice.id, node.value
-    given: dict[str, Any] = {}
+    given: dict[str, tuple[Any, int]] = {}
     called = node
     if isinstance(node, ast.Call):
         if node.args:
@@ -164,24 +178,38 @@ def _term(node: ast.expr, weight: float, text: str) -> Term:
         raise _at(text, called.col_offset, "A loss is named by a plain word")
     try:
         record = get_record(called.id)
-        hyperparameters = check_hyperparameters(record, given)
     except ObjectiveInputError as error:
-        raise _at(text, called.col_offset, str(error).rstrip(".")) from None
+        raise _quoting(error, text, called.col_offset) from None
+    for name, (value, place) in given.items():
+        try:
+            check_hyperparameters(record, {name: value})
+        except ObjectiveInputError as error:
+            raise _quoting(error, text, place) from None
+    hyperparameters = check_hyperparameters(record, {name: value for name, (value, _) in given.items()})
     return Term(record, weight, hyperparameters, scope)
 
 
-def _keywords(node: ast.Call, text: str) -> dict[str, Any]:
-    given: dict[str, Any] = {}
+def _quoting(error: ObjectiveInputError, text: str, place: int) -> CompositionError:
+    """The sentences of `error` with a caret; a list of what is known comes after it, where it hides nothing."""
+    sentence, known, names = str(error).partition(" Known: ")
+    return _at(text, place, sentence, f"{known}{names}".strip())
+
+
+def _keywords(node: ast.Call, text: str) -> dict[str, tuple[Any, int]]:
+    """Hyper-parameter -> its value and its place in the text."""
+    given: dict[str, tuple[Any, int]] = {}
     for keyword in node.keywords:
         try:
             value = ast.literal_eval(keyword.value)
         except (ValueError, TypeError, MemoryError, RecursionError):
-            raise _at(text, keyword.value.col_offset, "A hyper-parameter must be a number, True, False or 'text'") from None
+            raise _at(
+                text, keyword.value.col_offset, "A hyper-parameter must be a number, True, False or 'text'"
+            ) from None
         if keyword.arg is None or not isinstance(value, bool | int | float | str):
             raise _at(text, keyword.value.col_offset, "A hyper-parameter must be a number, True, False or 'text'")
         if keyword.arg in given:
             raise _at(text, keyword.col_offset, f"`{keyword.arg}` is given twice")
-        given[keyword.arg] = value
+        given[keyword.arg] = (value, keyword.col_offset)
     return given
 
 
@@ -207,6 +235,8 @@ def _in_type_of(default: Any, name: str, value: Any) -> Any:
         fits = isinstance(value, bool)
     elif isinstance(default, int | float):
         fits = isinstance(value, int | float) and not isinstance(value, bool)
+        if fits and not abs(value) <= sys.float_info.max:
+            raise ObjectiveInputError(f"`{name}` must be a finite number, got {str(value)[:20]}.")
         if fits and isinstance(default, float):
             return float(value)
         fits = fits and float(value).is_integer()

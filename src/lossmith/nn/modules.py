@@ -13,7 +13,7 @@ from lossmith._numerics import at_least_float32
 from lossmith._reduce import NumItems, reduce_loss
 from lossmith._typing import Tensor
 from lossmith.engines import DenseRegionStatistics, DenseTokenStatistics
-from lossmith.errors import ObjectiveInputError
+from lossmith.errors import LossmithWarning, ObjectiveInputError
 from lossmith.objectives import ObjectiveRecord
 
 IGNORE_INDEX = -100
@@ -96,7 +96,7 @@ class TokenLoss(ObjectiveModule):
         _check_logits(logits, labels)
         valid = labels != IGNORE_INDEX
         # Rows are taken out before anything is computed: an ignored NaN must not reach a gradient as 0 * NaN.
-        statistics = DenseTokenStatistics(logits[valid], labels[valid]).get(self.record.reads)
+        statistics = DenseTokenStatistics(logits[valid], labels[valid].long()).get(self.record.reads)
         values = self.apply_function(statistics)
         losses = _graph_zero(logits).expand(labels.shape).to(values.dtype).masked_scatter(valid, values)
         return reduce_loss(losses, valid, weights=weights, num_items=num_items, reduction=reduction)
@@ -132,14 +132,15 @@ class RegionLoss(ObjectiveModule):
         flat_logits = logits.unsqueeze(0) if self.region == "batch" else logits
         flat_labels = labels.unsqueeze(0) if self.region == "batch" else labels
         valid = flat_labels != IGNORE_INDEX
-        values = torch.stack([self._region(*row) for row in zip(flat_logits, flat_labels, valid, strict=True)])
-        counted = valid.reshape(len(valid), -1).any(-1)
-        return reduce_loss(values, counted, weights=weights, num_items=num_items, reduction=reduction)
+        values = [self._region(*row) for row in zip(flat_logits, flat_labels, valid, strict=True)]
+        losses = torch.stack(values) if values else at_least_float32(_graph_zero(logits)).expand(0)
+        counted = valid.flatten(1).any(-1)
+        return reduce_loss(losses, counted, weights=weights, num_items=num_items, reduction=reduction)
 
     def _region(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         if not bool(valid.any()):
             return at_least_float32(_graph_zero(logits))
-        statistics = DenseRegionStatistics(logits[valid], labels[valid]).get(self.record.reads)
+        statistics = DenseRegionStatistics(logits[valid], labels[valid].long()).get(self.record.reads)
         return self.apply_function(statistics)
 
 
@@ -164,9 +165,12 @@ class MetricLoss(ObjectiveModule):
             shape = [sizes[name] for name in record.proxy_shape]
             for name, size in zip(record.proxy_shape, shape, strict=True):
                 if not isinstance(size, int) or size < 1:
-                    raise ObjectiveInputError(f"'{record.name}' owns proxies: `{name}` must be an int >= 1, got {size}.")
+                    raise ObjectiveInputError(
+                        f"'{record.name}' owns proxies: `{name}` must be an int >= 1, got {size}."
+                    )
             # About unit length, so that one learning rate fits every dimension.
             self.proxies = nn.Parameter(torch.randn(shape) / math.sqrt(shape[-1]))
+            self.register_load_state_dict_pre_hook(_check_saved_proxies)
 
     def forward(
         self,
@@ -186,7 +190,7 @@ class MetricLoss(ObjectiveModule):
         check_labels(labels, tuple(embeddings.shape[:1]), scores="embeddings")
         check_same_device(embeddings=embeddings, labels=labels)
         counted = labels != IGNORE_INDEX
-        rows, classes = at_least_float32(embeddings[counted]), labels[counted]
+        rows, classes = at_least_float32(embeddings[counted]), labels[counted].long()
         statistics: dict[str, Tensor] = {"embeddings": rows, "labels": classes}
         if self.record.proxy_shape:
             statistics["proxies"] = self._checked_proxies(rows, classes)
@@ -194,7 +198,7 @@ class MetricLoss(ObjectiveModule):
         losses = _graph_zero(embeddings).to(values.dtype).expand(labels.shape).masked_scatter(counted, values)
         if self.record.proxy_shape:
             # With no row counted the proxies still take part in the graph, with zero gradient.
-            losses = losses + self.proxies.sum() * 0
+            losses = losses + _graph_zero(self.proxies).to(losses.dtype)
         valid = self._anchors(labels, counted) if self.record.needs_positives else counted
         return reduce_loss(losses, valid, weights=weights, num_items=num_items, reduction=reduction)
 
@@ -215,10 +219,21 @@ class MetricLoss(ObjectiveModule):
             warnings.warn(
                 f"'{self.record.name}': some rows have no other row of their class in the batch and do not count; "
                 f"larger or class-balanced batches avoid this.",
-                RuntimeWarning,
+                LossmithWarning,
                 stacklevel=3,
             )
         return anchors
+
+
+def _check_saved_proxies(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Say in one sentence that a checkpoint belongs to a loss of another shape."""
+    assert isinstance(module, MetricLoss)
+    saved, own = state.get(f"{prefix}proxies"), tuple(module.proxies.shape)
+    if isinstance(saved, Tensor) and tuple(saved.shape) != own:
+        raise ObjectiveInputError(
+            f"The saved proxies of '{module.record.name}' have shape {tuple(saved.shape)}, this loss needs "
+            f"({', '.join(module.record.proxy_shape)}) = {own}."
+        )
 
 
 def _graph_zero(scores: Tensor) -> Tensor:

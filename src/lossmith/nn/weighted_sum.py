@@ -25,6 +25,11 @@ class WeightedSum(LossModule):
         self.inputs = _union(term.inputs for term in terms)
         self.items = _union(term.items for term in terms)
         self.batch_coupled = any(term.batch_coupled for term in terms)
+        # What `num_items` counts: a term on a scope of the labels divides by the items of that scope.
+        self.counts: tuple[str, ...] = tuple(
+            term.items[0] if spec.scope is None else f"{term.items[0]}[{spec.scope}]"
+            for spec, term in zip(composition.terms, terms, strict=True)
+        )
 
     def __str__(self) -> str:
         return str(self.composition)
@@ -44,7 +49,8 @@ class WeightedSum(LossModule):
             *args: The inputs in the order of `self.inputs`; unambiguous only where all terms read the same two.
             weights: One weight per item where all terms share one kind of item; in a mixed sum a tensor reaches the
                 token terms only, and a dict `{"token": w, "region": v}` says which.
-            num_items: The divisor where all terms share one kind of item, else a dict by kind.
+            num_items: The divisor where all terms share one kind of item, else a dict by kind, with the scope where
+                a term has one: `{"token": n, "token[answer]": m, "region": k}`.
             reduction: "mean", "sum", or "none" where all terms share one kind of item.
             scopes: Name -> bool tensor of the shape of `labels`, True where the label counts for terms `[name]`.
             **kwargs: The inputs by name, as `logits=`, `embeddings=`, `labels=`.
@@ -57,17 +63,19 @@ class WeightedSum(LossModule):
             raise ObjectiveInputError(
                 f"reduction 'none' needs one kind of item, this sum mixes {', '.join(self.items)}: call its terms."
             )
-        per_kind = self._per_kind_num_items(num_items)
+        divisors = self._divisors(num_items)
         scopes = self._checked_scopes(scopes or {})
         total: Tensor | float = 0.0
-        for spec, module in zip(self.composition.terms, self.terms, strict=True):
+        for spec, module, count in zip(self.composition.terms, self.terms, self.counts, strict=True):
             assert isinstance(module, LossModule)
             own = {name: inputs[name] for name in module.inputs}
             if spec.scope is not None:
                 own["labels"] = _restrict(own["labels"], scopes[spec.scope], spec.scope)
-            kind = module.items[0]
             loss = module(
-                **own, weights=self._weights_for(kind, weights), num_items=per_kind.get(kind), reduction=reduction
+                **own,
+                weights=self._weights_for(module.items[0], weights),
+                num_items=divisors.get(count),
+                reduction=reduction,
             )
             total = total + spec.weight * loss
         assert isinstance(total, Tensor)
@@ -80,7 +88,9 @@ class WeightedSum(LossModule):
         inputs = dict(zip(self.inputs, args, strict=False))
         for name, value in kwargs.items():
             if name not in self.inputs:
-                raise ObjectiveInputError(f"'{self}' has no input `{name}`.{did_you_mean(name, self.inputs)} It reads {shown}.")
+                raise ObjectiveInputError(
+                    f"'{self}' has no input `{name}`.{did_you_mean(name, self.inputs)} It reads {shown}."
+                )
             if name in inputs:
                 raise ObjectiveInputError(f"`{name}` is given twice, by position and by keyword.")
             inputs[name] = value
@@ -89,20 +99,22 @@ class WeightedSum(LossModule):
             raise ObjectiveInputError(f"'{self}' also needs {', '.join(f'`{name}`' for name in missing)}.")
         return inputs
 
-    def _per_kind_num_items(self, num_items: NumItems | Mapping[str, NumItems] | None) -> Mapping[str, NumItems]:
+    def _divisors(self, num_items: NumItems | Mapping[str, NumItems] | None) -> Mapping[str, NumItems]:
         if num_items is None:
             return {}
+        kinds = list(dict.fromkeys(self.counts))
         if isinstance(num_items, Mapping):
-            unknown = sorted(set(num_items) - set(self.items))
-            if unknown:
-                raise ObjectiveInputError(f"`num_items` names {unknown}, but the terms count {', '.join(self.items)}.")
+            unknown, missing = sorted(set(num_items) - set(kinds)), sorted(set(kinds) - set(num_items))
+            if unknown or missing:
+                fault = f"names {unknown}" if unknown else f"lacks {missing}"
+                raise ObjectiveInputError(f"`num_items` {fault}, but the terms count {', '.join(kinds)}.")
             return num_items
-        if len(self.items) > 1:
+        if len(kinds) > 1:
             raise ObjectiveInputError(
-                f"`num_items` must be a dict by kind of item here ({', '.join(self.items)}), got {num_items}: "
+                f"`num_items` must be a dict by kind of item here ({', '.join(kinds)}), got {num_items}: "
                 f"one number would divide every term by the items of another."
             )
-        return {self.items[0]: num_items}
+        return {kinds[0]: num_items}
 
     def _weights_for(self, kind: str, weights: Tensor | Mapping[str, Tensor] | None) -> Tensor | None:
         if isinstance(weights, Mapping):
