@@ -174,6 +174,14 @@ def test_dollars_are_never_mathematics_and_underscores_hide_no_legend_entry():
             assert {"$\\frac{1}$", "_$x$", "$"} <= set(texts)
 
 
+def test_dollars_in_a_message_are_not_mathematics_either():
+    failed = fake_study({"$x$": 0.5, "focal": 0.5}, seeds=1, failed={("$x$", 0)})
+    svg = inline_svg(forest_figure(failed.summary), name="forest", title="", description="")
+    assert [element.text for element in ElementTree.fromstring(svg).iter("text")] == [
+        "No loss could be compared with $x$: too few runs finished."
+    ]
+
+
 def test_a_users_matplotlibrc_changes_nothing():
     plain = png_bytes(forest_figure(fake_study().summary))
     with matplotlib.rc_context({"font.size": 30, "text.usetex": True, "axes.facecolor": "red"}):

@@ -162,11 +162,11 @@ def _seed_note(axes: Axes, height: int, row: LossSummary, metric: MetricStyle) -
 
 def _margin_note(axes: Axes, height: int, text: str) -> None:
     axes.text(
-        1.015, height, figure_text_lines(text), transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=INK
+        1.015, height, _harmless_lines(text), transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=INK
     )
 
 
-def figure_text_lines(text: str) -> str:
+def _harmless_lines(text: str) -> str:
     """Text of several lines, each harmless to matplotlib."""
     return "\n".join(figure_text(line).rstrip() for line in text.split("\n"))
 

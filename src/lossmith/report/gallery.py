@@ -43,15 +43,15 @@ def study_figures(summary: StudySummary, records: Sequence[RunRecord]) -> tuple[
             title=f"Difference to {summary.baseline}",
             caption=f"Each line is the 95% interval of the paired difference to {summary.baseline}. Filled points "
             "are decided after Holm's correction, hollow ones are not. The shaded band is the noise floor: how far two "
-            "means of the baseline itself, over different seeds, would be apart. Pairing by seed removes most of it.",
+            "means of the baseline itself, over different seeds, would be apart. Pairing takes out what seeds share.",
             description=sentences,
             figure=forest_figure(summary),
         ),
         ReportFigure(
             name="seeds",
             title="Every seed",
-            caption="One point per finished run. A thin line follows one seed through the losses: parallel lines mean "
-            "that seeds differ more than losses do, which is why losses are compared within a seed.",
+            caption="One point per finished run. A thin line follows one seed through the losses: where the lines run "
+            "in parallel, a loss moves every seed alike, and its difference is clear though the seeds are far apart.",
             description=f"{metric_name(summary.metric)} in {unit} by loss, one value per seed. {values}",
             figure=seeds_figure(summary),
         ),

@@ -177,5 +177,5 @@ def _noise_sentence(summary: StudySummary) -> str:
     return (
         f"Over {floor.blocks} seeds its standard deviation is {sd} {unit}; two of its runs differ by {mean} {unit} on "
         f"average and by {largest} at most. Two means over {floor.blocks} different seeds each would be within ±{half} "
-        f"{unit} of each other in 95% of studies: that is what an unpaired comparison would drown in."
+        f"{unit} of each other in 95% of studies: an unpaired comparison would have to see more than that."
     )
