@@ -191,7 +191,7 @@ def test_a_file_without_a_header_gets_a_short_sentence(tmp_path):
         tmp_path, "a.csv", f'"first\nsecond {"word " * 500}",1' + ",x" * 50 + "\n" + "a" + ",y" * 51 + "\n"
     )
     message = error_of(path)
-    assert "Its columns: 'first\\nseco... word ', '1', 'x'" in message
+    assert "Its columns: 'first\\nsecon...rd word word ', '1', 'x'" in message
     assert message.endswith("'x' and 32 more.")
 
 
