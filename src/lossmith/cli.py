@@ -1,5 +1,282 @@
 """Command line: parses and calls; decides nothing."""
 
+import json
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
-def main() -> None:
-    """Entry point."""
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from lossmith._extras import require
+from lossmith._version import __version__
+from lossmith.errors import ConfigurationError, LossmithError, LossmithWarning
+
+app = typer.Typer(
+    help="Which loss should fine-tune my language model? Paired seeds, intervals, one report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+losses_app = typer.Typer(help="The library of losses.", invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(losses_app, name="losses")
+
+Task = Annotated[
+    str, typer.Argument(metavar="TASK", help="Shipped task, data file, folder with train and test, or recipe.yaml.")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any setting of a recipe.")]
+Model = Annotated[str | None, typer.Option(help="embedded: name, folder or hub id.")]
+Shots = Annotated[int | None, typer.Option(help="Training texts per class, drawn per seed.")]
+ShotsTotal = Annotated[int | None, typer.Option(help="Training texts in total, drawn per seed.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]
+TextColumn = Annotated[str | None, typer.Option(help="Column of a data file that holds the text.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of a data file that holds the label.")]
+
+
+@app.command()
+def compare(
+    task: Task,
+    overrides: Overrides = None,
+    model: Model = None,
+    losses: Annotated[list[str] | None, typer.Option(help="Names or compositions, one or more after the flag.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Number of paired seeds, or a list such as 0,3,7.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The loss that the others are compared with.")] = None,
+    shots: Shots = None,
+    shots_total: ShotsTotal = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy, macro_f1, weighted_f1 or nll.")] = None,
+    device: Device = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs once more.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Results folder; continued if it holds this study.")] = None,
+) -> None:
+    """Train every loss on every seed, then say which is best and how sure that is."""
+    _require_train_extra()
+    from lossmith import studies
+    from lossmith.report.live import LiveProgress
+
+    flags = {
+        "model": model,
+        "losses": losses,
+        "seeds": _seeds(seeds),
+        "baseline": baseline,
+        "shots": shots,
+        "shots_total": shots_total,
+        "metric": metric,
+        "device": device,
+        "text_column": text_column,
+        "label_column": label_column,
+    }
+    config = _config(task, overrides, flags)
+    folder = out or Path("runs") / _folder_name(config.task)
+    console = Console()
+    try:
+        with LiveProgress(console, config.metric) as progress:
+            study = studies.compare(config, folder, listener=progress, retry_failed=retry_failed)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped. Finished runs are kept; the same command continues and repeats none.")
+        raise typer.Exit(130) from None
+    _show(study, folder, console)
+    if study.summary.finished == 0:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    task: Task,
+    overrides: Overrides = None,
+    model: Model = None,
+    loss: Annotated[str | None, typer.Option(help="Name or composition.")] = None,
+    seed: Annotated[int, typer.Option(help="The block: head, shots, order and dropout.")] = 0,
+    shots: Shots = None,
+    shots_total: ShotsTotal = None,
+    device: Device = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    out: Annotated[Path, typer.Option(help="Folder of the saved model; must not exist yet.")] = Path("runs/model"),
+) -> None:
+    """Train one model with one loss and save it so that transformers loads it."""
+    _require_train_extra()
+    from rich.progress import Progress
+
+    from lossmith import studies
+
+    flags = {
+        "model": model,
+        "losses": [loss] if loss else None,
+        "baseline": loss,
+        "seeds": [seed],
+        "shots": shots,
+        "shots_total": shots_total,
+        "device": device,
+        "text_column": text_column,
+        "label_column": label_column,
+    }
+    config = _config(task, overrides, flags, one_loss=True)
+    console = Console()
+    try:
+        with Progress(console=console, transient=True) as bar:
+            line = bar.add_task(escape(config.losses[0]), total=1.0)
+            record = studies.train(config, out, progress=lambda share: bar.update(line, completed=share))
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped; nothing was saved.")
+        raise typer.Exit(130) from None
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in record.metrics.items())
+    console.print(f"{record.loss}, seed {record.seed}: {shown}", markup=False, highlight=False)
+    console.print(f"Saved to {out}: transformers' AutoModelForSequenceClassification loads it.", markup=False)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Results folder of `lossmith compare`.")]) -> None:
+    """Write the report of a results folder again, without training."""
+    _require_train_extra()
+    from lossmith import studies
+
+    _show(studies.open_results(folder), folder, Console())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a recipe, for editors."""
+    _require_train_extra()
+    from lossmith import studies
+
+    print(json.dumps(studies.json_schema(), indent=2))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed and what each missing extra would add."""
+    from lossmith.report.doctor import doctor_report
+
+    Console().print(doctor_report())
+
+
+@losses_app.callback()
+def losses_list(
+    context: typer.Context, family: Annotated[str | None, typer.Option(help="token, region, metric ...")] = None
+) -> None:
+    """List the losses, or show one."""
+    if context.invoked_subcommand is None:
+        from lossmith.report.losses import losses_table
+
+        Console().print(losses_table(family))
+
+
+@losses_app.command("show")
+def losses_show(
+    name: Annotated[str, typer.Argument(help="Name or composition.")],
+    png: Annotated[Path | None, typer.Option(help="Also write the curves as a picture.")] = None,
+) -> None:
+    """Formula, source, defaults, what it reads, its curve, its gradient and the target it implies."""
+    _require_train_extra()
+    from lossmith.report.losses import show_loss
+
+    show_loss(name, Console(), png=png)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def _config(task: str, overrides: list[str] | None, flags: dict[str, Any], *, one_loss: bool = False) -> Any:
+    """Settings from the recipe or task, then key=value, then flags."""
+    from lossmith import studies
+
+    is_recipe = task.endswith((".yaml", ".yml"))
+    values = studies.read_recipe(Path(task)) if is_recipe else {"task": task}
+    values = studies.apply_overrides(values, overrides or [])
+    given = {name: value for name, value in flags.items() if value is not None}
+    if one_loss and "losses" not in given:
+        losses = values.get("losses")
+        if isinstance(losses, list) and len(losses) > 1:
+            raise ConfigurationError(f"The recipe names {len(losses)} losses: say which with --loss.")
+        given["losses"] = losses or ["cross_entropy"]
+    return studies.make_config(values | given, place=task if is_recipe else "settings")
+
+
+def _seeds(text: str | None) -> int | list[int] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise ConfigurationError(f"`--seeds` must be a number of seeds or a list such as 0,3,7, got '{text}'.")
+    return [int(part) for part in text.split(",")] if "," in text else int(text)
+
+
+def _folder_name(task: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(task).name.split(".")[0]) or "study"
+
+
+def _show(study: Any, folder: Path, console: Console) -> None:
+    from lossmith.report import comparison_table, to_rich, write_report
+    from lossmith.studies import compare_command
+
+    page = write_report(
+        folder,
+        summary=study.summary,
+        records=study.records,
+        title=f"Which loss is best for {Path(study.config.task).name}?",
+        settings=study.config.settings(),
+        commands=[compare_command(study.config, folder), f"lossmith report {folder}"],
+        attribution=study.attribution,
+    )
+    console.print(to_rich(comparison_table(study.summary)))
+    for row in study.summary.rows:
+        console.print(f"{row.loss}: {row.sentence}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _require_train_extra() -> None:
+    for module in ("pydantic", "yaml", "transformers", "accelerate", "scipy", "pandas", "sklearn", "matplotlib", "jinja2"):
+        require(module, extra="train", purpose="run studies")
+
+
+def _spread_losses(words: Sequence[str]) -> list[str]:
+    """`--losses a b` as `--losses a --losses b`, which is how click reads several values of one option."""
+    result: list[str] = []
+    collecting = False
+    for word in words:
+        if word == "--losses":
+            collecting = True
+            continue
+        # A setting begins with `key=`; a composition never does.
+        if collecting and (word.startswith("--") or re.match(r"[a-z_.]+=", word)):
+            collecting = False
+        result += ["--losses", word] if collecting else [word]
+    return result
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Entry point: every mistake of the user is one sentence and exit code 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    warnings.showwarning = _show_warning
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        code = app(_spread_losses(sys.argv[1:] if words is None else words), standalone_mode=False)
+    except LossmithError as error:
+        errors.print(f"error: {error}", markup=False)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        errors.print("Stopped.")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_warning(message: Any, category: Any, *rest: Any) -> None:
+    """Our own warnings as one line; those of other packages are not the user's business here."""
+    if issubclass(category, LossmithWarning):
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"note: {message}", markup=False)

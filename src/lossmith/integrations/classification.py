@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from lossmith._checks import did_you_mean
-from lossmith.errors import ConfigurationError, ModelError, TrainingDivergedError
+from lossmith.errors import ConfigurationError, LossmithWarning, ModelError, TrainingDivergedError
 from lossmith.nn import IGNORE_INDEX, LossModule, TokenLoss, loss
 
 LOSS_WEIGHTS = "loss.safetensors"
@@ -90,7 +90,7 @@ class ClassificationTrainer(Trainer):
             warnings.warn(
                 f"'{loss}' couples the rows of a batch: {self.args.gradient_accumulation_steps} accumulated "
                 f"micro-batches are not one batch.",
-                RuntimeWarning,
+                LossmithWarning,
                 stacklevel=2,
             )
 
@@ -285,3 +285,10 @@ def save_loss(loss: LossModule, folder: Path, **settings: Any) -> None:
     sizes = {name: list(tensor.shape) for name, tensor in state.items()}
     text = json.dumps({"loss": str(loss), "parameters": sizes, **settings}, indent=2) + "\n"
     (folder / LOSS_CONFIG).write_text(text, encoding="utf-8")
+
+
+def save_classifier(trainer: ClassificationTrainer, folder: Path) -> None:
+    """Write model, tokenizer and loss; `AutoModelForSequenceClassification.from_pretrained` loads the folder."""
+    trainer.model.save_pretrained(folder)
+    trainer.processing_class.save_pretrained(folder)
+    save_loss(trainer.loss, folder, pooling=trainer.pooling)

@@ -1,0 +1,20 @@
+"""Studies: compare losses on the same data with the same budget, paired by seed."""
+
+from lossmith.studies.commands import compare_command
+from lossmith.studies.compare import Listener, Study, compare, open_results
+from lossmith.studies.config import StudyConfig, apply_overrides, json_schema, make_config, read_recipe
+from lossmith.studies.train import train
+
+__all__ = [
+    "Listener",
+    "Study",
+    "StudyConfig",
+    "apply_overrides",
+    "compare",
+    "compare_command",
+    "json_schema",
+    "make_config",
+    "open_results",
+    "read_recipe",
+    "train",
+]
