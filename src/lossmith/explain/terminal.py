@@ -23,7 +23,7 @@ def curve_text(curve: Curve, *, width: int = 80) -> str:
         MissingExtraError: If plotext is not installed.
     """
     width = min(max(width, MIN_WIDTH), MAX_WIDTH)
-    panels = [
+    panels: list[tuple[str, Sequence[float], Sequence[float] | None]] = [
         (f"Loss over the {curve.x_name}", curve.loss, None),
         (f"Gradient with respect to {curve.gradient_name}", curve.gradient, None),
     ]

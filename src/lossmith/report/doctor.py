@@ -190,11 +190,11 @@ def _package(name: str, declared: str) -> PackageStatus:
 def _fits(installed: str, declared: str) -> bool | None:
     try:
         from packaging.specifiers import InvalidSpecifier, SpecifierSet
-        from packaging.version import InvalidVersion
+        from packaging.version import InvalidVersion, Version
     except ImportError:
         return None
     try:
-        return SpecifierSet(declared).contains(installed, prereleases=True)
+        return SpecifierSet(declared).contains(Version(installed), prereleases=True)
     except (InvalidSpecifier, InvalidVersion):
         return None
 
