@@ -24,7 +24,7 @@ def hostile_loss():
     def hostile_loss(token_logps, *, form: str = "[green]|x"):
         return -token_logps
 
-    hostile_loss.__doc__ = f"{MARKUP}\n\nArgs:\n    form: [blue]Which[/blue] form.\n"
+    hostile_loss.__doc__ = f"{MARKUP}\n\n[bold]With[/bold] p.\n\nArgs:\n    form: [blue]Which[/blue] form.\n"
     yield "hostile"
     del _registry._REGISTRY["hostile"]
 
