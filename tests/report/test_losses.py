@@ -129,6 +129,7 @@ def test_foreign_markup_stays_text(hostile_loss):
     text = flat(shown(hostile_loss)) + flat(printed(lambda console: console.print(losses_table("token"))))
     for part in (
         "[red]Widen[/red]",
+        "[bold]With[/bold] p.",
         ":smile:",
         "form='[green]|x'",
         "[blue]Which[/blue] form.",
