@@ -55,7 +55,7 @@ def test_weighted_reductions_remove_ignored_items_whatever_their_weight() -> Non
 
 def test_negative_weights_need_a_divisor_under_mean() -> None:
     losses, weights = _double(LOSSES), _double([1.0, -9.0, -2.0, 1.0])
-    with pytest.raises(ObjectiveInputError, match="^Negative `weights` with reduction 'mean' need `num_items`"):
+    with pytest.raises(ObjectiveInputError, match=r"^Negative `weights` with reduction 'mean' need `num_items`"):
         reduce_loss(losses, VALID, weights=weights)
     assert_close(reduce_loss(losses, VALID, weights=weights, num_items=3), _double(-7.75 / 3))
     assert_close(reduce_loss(losses, VALID, weights=weights, reduction="sum"), _double(-7.75))
@@ -92,9 +92,9 @@ def test_a_divisor_that_is_none(num_items, message: str) -> None:
 
 
 def test_settings_that_contradict() -> None:
-    with pytest.raises(ObjectiveInputError, match="^`reduction` must be one of 'none', 'sum', 'mean', got 'avg'.$"):
+    with pytest.raises(ObjectiveInputError, match=r"^`reduction` must be one of 'none', 'sum', 'mean', got 'avg'.$"):
         reduce_loss(_double(LOSSES), VALID, reduction="avg")
-    with pytest.raises(ObjectiveInputError, match="^`num_items` is the divisor of reduction 'mean', got it with 'sum'"):
+    with pytest.raises(ObjectiveInputError, match=r"^`num_items` is the divisor of reduction 'mean', got"):
         reduce_loss(_double(LOSSES), VALID, num_items=3, reduction="sum")
     with pytest.raises(ObjectiveInputError, match=r"^`weights` must have one entry per item, \(4,\), got \(1,\).$"):
         reduce_loss(_double(LOSSES), VALID, weights=_double([1.0]))
@@ -162,7 +162,7 @@ def test_checks_of_numbers(check, good: float, bad: float, message: str) -> None
 
 def test_checks_of_words_and_labels() -> None:
     check_one_of("form", "released", ("released", "published"))
-    with pytest.raises(ObjectiveInputError, match="^`form` must be one of 'released', 'published', got 'x'.$"):
+    with pytest.raises(ObjectiveInputError, match=r"^`form` must be one of 'released', 'published', got 'x'.$"):
         check_one_of("form", "x", ("released", "published"))
     labels = torch.tensor([0, 2, -100])
     check_labels(labels, (3,), scores="logits")
@@ -179,7 +179,7 @@ def test_checks_of_words_and_labels() -> None:
         check_label_range(torch.tensor([32000]), 32000, size_name="vocab", ignore_index=-100)
     with pytest.raises(ObjectiveInputError, match=r"^`labels` must be >= 0 \(or -100 to ignore a row\), got -1.$"):
         check_label_range(torch.tensor([-1, 4]), 9, size_name="vocab", ignore_index=-100)
-    with pytest.raises(ObjectiveInputError, match="^All inputs must be on one device, got `a` on cpu, `b` on meta.$"):
+    with pytest.raises(ObjectiveInputError, match=r"^All inputs must be on one device, got `a` on cpu, `b` on meta.$"):
         check_same_device(a=labels, b=labels.to("meta"))
 
 

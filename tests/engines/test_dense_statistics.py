@@ -3,11 +3,11 @@
 import math
 
 import pytest
-import scalar_oracles as oracle
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+import scalar_oracles as oracle
 from lossmith.engines import DenseRegionStatistics, DenseTokenStatistics
 from lossmith.objectives import VOCABULARY
 

@@ -7,11 +7,11 @@ import pickle
 import jaxtyping
 import pytest
 import torch
-from library import defaults, make_statistics, plain
 from torch import Tensor
 from torch.testing import assert_close
 
 import lossmith
+from library import defaults, make_statistics, plain
 from lossmith.objectives import VOCABULARY, ObjectiveRecord, list_losses
 
 RECORDS = list_losses()

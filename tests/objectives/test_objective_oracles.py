@@ -3,12 +3,12 @@
 import math
 
 import pytest
-import scalar_oracles as oracle
 import torch
-from library import build, labels_for, scores_for
 from torch import Tensor
 from torch.testing import assert_close
 
+import scalar_oracles as oracle
+from library import build, labels_for, scores_for
 from lossmith.objectives import focal_loss, lovasz_softmax_loss, soft_triple_loss, supcon_loss
 
 

@@ -90,7 +90,7 @@ def _declared(term: Term) -> tuple[str, ...]:
 
 
 def _with_one(term: Term, name: str, value: Any) -> Term:
-    if name in term.hyperparameters:
+    if name in term.written:
         raise ObjectiveInputError(f"`{name}` of '{term.record.name}' is given in the string and as a keyword.")
     checked = check_hyperparameters(term.record, {**term.hyperparameters, name: value})
-    return Term(term.record, term.weight, checked, term.scope)
+    return Term(term.record, term.weight, checked, term.scope, term.written)

@@ -2,6 +2,7 @@
 
 import ast
 import math
+import re
 import sys
 import textwrap
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ class Term:
     """Only those written in the string and different from the default."""
     scope: str | None = None
     """Name of the label scope, or None for all labels."""
+    written: frozenset[str] = field(default=frozenset(), compare=False)
+    """Hyper-parameters written in the string, defaults included: a keyword must not contradict them."""
 
     def __str__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in self.hyperparameters.items())
@@ -186,13 +189,13 @@ def _term(node: ast.expr, weight: float, text: str) -> Term:
         except ObjectiveInputError as error:
             raise _quoting(error, text, place) from None
     hyperparameters = check_hyperparameters(record, {name: value for name, (value, _) in given.items()})
-    return Term(record, weight, hyperparameters, scope)
+    return Term(record, weight, hyperparameters, scope, frozenset(given))
 
 
 def _quoting(error: ObjectiveInputError, text: str, place: int) -> CompositionError:
     """The sentences of `error` with a caret; a list of what is known comes after it, where it hides nothing."""
-    sentence, known, names = str(error).partition(" Known: ")
-    return _at(text, place, sentence, f"{known}{names}".strip())
+    sentence, *names = re.split(r" (?=Known: |It takes )", str(error), maxsplit=1)
+    return _at(text, place, sentence, "".join(names))
 
 
 def _keywords(node: ast.Call, text: str) -> dict[str, tuple[Any, int]]:

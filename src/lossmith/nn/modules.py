@@ -134,7 +134,7 @@ class RegionLoss(ObjectiveModule):
         valid = flat_labels != IGNORE_INDEX
         values = [self._region(*row) for row in zip(flat_logits, flat_labels, valid, strict=True)]
         losses = torch.stack(values) if values else at_least_float32(_graph_zero(logits)).expand(0)
-        counted = valid.flatten(1).any(-1)
+        counted = valid.reshape(len(valid), math.prod(valid.shape[1:])).any(-1)
         return reduce_loss(losses, counted, weights=weights, num_items=num_items, reduction=reduction)
 
     def _region(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
