@@ -135,3 +135,13 @@ def test_an_interrupted_write_keeps_the_old_file_whole(tmp_path, monkeypatch):
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_file_is_replaced_and_never_written_over(tmp_path):
+    """A reader, or a kill, must not see half of it: the old file stays as it was until the new one takes its name."""
+    path = tmp_path / "result.json"
+    write_atomically(path, "old")
+    with path.open() as reader:
+        write_atomically(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
