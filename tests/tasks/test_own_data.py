@@ -61,6 +61,12 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     assert load_task(path).label_names == ("0", "1")
 
 
+def test_line_ends_inside_a_cell_stay_as_they_are(tmp_path):
+    path = write_text(tmp_path, "a.csv", 'text,label\r\n"one\r\ntwo",0\r\nb,1\r\n"c\nd",0\r\ne,1\r\n')
+    task = load_task(path)
+    assert {example.text for example in (*task.train, *task.test)} == {"one\r\ntwo", "b", "c\nd", "e"}
+
+
 def test_a_json_array_is_read_like_json_lines(tmp_path):
     path = write_text(tmp_path, "a.json", json.dumps(trap_rows(), indent=1))
     assert load_task(path).fingerprint == load_task(write(tmp_path, "b.jsonl", trap_rows())).fingerprint
@@ -86,6 +92,7 @@ def test_other_column_names(tmp_path):
         ([True, False, True], ("False", "True")),
         (["b", "a", "B"], ("B", "a", "b")),
         (["10", "9", "b"], ("10", "9", "b")),
+        (["9", "010", "9"], ("010", "9")),
         ([" a", "a ", "b"], ("a", "b")),
     ],
 )
@@ -138,6 +145,7 @@ def test_names_of_another_label_column_are_left_alone(tmp_path):
         ("a.jsonl", " \n\n", "`a.jsonl` must hold rows, got an empty file."),
         ("a.csv", "text,label\n", "`a.csv` must hold at least one row, got none."),
         ("a.json", "[]", "`a.json` must hold at least one row, got none."),
+        ("a.csv", "text,label\na,b,1\n", "line 2 must have 2 cells like the header, got 3"),
         ("a.csv", "text,label\na,0\n\nb,c,1\n", "line 4 must have 2 cells like the header, got 3"),
         ("a.csv", 'text,label\n"a\nb",0\nc\n', "line 4 must have 2 cells like the header, got 1"),
         ("a.csv", 'text,label\na,0\n"b" c,1\n', "`a.csv` is malformed in line 3: ',' expected after '\"'."),

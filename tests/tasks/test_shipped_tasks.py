@@ -116,6 +116,11 @@ def test_an_unknown_name_gets_the_nearest_the_list_and_the_other_way():
     )
 
 
+def test_a_name_too_long_for_a_path_is_an_unknown_name():
+    with pytest.raises(ConfigurationError, match="No task named 'xxx"):
+        load_task("x" * 5000)
+
+
 def test_an_empty_name_is_not_the_current_folder():
     with pytest.raises(ConfigurationError, match="No task named ''"):
         load_task("")
