@@ -196,9 +196,6 @@ class MetricLoss(ObjectiveModule):
             statistics["proxies"] = self._checked_proxies(rows, classes)
         values = self.apply_function(statistics)
         losses = _graph_zero(embeddings).to(values.dtype).expand(labels.shape).masked_scatter(counted, values)
-        if self.record.proxy_shape:
-            # With no row counted the proxies still take part in the graph, with zero gradient.
-            losses = losses + _graph_zero(self.proxies).to(losses.dtype)
         valid = self._anchors(labels, counted) if self.record.needs_positives else counted
         return reduce_loss(losses, valid, weights=weights, num_items=num_items, reduction=reduction)
 

@@ -26,7 +26,8 @@ def lovasz_softmax_loss(
     With errors $m_i = 1 - p_{ic}$ on the tokens labelled $c$ and $m_i = p_{ic}$ on the others, sorted decreasingly by
     the permutation $\pi$,
 
-    $$\ell = \frac{1}{|C|}\sum_{c \in C} \sum_i m_{\pi_i}\,\bigl(\Delta_c(\pi_1..\pi_i) - \Delta_c(\pi_1..\pi_{i-1})\bigr),$$
+    $$\ell = \frac{1}{|C|}\sum_{c \in C} \sum_i m_{\pi_i}\,
+    \bigl(\Delta_c(\pi_1..\pi_i) - \Delta_c(\pi_1..\pi_{i-1})\bigr),$$
 
     where $\Delta_c$ is the Jaccard loss of class $c$ when exactly those tokens are wrong.
 
