@@ -40,6 +40,19 @@ TextColumn = Annotated[str | None, typer.Option(help="Column of a data file that
 LabelColumn = Annotated[str | None, typer.Option(help="Column of a data file that holds the label.")]
 
 
+TRAIN_MODULES = (
+    "pydantic",
+    "yaml",
+    "transformers",
+    "accelerate",
+    "scipy",
+    "sklearn",
+    "filelock",
+    "matplotlib",
+    "jinja2",
+)
+
+
 @app.command()
 def compare(
     task: Task,
@@ -217,7 +230,8 @@ def _folder_name(task: str) -> str:
 
 
 def _show(study: Any, folder: Path, console: Console) -> None:
-    from lossmith.report import comparison_table, to_rich, write_report
+    from lossmith.report.tables import comparison_table, to_rich
+    from lossmith.report.write import write_report
     from lossmith.studies import compare_command
 
     page = write_report(
@@ -236,7 +250,17 @@ def _show(study: Any, folder: Path, console: Console) -> None:
 
 
 def _require_train_extra() -> None:
-    for module in ("pydantic", "yaml", "transformers", "accelerate", "scipy", "pandas", "sklearn", "matplotlib", "jinja2"):
+    for module in (
+        "pydantic",
+        "yaml",
+        "transformers",
+        "accelerate",
+        "scipy",
+        "pyarrow",
+        "sklearn",
+        "matplotlib",
+        "jinja2",
+    ):
         require(module, extra="train", purpose="run studies")
 
 

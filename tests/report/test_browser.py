@@ -10,7 +10,7 @@ import pytest
 from report_page import parse_page
 from report_studies import DEMO_MEANS, fake_study, hostile_study
 
-from lossmith.report import write_report
+from lossmith.report.write import write_report
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lossmith.evidence.statistics import PairedComparison
 from lossmith.evidence.summary import LossSummary, StudySummary
-from lossmith.report import comparison_table, raw_table, to_csv, to_latex, to_markdown, to_rich
+from lossmith.report.tables import comparison_table, raw_table, to_csv, to_latex, to_markdown, to_rich
 
 EMPTY = {
     "values": {}, "mean": None, "comparison": None, "bootstrap": None, "holm_p": None, "train_seconds": None,

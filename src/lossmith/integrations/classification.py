@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -25,9 +25,7 @@ LOSS_CONFIG = "lossmith.json"
 def encode(tokenizer: Any, texts: Sequence[str], labels: Sequence[int], max_length: int) -> list[dict[str, Any]]:
     """Token ids and label of each text, truncated to `max_length` tokens, not yet padded."""
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length)
-    return [
-        {**{name: encoded[name][row] for name in encoded}, "labels": label} for row, label in enumerate(labels)
-    ]
+    return [{**{name: encoded[name][row] for name in encoded}, "labels": label} for row, label in enumerate(labels)]
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
@@ -112,7 +110,9 @@ class ClassificationTrainer(Trainer):
         given = {"logits": outputs.logits, "labels": labels}
         if reads_embeddings:
             if not outputs.get("hidden_states"):
-                raise ModelError(f"'{self.loss}' reads embeddings, but {type(model).__name__} returns no hidden states.")
+                raise ModelError(
+                    f"'{self.loss}' reads embeddings, but {type(model).__name__} returns no hidden states."
+                )
             given["embeddings"] = pool(outputs.hidden_states[-1], inputs["attention_mask"], self.pooling)
         value = self.loss(**{name: given[name] for name in self.loss.inputs}, num_items=self._num_items(model.training))
         if model.training:
@@ -147,9 +147,7 @@ class ClassificationTrainer(Trainer):
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if fresh:
-            for group in self.loss.param_groups(
-                self.args.learning_rate, proxy_lr_multiplier=self.proxy_lr_multiplier
-            ):
+            for group in self.loss.param_groups(self.args.learning_rate, proxy_lr_multiplier=self.proxy_lr_multiplier):
                 optimizer.add_param_group(group)
         return optimizer
 
@@ -232,7 +230,7 @@ def training_arguments(extra: dict[str, Any], **settings: Any) -> TrainingArgume
     for name in extra:
         if name not in known:
             raise ConfigurationError(
-                f"`trainer` has no setting `{name}`.{did_you_mean(name, known)} It takes transformers' TrainingArguments."
+                f"`trainer` has no setting `{name}`.{did_you_mean(name, known)} It takes those of TrainingArguments."
             )
         if name in RESERVED or name in settings:
             raise ConfigurationError(f"`trainer.{name}` is set by the study itself: use the study's own setting.")
@@ -289,6 +287,6 @@ def save_loss(loss: LossModule, folder: Path, **settings: Any) -> None:
 
 def save_classifier(trainer: ClassificationTrainer, folder: Path) -> None:
     """Write model, tokenizer and loss; `AutoModelForSequenceClassification.from_pretrained` loads the folder."""
-    trainer.model.save_pretrained(folder)
-    trainer.processing_class.save_pretrained(folder)
+    for part in (trainer.model, trainer.processing_class):
+        cast("Any", part).save_pretrained(folder)
     save_loss(trainer.loss, folder, pooling=trainer.pooling)

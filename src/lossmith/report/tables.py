@@ -30,6 +30,15 @@ RAW_COLUMNS = (
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 MARKDOWN_SPECIAL = frozenset("\\`*_{}[]<>#|~$&!")
 MINUS = "\N{MINUS SIGN}"
+TERMINAL_HEADERS = {
+    "mean": "mean",
+    "difference": "difference\n[95% interval]",
+    "holm_p": "p\n(Holm)",
+    "seeds_won": "seeds\nwon",
+    "train_seconds": "train\n(s)",
+    "peak_memory_mib": "peak\n(MiB)",
+}
+"""Headers short enough for a terminal of 80 columns, by column name; the full ones are in the other formats."""
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -168,12 +177,17 @@ def to_latex(table: Table) -> str:
 
 def to_rich(table: Table) -> "RichTable":
     """The table for a terminal; markup in foreign text stays text."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    shown = RichTable()
+    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns:
-        shown.add_column(escape(column.header), justify="right" if column.numeric else "left", overflow="fold")
+        header = TERMINAL_HEADERS.get(column.name, column.header)
+        # Only the loss may wrap, so that the numbers stay readable in 80 columns.
+        justify = "right" if column.numeric else "left"
+        min_width = None if column.numeric else 24
+        shown.add_column(escape(header), justify=justify, overflow="fold", no_wrap=column.numeric, min_width=min_width)
     for row in table.rows:
         shown.add_row(*(escape(cell.text) for cell in row))
     return shown

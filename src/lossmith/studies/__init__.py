@@ -1,7 +1,7 @@
 """Studies: compare losses on the same data with the same budget, paired by seed."""
 
 from lossmith.studies.commands import compare_command
-from lossmith.studies.compare import Listener, Study, compare, open_results
+from lossmith.studies.comparison import Listener, Study, compare, open_results
 from lossmith.studies.config import StudyConfig, apply_overrides, json_schema, make_config, read_recipe
 from lossmith.studies.train import train
 

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lossmith._checks import did_you_mean
-from lossmith.errors import ConfigurationError
+from lossmith.errors import ConfigurationError, LossmithError
 from lossmith.nn import parse_composition
 
 Metric = Literal["accuracy", "macro_f1", "weighted_f1", "nll"]
@@ -24,7 +24,7 @@ class StudyConfig(BaseModel):
     )
 
     task: str = "mr"
-    """A shipped task (mr, subj, cr, banking77), or a CSV, TSV, JSONL or parquet file, or a folder with train and test."""
+    """A shipped task (mr, subj, cr, banking77), a CSV, TSV, JSONL or parquet file, or a folder with train and test."""
     text_column: str = "text"
     """Column of a file that holds the text."""
     label_column: str = "label"
@@ -146,17 +146,12 @@ def make_config(values: dict[str, Any], *, place: str = "settings") -> StudyConf
         first = error.errors()[0]
         cause = first.get("ctx", {}).get("error")
         if first["type"] == "value_error" and cause is not None:
-            name = ".".join(str(part) for part in first["loc"])
-            raise ConfigurationError(f"{place}: `{name}` {cause}" if name and not _is_ours(cause) else f"{cause}") from None
+            name = str(first["loc"][0]) if first["loc"] else ""
+            named = f"`{name}` {cause}" if name and not isinstance(cause, LossmithError) else str(cause)
+            raise ConfigurationError(f"{place}: {named}") from None
         name = str(first["loc"][0]) if first["loc"] else "settings"
         message = first["msg"][0].lower() + first["msg"][1:]
         raise ConfigurationError(f"{place}: `{name}`: {message}, got {first['input']!r}.") from None
-
-
-def _is_ours(cause: object) -> bool:
-    from lossmith.errors import LossmithError
-
-    return isinstance(cause, LossmithError)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

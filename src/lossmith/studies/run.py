@@ -31,6 +31,8 @@ from lossmith.tasks import ClassificationTask, draw_shots
 
 Progress = Callable[[float], None]
 """Called with the share of the run that is done, from 0 to 1."""
+QUIET = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "logging_strategy": "no"}
+"""Training arguments of a run unless `trainer` says otherwise: no checkpoints, no logger."""
 TRAINING_SHARE = 0.75
 """Share of a run's progress that is training; the rest is the test."""
 
@@ -159,9 +161,7 @@ def prepare(setting: Setting, text: str, seed: int, scratch: Path, report: Progr
     # Before the head is drawn, so that it is the block's own and the same for every loss.
     seed_everything(seed)
     model, tokenizer = load_classifier(setting.model, task.label_names)
-    objective = build_loss(
-        text, num_classes=len(task.label_names), embedding_dim=embedding_dim(model), seed=seed
-    )
+    objective = build_loss(text, num_classes=len(task.label_names), embedding_dim=embedding_dim(model), seed=seed)
     examples = [task.train[index] for index in drawn]
     steps_per_epoch = -(-len(examples) // (config.batch_size * config.accumulation))
     arguments = training_arguments(
@@ -180,7 +180,7 @@ def prepare(setting: Setting, text: str, seed: int, scratch: Path, report: Progr
         bf16=config.precision == "bf16",
         fp16=config.precision == "fp16",
         use_cpu=setting.device.type == "cpu",
-        **_unless_given(config.trainer, save_strategy="no", eval_strategy="no", report_to="none", logging_strategy="no"),
+        **_unless_given(config.trainer, QUIET),
     )
     encoded = encode(tokenizer, [e.text for e in examples], [e.label for e in examples], config.max_length)
     return make_trainer(
@@ -247,7 +247,7 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(before, warn_only=warned)
 
 
-def _unless_given(given: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+def _unless_given(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in defaults.items() if name not in given}
 
 

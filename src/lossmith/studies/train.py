@@ -10,7 +10,7 @@ from pathlib import Path
 from lossmith.errors import EvidenceError, TrainingDivergedError
 from lossmith.evidence import RunRecord, check_writable
 from lossmith.integrations.classification import save_classifier
-from lossmith.studies.compare import open_setting
+from lossmith.studies.comparison import open_setting
 from lossmith.studies.config import StudyConfig
 from lossmith.studies.run import train_and_test
 

@@ -1,10 +1,10 @@
-"""Compare losses: every loss on every block, each run finished once, whoever runs it and however often it is stopped."""
+"""Compare losses: every loss on every block, each run finished once, however often the study is stopped."""
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lossmith.evidence import EvidenceStore, RunIsTaken, RunRecord, StudySummary, check_writable, summarize
 from lossmith.integrations.models import resolve_model
@@ -72,7 +72,7 @@ def open_setting(config: StudyConfig) -> Setting:
     return Setting(config, task, resolve_model(config.model), pick_device(config.device))
 
 
-def identity_of(setting: Setting) -> dict[str, object]:
+def identity_of(setting: Setting) -> dict[str, Any]:
     """What all runs of one results folder share: settings, data and weights by content, and the kind of device."""
     return setting.config.identity() | {
         "task": setting.task.name,

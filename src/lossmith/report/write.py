@@ -1,0 +1,83 @@
+"""The report of a study: one self-contained page, its figures as PNG, and its table in three formats."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lossmith.evidence.records import RunRecord
+from lossmith.evidence.summary import StudySummary
+from lossmith.report.tables import comparison_table, raw_table, to_csv, to_latex, to_markdown
+
+
+def write_report(
+    folder: Path | str,
+    *,
+    summary: StudySummary,
+    records: Sequence[RunRecord],
+    title: str,
+    settings: Mapping[str, Any],
+    commands: Sequence[str],
+    attribution: str = "",
+) -> Path:
+    """Write the report of a study into `folder`, and return the path of its page.
+
+    Writes `report.html`, `table.csv`, `table.md`, `table.tex`, `forest.png`, `seeds.png`, `learning_curves.png` and
+    `confusion.png`. Each file is whole or absent, and equal inputs give equal files.
+
+    Args:
+        folder: Where to write; made if it is not there.
+        summary: The verdicts, from `lossmith.evidence.summary.summarize`.
+        records: The runs behind them; runs of other losses or seeds are left out.
+        title: Heading of the page.
+        settings: The resolved settings of the study.
+        commands: Command lines that reproduce it.
+        attribution: Source and licence of the data.
+
+    Raises:
+        MissingExtraError: If matplotlib or jinja2 is not installed.
+    """
+    from lossmith._extras import require
+
+    for package in ("matplotlib", "jinja2"):
+        require(package, extra="train", purpose="write a report")
+    from lossmith.report.canvas import png_bytes
+    from lossmith.report.gallery import study_figures
+    from lossmith.report.html import render_html
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    order = {row.loss: place for place, row in enumerate(summary.rows)}
+    runs = [record for record in records if record.loss in order and record.seed in summary.seeds]
+    runs.sort(key=lambda run: (order[run.loss], run.seed))
+    figures = study_figures(summary, runs)
+    page = render_html(
+        summary=summary,
+        records=runs,
+        figures=figures,
+        title=title,
+        settings=settings,
+        commands=commands,
+        attribution=attribution,
+    )
+    texts = {
+        "table.csv": to_csv(raw_table(summary)),
+        "table.md": to_markdown(comparison_table(summary)),
+        "table.tex": to_latex(comparison_table(summary)),
+        "report.html": page,
+    }
+    files = {f"{figure.name}.png": png_bytes(figure.figure) for figure in figures}
+    # The page comes last: where it is, the rest is.
+    for name, content in (files | {name: text.encode("utf-8", "replace") for name, text in texts.items()}).items():
+        _write_whole(folder / name, content)
+    return folder / "report.html"
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write `path` at once: a reader sees the old file or the new one, never a part."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""A block fixes head, shots, order and dropout, for every loss alike; the same run twice is bit-identical."""
+
+import pytest
+import torch
+
+from lossmith.evidence import VOLATILE_FIELDS
+from lossmith.studies.run import prepare, run_block
+
+FOCAL = "focal"
+JOINT = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"
+REGION = "0.6*cross_entropy + 0.4*lovasz_softmax"
+CONTRAST = "0.4*cross_entropy + 0.6*supcon"
+
+
+def lasting(record) -> dict:
+    return {name: value for name, value in record.to_dict().items() if name not in VOLATILE_FIELDS}
+
+
+@pytest.mark.parametrize("text", ["cross_entropy", JOINT, REGION, CONTRAST])
+def test_the_same_run_twice_is_bit_identical(setting_of, text):
+    setting = setting_of()
+    torch.rand(5)  # whatever the global generators did before must not matter
+    first = run_block(setting, text, 0)
+    torch.rand(17)
+    second = run_block(setting, text, 0)
+    assert first.status == "finished"
+    assert lasting(first) == lasting(second)
+
+
+def test_blocks_differ_from_each_other(setting_of):
+    setting = setting_of()
+    first, second = run_block(setting, "cross_entropy", 0), run_block(setting, "cross_entropy", 1)
+    assert first.curves["train_nll"] != second.curves["train_nll"]
+
+
+def test_losses_of_one_block_see_the_same_batches_under_the_same_dropout(setting_of):
+    # With a learning rate that moves no weight, the plain NLL of every step depends on nothing but the block.
+    setting = setting_of(learning_rate=1e-30, weight_decay=0.0)
+    reference = run_block(setting, "cross_entropy", 3).curves["train_nll"]
+    assert len({value for _, value in reference}) == len(reference) > 2
+    for text in (FOCAL, JOINT, REGION, CONTRAST):
+        assert run_block(setting, text, 3).curves["train_nll"] == reference
+
+
+def test_the_head_is_the_blocks_own(setting_of, tmp_path):
+    setting = setting_of()
+
+    def heads(text: str, seed: int):
+        return prepare(setting, text, seed, tmp_path, lambda share: None).model.classifier.weight.detach().clone()
+
+    assert torch.equal(heads("cross_entropy", 1), heads(JOINT, 1))
+    assert not torch.equal(heads("cross_entropy", 1), heads("cross_entropy", 2))
+
+
+def test_proxies_are_the_blocks_own(setting_of, tmp_path):
+    setting = setting_of()
+
+    def proxies(seed: int):
+        state = prepare(setting, JOINT, seed, tmp_path, lambda share: None).loss.state_dict()
+        return next(iter(state.values()))
+
+    assert torch.equal(proxies(1), proxies(1))
+    assert not torch.equal(proxies(1), proxies(2))
+
+
+def test_training_learns_and_is_measured(setting_of):
+    record = run_block(setting_of(shots=None, epochs=20, learning_rate=1e-2), "cross_entropy", 0)
+    assert record.curves["train_nll"][-1][1] < record.curves["train_nll"][0][1]
+    assert record.metrics["accuracy"] >= 0.8
+    assert set(record.metrics) >= {"accuracy", "macro_f1", "weighted_f1", "nll"}
+    assert len(record.predictions) == len(record.labels) == 16
+    agreeing = sum(p == y for p, y in zip(record.predictions, record.labels, strict=True))
+    assert record.metrics["accuracy"] == pytest.approx(agreeing / 16)
+    assert record.train_seconds > 0
+    assert record.peak_memory_mib > 0
+    assert record.versions["torch"] == torch.__version__
+    assert record.hardware["device"] == "cpu"
+
+
+def test_a_diverging_run_is_a_failed_record_with_step_and_losses(setting_of):
+    record = run_block(setting_of(learning_rate=1e30, epochs=4), "cross_entropy", 0)
+    assert record.status == "failed"
+    assert "not finite at step" in str(record.error)
+    assert "the last losses were [" in str(record.error)
+    assert record.metrics == {}
+
+
+def test_validation_curves_draw_no_randomness(setting_of, tmp_path, tiny_data):
+    import shutil
+
+    folder = tmp_path / "split"
+    folder.mkdir()
+    for name in ("train", "validation", "test"):
+        shutil.copy(tiny_data, folder / f"{name}.jsonl")
+    watched = run_block(setting_of(task=str(folder), curve_examples=10), JOINT, 0)
+    unwatched = run_block(setting_of(task=str(folder), curve_examples=0), JOINT, 0)
+    assert len(watched.curves["validation_accuracy"]) == 2
+    assert "validation_accuracy" not in unwatched.curves
+    assert watched.predictions == unwatched.predictions
+    assert watched.curves["train_nll"] == unwatched.curves["train_nll"]

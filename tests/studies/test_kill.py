@@ -1,0 +1,46 @@
+"""SIGKILL at ten random moments: the store ends up equal to that of an undisturbed study, row for row."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from test_compare import command_words
+
+from lossmith.evidence import VOLATILE_FIELDS, EvidenceStore
+
+KILLS = 10
+
+
+def rows(folder: Path) -> list[dict]:
+    with EvidenceStore(folder, create=False) as store:
+        records = store.records()
+    return [{k: v for k, v in record.to_dict().items() if k not in VOLATILE_FIELDS} for record in records]
+
+
+def test_ten_kills_change_no_row(settings, tmp_path):
+    words = [sys.executable, "-m", "lossmith", "compare", *command_words(settings | {"seeds": 4, "epochs": 3})]
+    began = time.monotonic()
+    subprocess.run([*words, "--out", str(tmp_path / "calm")], check=True, capture_output=True, timeout=600)
+    duration = time.monotonic() - began
+
+    draw = random.Random(20)
+    disturbed = [*words, "--out", str(tmp_path / "killed")]
+    finished_before_kill = []
+    for _ in range(KILLS):
+        process = subprocess.Popen(disturbed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(duration * draw.uniform(0.3, 1.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+        stored = tmp_path / "killed" / "evidence.sqlite"
+        finished_before_kill.append(len(rows(tmp_path / "killed")) if stored.exists() else 0)
+    subprocess.run(disturbed, check=True, capture_output=True, timeout=600)
+
+    calm, killed = rows(tmp_path / "calm"), rows(tmp_path / "killed")
+    assert len(calm) == 8
+    assert finished_before_kill == sorted(finished_before_kill)
+    assert calm == killed
+    results = [sorted((tmp_path / name).glob("runs/*/*/result.json")) for name in ("calm", "killed")]
+    assert len(results[0]) == len(results[1]) == 8
