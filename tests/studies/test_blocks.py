@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lossmith.evidence import VOLATILE_FIELDS
-from lossmith.studies.run import prepare, run_block
+from lossmith.studies import run as runs
+from lossmith.studies.run import prepare
 
 FOCAL = "focal"
 JOINT = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"
@@ -12,12 +13,17 @@ REGION = "0.6*cross_entropy + 0.4*lovasz_softmax"
 CONTRAST = "0.4*cross_entropy + 0.6*supcon"
 
 
+@pytest.fixture
+def run_block(tmp_path):
+    return lambda setting, text, seed: runs.run_block(setting, text, seed, tmp_path / "trainer")
+
+
 def lasting(record) -> dict:
     return {name: value for name, value in record.to_dict().items() if name not in VOLATILE_FIELDS}
 
 
 @pytest.mark.parametrize("text", ["cross_entropy", JOINT, REGION, CONTRAST])
-def test_the_same_run_twice_is_bit_identical(setting_of, text):
+def test_the_same_run_twice_is_bit_identical(run_block, setting_of, text):
     setting = setting_of()
     torch.rand(5)  # whatever the global generators did before must not matter
     first = run_block(setting, text, 0)
@@ -27,13 +33,13 @@ def test_the_same_run_twice_is_bit_identical(setting_of, text):
     assert lasting(first) == lasting(second)
 
 
-def test_blocks_differ_from_each_other(setting_of):
+def test_blocks_differ_from_each_other(run_block, setting_of):
     setting = setting_of()
     first, second = run_block(setting, "cross_entropy", 0), run_block(setting, "cross_entropy", 1)
     assert first.curves["train_nll"] != second.curves["train_nll"]
 
 
-def test_losses_of_one_block_see_the_same_batches_under_the_same_dropout(setting_of):
+def test_losses_of_one_block_see_the_same_batches_under_the_same_dropout(run_block, setting_of):
     # With a learning rate that moves no weight, the plain NLL of every step depends on nothing but the block.
     setting = setting_of(learning_rate=1e-30, weight_decay=0.0)
     reference = run_block(setting, "cross_entropy", 3).curves["train_nll"]
@@ -63,7 +69,7 @@ def test_proxies_are_the_blocks_own(setting_of, tmp_path):
     assert not torch.equal(proxies(1), proxies(2))
 
 
-def test_training_learns_and_is_measured(setting_of):
+def test_training_learns_and_is_measured(run_block, setting_of):
     record = run_block(setting_of(shots=None, epochs=20, learning_rate=1e-2), "cross_entropy", 0)
     assert record.curves["train_nll"][-1][1] < record.curves["train_nll"][0][1]
     assert record.metrics["accuracy"] >= 0.8
@@ -77,7 +83,7 @@ def test_training_learns_and_is_measured(setting_of):
     assert record.hardware["device"] == "cpu"
 
 
-def test_a_diverging_run_is_a_failed_record_with_step_and_losses(setting_of):
+def test_a_diverging_run_is_a_failed_record_with_step_and_losses(run_block, setting_of):
     record = run_block(setting_of(learning_rate=1e30, epochs=4), "cross_entropy", 0)
     assert record.status == "failed"
     assert "not finite at step" in str(record.error)
@@ -85,7 +91,7 @@ def test_a_diverging_run_is_a_failed_record_with_step_and_losses(setting_of):
     assert record.metrics == {}
 
 
-def test_validation_curves_draw_no_randomness(setting_of, tmp_path, tiny_data):
+def test_validation_curves_draw_no_randomness(run_block, setting_of, tmp_path, tiny_data):
     import shutil
 
     folder = tmp_path / "split"
@@ -98,3 +104,11 @@ def test_validation_curves_draw_no_randomness(setting_of, tmp_path, tiny_data):
     assert "validation_accuracy" not in unwatched.curves
     assert watched.predictions == unwatched.predictions
     assert watched.curves["train_nll"] == unwatched.curves["train_nll"]
+
+
+def test_checkpoints_and_loggers_of_the_trainer_stay_in_the_workspace(run_block, setting_of, tmp_path):
+    plain = run_block(setting_of(), JOINT, 0)
+    assert not (tmp_path / "trainer").exists()
+    kept = run_block(setting_of(trainer={"save_strategy": "epoch"}), JOINT, 0)
+    assert len(list((tmp_path / "trainer").glob("checkpoint-*/loss.safetensors"))) == 2
+    assert kept.predictions == plain.predictions

@@ -134,7 +134,8 @@ def _run_free(
             if (record := store.get(text, seed)) is None:
                 listener.run_began(text, seed)
                 attempts = store.begin(text, seed)
-                record = run_block(setting, text, seed, attempts=attempts, progress=listener.run_moved)
+                workspace = store.result_path(text, seed).parent / "trainer"
+                record = run_block(setting, text, seed, workspace, attempts=attempts, progress=listener.run_moved)
                 store.finish(record)
             listener.run_ended(record)
 

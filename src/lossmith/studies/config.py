@@ -75,7 +75,7 @@ class StudyConfig(BaseModel):
     """Arithmetic of training (automatic mixed precision for the half types)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; `auto` takes one GPU, else MPS, else the CPU."""
-    curve_examples: Annotated[int, Field(ge=0)] = 100
+    curve_examples: Annotated[int, Field(ge=0)] = 64
     """Validation texts for the learning curve after each epoch (never used to choose anything); 0 draws none."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of transformers' TrainingArguments, such as `report_to` or `optim`."""

@@ -1,8 +1,9 @@
 """One run: one loss on one block of one study, from a fresh head to a record."""
 
 import contextlib
+import os
 import random
-import tempfile
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ def pick_device(name: str) -> torch.device:
         ConfigurationError: If the named device is not there.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    # cuBLAS is deterministic only with a fixed workspace, which it reads once, before its first call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     if not available[name]:
@@ -72,20 +75,25 @@ def build_loss(text: str, *, num_classes: int, embedding_dim: int, seed: int) ->
 
 
 def run_block(
-    setting: Setting, text: str, seed: int, *, attempts: int = 1, progress: Progress | None = None
+    setting: Setting, text: str, seed: int, workspace: Path, *, attempts: int = 1, progress: Progress | None = None
 ) -> RunRecord:
     """Train one loss on one block and test it; a diverged training is a failed record, not an exception.
 
     The block fixes the initial head, the draw of the shots, the data order and dropout, identically for every loss.
     """
-    record, _ = train_and_test(setting, text, seed, attempts=attempts, progress=progress)
+    record, _ = train_and_test(setting, text, seed, workspace, attempts=attempts, progress=progress)
     return record
 
 
 def train_and_test(
-    setting: Setting, text: str, seed: int, *, attempts: int = 1, progress: Progress | None = None
+    setting: Setting, text: str, seed: int, workspace: Path, *, attempts: int = 1, progress: Progress | None = None
 ) -> tuple[RunRecord, ClassificationTrainer]:
-    """As `run_block`, with the trainer that holds the model, the tokenizer and the loss."""
+    """As `run_block`, with the trainer that holds the model, the tokenizer and the loss.
+
+    `workspace` is the Trainer's output folder: what the user's `trainer` settings (checkpoints, loggers) write stays
+    there; what an interrupted attempt left is removed first.
+    """
+    shutil.rmtree(workspace, ignore_errors=True)
     started_at = _now()
     config, task = setting.config, setting.task
     report = progress or (lambda share: None)
@@ -106,8 +114,8 @@ def train_and_test(
         "started_at": started_at,
         "attempts": attempts,
     }
-    with deterministic(), tempfile.TemporaryDirectory(prefix="lossmith-") as scratch:
-        trainer = prepare(setting, text, seed, Path(scratch), report)
+    with deterministic():
+        trainer = prepare(setting, text, seed, workspace, report)
         reset_peak_memory(setting.device)
         try:
             seed_everything(seed)
@@ -154,7 +162,7 @@ def train_and_test(
     ), trainer
 
 
-def prepare(setting: Setting, text: str, seed: int, scratch: Path, report: Progress) -> ClassificationTrainer:
+def prepare(setting: Setting, text: str, seed: int, workspace: Path, report: Progress) -> ClassificationTrainer:
     """The trainer of one run, everything drawn from the block's seed."""
     config, task = setting.config, setting.task
     drawn = draw_shots(task, seed=seed, shots_per_class=config.shots, shots_total=config.shots_total)
@@ -166,7 +174,7 @@ def prepare(setting: Setting, text: str, seed: int, scratch: Path, report: Progr
     steps_per_epoch = -(-len(examples) // (config.batch_size * config.accumulation))
     arguments = training_arguments(
         config.trainer,
-        output_dir=str(scratch),
+        output_dir=str(workspace),
         seed=seed,
         data_seed=seed,
         num_train_epochs=config.epochs,

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lossmith.errors import EvidenceError, TrainingDivergedError
+from lossmith.errors import EvidenceError, ModelError
 from lossmith.evidence import RunRecord, check_writable
 from lossmith.integrations.classification import save_classifier
 from lossmith.studies.comparison import open_setting
@@ -23,18 +23,19 @@ def train(config: StudyConfig, folder: Path, *, progress: Callable[[float], None
 
     Raises:
         EvidenceError: If `folder` is there and not empty, or cannot be written; before training.
-        TrainingDivergedError: If the loss stops being finite.
+        ModelError: If the training loss or the test logits stop being finite.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise EvidenceError(f"`{folder}` is there already: choose another --out, or remove it.")
     check_writable(folder)
     setting = open_setting(config)
-    record, trainer = train_and_test(setting, config.losses[0], config.blocks[0], progress=progress)
-    if record.status == "failed":
-        losses = [point[1] for point in record.curves["train_objective"][-5:]]
-        raise TrainingDivergedError(len(record.curves["train_objective"]) + 1, losses)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
+        record, trainer = train_and_test(
+            setting, config.losses[0], config.blocks[0], scratch / "trainer", progress=progress
+        )
+        if record.status == "failed":
+            raise ModelError(str(record.error))
         save_classifier(trainer, scratch)
         (scratch / "result.json").write_text(json.dumps(record.to_dict(), indent=2) + "\n", encoding="utf-8")
         folder.rmdir()

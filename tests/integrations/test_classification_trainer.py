@@ -1,0 +1,113 @@
+"""The Trainer adapter: pooling, exact accumulation, proxies optimised, saved and restored, predictions in order."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import lossmith
+import tiny
+from lossmith.errors import LossmithWarning
+from lossmith.integrations.classification import encode, make_trainer, pool, predict_logits, training_arguments
+
+JOINT = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    return tiny.write_model(tmp_path_factory.mktemp("model") / "tiny", dropout=0.0)
+
+
+@pytest.fixture
+def trainer_of(model_folder, tmp_path):
+    def make(text: str, *, batch_size: int = 8, accumulation: int = 1, rows: int = 8, epochs: int = 1, **extra: object):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=2)
+        tokenizer = AutoTokenizer.from_pretrained(model_folder)
+        sentences = tiny.sentences(rows, 1)
+        labels = [int(row["label"] == "positive") for row in sentences]
+        sizes = {"num_classes": 2, "embedding_dim": 16} if "triple" in text else {}
+        arguments = training_arguments(
+            {"save_strategy": "no", "report_to": "none", **extra},
+            output_dir=str(tmp_path / "out"),
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            num_train_epochs=epochs,
+            learning_rate=1e-3,
+            use_cpu=True,
+            seed=0,
+        )
+        examples = encode(tokenizer, [row["text"] for row in sentences], labels, 32)
+        return make_trainer(model, tokenizer, examples, arguments, loss=lossmith.loss(text, **sizes))
+
+    return make
+
+
+def test_pooling_reads_tokens_only_on_either_padding_side():
+    hidden = torch.arange(24.0).reshape(2, 4, 3)
+    right, left = torch.tensor([1, 1, 1, 0]), torch.tensor([0, 1, 1, 1])
+    mask = torch.stack([right, left])
+    assert_close(pool(hidden, mask, "mean"), torch.stack([hidden[0, :3].mean(0), hidden[1, 1:].mean(0)]))
+    assert_close(pool(hidden, mask, "cls"), torch.stack([hidden[0, 0], hidden[1, 1]]))
+    assert_close(pool(hidden, mask, "last"), torch.stack([hidden[0, 2], hidden[1, 3]]))
+
+
+@pytest.mark.parametrize("text", ["cross_entropy", "focal", JOINT])
+def test_accumulated_micro_batches_train_like_one_batch(trainer_of, text):
+    # Plain SGD: AdamW's first step is a sign, which would hide a wrong scale.
+    whole = trainer_of(text, rows=8, batch_size=8, optim="sgd", max_grad_norm=0.0)
+    parts = trainer_of(text, rows=8, batch_size=3, accumulation=3, optim="sgd", max_grad_norm=0.0)
+    before = {name: value.clone() for name, value in whole.model.state_dict().items()}
+    whole.train()
+    parts.train()
+    moved = max((value - before[name]).abs().max() for name, value in whole.model.state_dict().items())
+    assert moved > 1e-6
+    for name, value in whole.model.state_dict().items():
+        assert_close(parts.model.state_dict()[name], value, rtol=0, atol=float(moved) * 1e-3)
+    assert parts.curves["train_nll"][0][1] == pytest.approx(whole.curves["train_nll"][0][1], rel=0.05)
+
+
+def test_batch_coupled_losses_warn_once_under_accumulation(trainer_of):
+    with pytest.warns(LossmithWarning, match="accumulated micro-batches are not one batch"):
+        trainer_of("cross_entropy + lovasz_softmax", batch_size=4, accumulation=2)
+
+
+def test_proxies_learn_at_their_own_rate_without_decay(trainer_of):
+    trainer = trainer_of(JOINT)
+    groups = trainer.create_optimizer().param_groups
+    (own,) = [group for group in groups if any(p is q for p in group["params"] for q in trainer.loss.parameters())]
+    assert own["lr"] == pytest.approx(1e-2)
+    assert own["weight_decay"] == 0.0
+    before = [parameter.detach().clone() for parameter in trainer.loss.parameters()]
+    trainer.train()
+    assert all(not torch.equal(a, b) for a, b in zip(before, trainer.loss.parameters(), strict=True))
+
+
+def test_a_checkpoint_keeps_the_proxies_and_resuming_restores_them(trainer_of, tmp_path):
+    trainer = trainer_of(JOINT, save_strategy="epoch", epochs=2)
+    trainer.train()
+    checkpoints = sorted((tmp_path / "out").glob("checkpoint-*"))
+    assert len(checkpoints) == 2
+    stored = load_file(checkpoints[0] / "loss.safetensors")
+    resumed = trainer_of(JOINT, save_strategy="epoch", epochs=2)
+    resumed.train(resume_from_checkpoint=str(checkpoints[0]))
+    for name, value in trainer.loss.state_dict().items():
+        assert not torch.equal(value, stored[name])
+        assert torch.equal(resumed.loss.state_dict()[name], value)
+
+
+def test_predictions_keep_the_order_and_draw_no_randomness(trainer_of):
+    trainer = trainer_of("cross_entropy", rows=12)
+    examples = trainer.train_dataset
+    state = torch.random.get_rng_state()
+    together = predict_logits(trainer.model, trainer.processing_class, examples, 5)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    alone = torch.cat([predict_logits(trainer.model, trainer.processing_class, [row], 1) for row in examples])
+    assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_report_to_reaches_the_trainer(trainer_of):
+    assert trainer_of("cross_entropy", logging_strategy="steps").args.logging_strategy == "steps"

@@ -1,0 +1,32 @@
+"""The README's example runs, its table of losses is the registry's, and its links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_library_example_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(code.strip().splitlines()) <= 12
+    scope: dict = {}
+    torch.manual_seed(0)
+    exec(compile(code, "README.md", "exec"), scope)  # noqa: S102 - our own text
+    assert "tensor" in capsys.readouterr().out
+    assert scope["embeddings"].grad.abs().sum() > 0
+    assert len(scope["optimizer"].param_groups) == 2
+
+
+def test_the_table_of_losses_is_the_registrys():
+    from lossmith.report.losses import losses_markdown
+
+    assert losses_markdown().strip() in README
+
+
+def test_links_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    assert links
+    assert all((ROOT / link).exists() for link in links)
