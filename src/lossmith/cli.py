@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -285,19 +284,10 @@ def main(words: Sequence[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
-        code = app(_spread_losses(sys.argv[1:] if words is None else words), standalone_mode=False)
+        app(_spread_losses(sys.argv[1:] if words is None else words))
     except LossmithError as error:
         errors.print(f"error: {error}", markup=False)
         sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        errors.print("Stopped.")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
-    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _show_warning(message: Any, category: Any, *rest: Any) -> None:

@@ -20,8 +20,9 @@ def data(tmp_path) -> str:
 
 
 @pytest.fixture
-def refused(capsys, tmp_path):
+def refused(capsys, tmp_path, monkeypatch):
     """Runs `lossmith` and returns its one message; the results folder must stay without runs."""
+    monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> str:
         with pytest.raises(SystemExit) as stop:
@@ -64,7 +65,7 @@ def test_csv_without_the_column_names_those_it_has(refused, model, tmp_path):
     table = tmp_path / "mine.csv"
     table.write_text("review,stars\nfine,1\nbad,0\n", encoding="utf-8")
     message = refused("compare", str(table), "--model", model)
-    assert "`text`" in message
+    assert "has no column 'text'" in message
     assert "review" in message
     assert "stars" in message
 
@@ -72,7 +73,7 @@ def test_csv_without_the_column_names_those_it_has(refused, model, tmp_path):
 def test_one_class_only(refused, model, tmp_path):
     table = tmp_path / "mine.csv"
     table.write_text("text,label\n" + "".join(f"film {i},good\n" for i in range(9)), encoding="utf-8")
-    assert "one class" in refused("compare", str(table), "--model", model)
+    assert "at least 2 classes" in refused("compare", str(table), "--model", model)
 
 
 def test_fewer_rows_than_shots_says_how_many_there_are(refused, data, model):
@@ -210,3 +211,8 @@ def test_unknown_device(refused, data, model):
 def test_unknown_option_and_command(refused):
     assert "--modle" in refused("compare", "mr", "--modle", "x")
     assert "comparr" in refused("comparr")
+
+
+def test_more_tokens_than_the_model_reads(refused, data, model):
+    message = refused("compare", data, "max_length=64", "--model", model)
+    assert "`max_length` must be <= 32, the most that the model reads, got 64." in message

@@ -111,3 +111,9 @@ def test_predictions_keep_the_order_and_draw_no_randomness(trainer_of):
 
 def test_report_to_reaches_the_trainer(trainer_of):
     assert trainer_of("cross_entropy", logging_strategy="steps").args.logging_strategy == "steps"
+
+
+def test_gradients_of_proxies_do_not_add_up_from_step_to_step(trainer_of):
+    trainer = trainer_of(JOINT, batch_size=4, rows=8, epochs=2)
+    trainer.train()
+    assert all(parameter.grad is None for parameter in trainer.loss.parameters())

@@ -92,12 +92,11 @@ def test_a_diverging_run_is_a_failed_record_with_step_and_losses(run_block, sett
 
 
 def test_validation_curves_draw_no_randomness(run_block, setting_of, tmp_path, tiny_data):
-    import shutil
-
     folder = tmp_path / "split"
     folder.mkdir()
-    for name in ("train", "validation", "test"):
-        shutil.copy(tiny_data, folder / f"{name}.jsonl")
+    lines = tiny_data.read_text(encoding="utf-8").splitlines(keepends=True)
+    for name, part in (("train", lines[:40]), ("validation", lines[40:60]), ("test", lines[60:])):
+        (folder / f"{name}.jsonl").write_text("".join(part), encoding="utf-8")
     watched = run_block(setting_of(task=str(folder), curve_examples=10), JOINT, 0)
     unwatched = run_block(setting_of(task=str(folder), curve_examples=0), JOINT, 0)
     assert len(watched.curves["validation_accuracy"]) == 2

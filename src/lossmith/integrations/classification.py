@@ -186,6 +186,8 @@ class _Recorder(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()
+        # The Trainer clears the gradients of its model only; those of the proxies would add up from step to step.
+        self.trainer.loss.zero_grad()
         if self.on_step is not None:
             self.on_step(state.global_step, state.max_steps)
 

@@ -189,6 +189,14 @@ EMBEDDED: dict[str, EmbeddedModel] = {
 """Embedded name -> package; all-MiniLM-L6-v2 (22.7 M parameters) and SmolLM2-135M-Instruct (135 M)."""
 
 
+def token_limit(network: Any, tokenizer: Any) -> int | None:
+    """Most tokens that a model reads at once, or None where neither it nor its tokenizer says."""
+    limits = [tokenizer.model_max_length, getattr(network.config.get_text_config(), "max_position_embeddings", None)]
+    # Tokenizers without a limit say 1e30.
+    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < 1e9]
+    return min(known, default=None)
+
+
 def _folder_fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("tokenizer*.json")]):

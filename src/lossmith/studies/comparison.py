@@ -1,15 +1,26 @@
 """Compare losses: every loss on every block, each run finished once, however often the study is stopped."""
 
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lossmith.errors import LossmithWarning
 from lossmith.evidence import EvidenceStore, RunIsTaken, RunRecord, StudySummary, check_writable, summarize
-from lossmith.integrations.models import resolve_model
+from lossmith.integrations.models import load_classifier, resolve_model, token_limit
+from lossmith.nn import parse_composition
 from lossmith.studies.config import StudyConfig, make_config
-from lossmith.studies.run import Setting, build_loss, pick_device, run_block
+from lossmith.studies.run import (
+    Setting,
+    build_loss,
+    check_trainer_settings,
+    embedding_dim,
+    pick_device,
+    pick_max_length,
+    run_block,
+)
 from lossmith.tasks import ClassificationTask, draw_shots, load_task
 
 POLL_SECONDS = 1.0
@@ -61,15 +72,25 @@ def load_study_task(config: StudyConfig) -> ClassificationTask:
 def open_setting(config: StudyConfig) -> Setting:
     """Load what all runs share, and find every mistake that can be found before training.
 
+    Warns of what the task noticed, such as texts that stand in both training and test data.
+
     Raises:
         LossmithError: If the task, model, device, shots or a loss cannot be used.
     """
     for text in config.all_losses:
         build_loss(text, num_classes=2, embedding_dim=2, seed=0)
+    check_trainer_settings(config)
     task = load_study_task(config)
+    for notice in task.warnings:
+        warnings.warn(notice, LossmithWarning, stacklevel=2)
     for seed in config.blocks:
         draw_shots(task, seed=seed, shots_per_class=config.shots, shots_total=config.shots_total)
-    return Setting(config, task, resolve_model(config.model), pick_device(config.device))
+    model = resolve_model(config.model)
+    network, tokenizer = load_classifier(model, task.label_names)
+    if any(parse_composition(text).reads_embeddings for text in config.all_losses):
+        embedding_dim(network)
+    max_length = pick_max_length(config.max_length, token_limit(network, tokenizer))
+    return Setting(config, task, model, pick_device(config.device), max_length)
 
 
 def identity_of(setting: Setting) -> dict[str, Any]:
@@ -80,6 +101,7 @@ def identity_of(setting: Setting) -> dict[str, Any]:
         "model": setting.config.model,
         "model_fingerprint": setting.model.fingerprint,
         "device": setting.device.type,
+        "max_length": setting.max_length,
     }
 
 

@@ -67,8 +67,8 @@ class StudyConfig(BaseModel):
     """Course of the learning rate after the warm-up, over the true number of steps."""
     max_grad_norm: PositiveFloat = 1.0
     """The model's gradient is scaled down to this norm."""
-    max_length: Annotated[int, Field(ge=4)] = 128
-    """Tokens per text; longer ones are cut on the right."""
+    max_length: Annotated[int, Field(ge=4)] | None = None
+    """Tokens per text; longer ones are cut on the right. None is 128, or what the model reads if that is less."""
     pooling: Literal["mean", "cls", "last"] = "mean"
     """How embeddings for metric losses come from the last hidden states; the head pools as its model does."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"

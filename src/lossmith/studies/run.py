@@ -34,6 +34,7 @@ Progress = Callable[[float], None]
 """Called with the share of the run that is done, from 0 to 1."""
 QUIET = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "logging_strategy": "no"}
 """Training arguments of a run unless `trainer` says otherwise: no checkpoints, no logger."""
+DEFAULT_MAX_LENGTH = 128
 TRAINING_SHARE = 0.75
 """Share of a run's progress that is training; the rest is the test."""
 
@@ -46,6 +47,8 @@ class Setting:
     task: ClassificationTask
     model: ResolvedModel
     device: torch.device
+    max_length: int
+    """Tokens per text."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -94,9 +97,18 @@ def train_and_test(
     there; what an interrupted attempt left is removed first.
     """
     shutil.rmtree(workspace, ignore_errors=True)
+    try:
+        return _train_and_test(setting, text, seed, workspace, attempts, progress or (lambda share: None))
+    finally:
+        with contextlib.suppress(OSError):  # not there, or holds what the user asked for
+            workspace.rmdir()
+
+
+def _train_and_test(
+    setting: Setting, text: str, seed: int, workspace: Path, attempts: int, report: Progress
+) -> tuple[RunRecord, ClassificationTrainer]:
     started_at = _now()
     config, task = setting.config, setting.task
-    report = progress or (lambda share: None)
     common: dict[str, Any] = {
         "loss": text,
         "seed": seed,
@@ -105,7 +117,7 @@ def train_and_test(
             "device": setting.device.type,
             "model_fingerprint": setting.model.fingerprint,
             "task_fingerprint": task.fingerprint,
-            "attribution": task.attribution,
+            "attribution": data_notice(task),
         },
         "label_names": list(task.label_names),
         "versions": versions(),
@@ -135,7 +147,7 @@ def train_and_test(
             trainer.processing_class,
             [example.text for example in task.test],
             [example.label for example in task.test],
-            config.max_length,
+            setting.max_length,
         )
         logits = predict_logits(
             trainer.model,
@@ -162,6 +174,12 @@ def train_and_test(
     ), trainer
 
 
+def data_notice(task: ClassificationTask) -> str:
+    """Whose data these are, under which licence, from where."""
+    parts = [task.attribution, f"Licence: {task.licence}." if task.licence else "", task.source]
+    return " ".join(part for part in parts if part)
+
+
 def prepare(setting: Setting, text: str, seed: int, workspace: Path, report: Progress) -> ClassificationTrainer:
     """The trainer of one run, everything drawn from the block's seed."""
     config, task = setting.config, setting.task
@@ -172,25 +190,14 @@ def prepare(setting: Setting, text: str, seed: int, workspace: Path, report: Pro
     objective = build_loss(text, num_classes=len(task.label_names), embedding_dim=embedding_dim(model), seed=seed)
     examples = [task.train[index] for index in drawn]
     steps_per_epoch = -(-len(examples) // (config.batch_size * config.accumulation))
-    arguments = training_arguments(
-        config.trainer,
-        output_dir=str(workspace),
+    arguments = trainer_arguments(
+        config,
         seed=seed,
-        data_seed=seed,
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulation,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        warmup_steps=round(config.warmup_ratio * config.epochs * steps_per_epoch),
-        lr_scheduler_type=config.schedule,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.precision == "bf16",
-        fp16=config.precision == "fp16",
-        use_cpu=setting.device.type == "cpu",
-        **_unless_given(config.trainer, QUIET),
+        workspace=workspace,
+        on_cpu=setting.device.type == "cpu",
+        steps=config.epochs * steps_per_epoch,
     )
-    encoded = encode(tokenizer, [e.text for e in examples], [e.label for e in examples], config.max_length)
+    encoded = encode(tokenizer, [e.text for e in examples], [e.label for e in examples], setting.max_length)
     return make_trainer(
         model,
         tokenizer,
@@ -204,6 +211,38 @@ def prepare(setting: Setting, text: str, seed: int, workspace: Path, report: Pro
     )
 
 
+def trainer_arguments(config: StudyConfig, *, seed: int, workspace: Path, on_cpu: bool, steps: int) -> Any:
+    """The Trainer's arguments for one run of `steps` optimiser steps.
+
+    Raises:
+        ConfigurationError: If transformers refuses a setting.
+    """
+    return training_arguments(
+        config.trainer,
+        output_dir=str(workspace),
+        seed=seed,
+        data_seed=seed,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_steps=round(config.warmup_ratio * steps),
+        lr_scheduler_type=config.schedule,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.precision == "bf16",
+        fp16=config.precision == "fp16",
+        use_cpu=on_cpu,
+        **_unless_given(config.trainer, QUIET),
+    )
+
+
+def check_trainer_settings(config: StudyConfig) -> None:
+    """Raise `ConfigurationError` now for what the Trainer would refuse in every run."""
+    on_cpu = pick_device(config.device).type == "cpu"
+    trainer_arguments(config, seed=0, workspace=Path("unused"), on_cpu=on_cpu, steps=1)
+
+
 def validation_curve(setting: Setting, tokenizer: Any) -> Callable[[ClassificationTrainer, int], None] | None:
     """After each epoch: accuracy and NLL on the same validation texts for every run; None without such texts."""
     config, task = setting.config, setting.task
@@ -212,7 +251,7 @@ def validation_curve(setting: Setting, tokenizer: Any) -> Callable[[Classificati
         return None
     rows = np.random.Generator(np.random.PCG64(config.split_seed)).choice(len(task.validation), count, replace=False)
     chosen = [task.validation[int(row)] for row in sorted(rows)]
-    encoded = encode(tokenizer, [e.text for e in chosen], [e.label for e in chosen], config.max_length)
+    encoded = encode(tokenizer, [e.text for e in chosen], [e.label for e in chosen], setting.max_length)
     labels = np.array([example.label for example in chosen])
 
     def measure(trainer: ClassificationTrainer, step: int) -> None:
@@ -223,6 +262,19 @@ def validation_curve(setting: Setting, tokenizer: Any) -> Callable[[Classificati
                 trainer.curves.setdefault(f"validation_{name}", []).append([float(step), metrics[name]])
 
     return measure
+
+
+def pick_max_length(wanted: int | None, limit: int | None) -> int:
+    """Tokens per text, from the setting and what the model reads.
+
+    Raises:
+        ConfigurationError: If more is wanted than the model reads.
+    """
+    if wanted is None:
+        return min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
+    if limit is not None and wanted > limit:
+        raise ConfigurationError(f"`max_length` must be <= {limit}, the most that the model reads, got {wanted}.")
+    return wanted
 
 
 def embedding_dim(model: Any) -> int:
