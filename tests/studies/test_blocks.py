@@ -18,6 +18,16 @@ def run_block(tmp_path):
     return lambda setting, text, seed: runs.run_block(setting, text, seed, tmp_path / "trainer")
 
 
+@pytest.fixture
+def split_data(tmp_path, tiny_data):
+    folder = tmp_path / "split"
+    folder.mkdir()
+    lines = tiny_data.read_text(encoding="utf-8").splitlines(keepends=True)
+    for name, part in (("train", lines[:40]), ("validation", lines[40:60]), ("test", lines[60:])):
+        (folder / f"{name}.jsonl").write_text("".join(part), encoding="utf-8")
+    return folder
+
+
 def lasting(record) -> dict:
     return {name: value for name, value in record.to_dict().items() if name not in VOLATILE_FIELDS}
 
@@ -91,18 +101,19 @@ def test_a_diverging_run_is_a_failed_record_with_step_and_losses(run_block, sett
     assert record.metrics == {}
 
 
-def test_validation_curves_draw_no_randomness(run_block, setting_of, tmp_path, tiny_data):
-    folder = tmp_path / "split"
-    folder.mkdir()
-    lines = tiny_data.read_text(encoding="utf-8").splitlines(keepends=True)
-    for name, part in (("train", lines[:40]), ("validation", lines[40:60]), ("test", lines[60:])):
-        (folder / f"{name}.jsonl").write_text("".join(part), encoding="utf-8")
-    watched = run_block(setting_of(task=str(folder), curve_examples=10), JOINT, 0)
-    unwatched = run_block(setting_of(task=str(folder), curve_examples=0), JOINT, 0)
+def test_validation_curves_draw_no_randomness(run_block, setting_of, split_data):
+    watched = run_block(setting_of(task=str(split_data), curve_examples=10), JOINT, 0)
+    unwatched = run_block(setting_of(task=str(split_data), curve_examples=0), JOINT, 0)
     assert len(watched.curves["validation_accuracy"]) == 2
     assert "validation_accuracy" not in unwatched.curves
     assert watched.predictions == unwatched.predictions
     assert watched.curves["train_nll"] == unwatched.curves["train_nll"]
+
+
+def test_validation_curves_have_the_points_asked_for(run_block, setting_of, split_data):
+    record = run_block(setting_of(task=str(split_data), epochs=7, curve_points=3), "focal", 0)
+    # 16 shots in batches of 8: two steps an epoch; epochs 2, 5 and 7 of 7.
+    assert [step for step, _ in record.curves["validation_accuracy"]] == [4.0, 10.0, 14.0]
 
 
 def test_checkpoints_and_loggers_of_the_trainer_stay_in_the_workspace(run_block, setting_of, tmp_path):

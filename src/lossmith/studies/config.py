@@ -76,7 +76,9 @@ class StudyConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; `auto` takes one GPU, else MPS, else the CPU."""
     curve_examples: Annotated[int, Field(ge=0)] = 64
-    """Validation texts for the learning curve after each epoch (never used to choose anything); 0 draws none."""
+    """Validation texts for the learning curve (never used to choose anything); 0 draws none."""
+    curve_points: PositiveInt = 8
+    """Epochs, evenly spaced and with the last, after which the validation texts are scored."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of transformers' TrainingArguments, such as `report_to` or `optim`."""
 

@@ -244,7 +244,7 @@ def check_trainer_settings(config: StudyConfig) -> None:
 
 
 def validation_curve(setting: Setting, tokenizer: Any) -> Callable[[ClassificationTrainer, int], None] | None:
-    """After each epoch: accuracy and NLL on the same validation texts for every run; None without such texts."""
+    """After some epochs: accuracy and NLL on the same validation texts for every run; None without such texts."""
     config, task = setting.config, setting.task
     count = min(config.curve_examples, len(task.validation))
     if count == 0:
@@ -254,7 +254,12 @@ def validation_curve(setting: Setting, tokenizer: Any) -> Callable[[Classificati
     encoded = encode(tokenizer, [e.text for e in chosen], [e.label for e in chosen], setting.max_length)
     labels = np.array([example.label for example in chosen])
 
+    points = min(config.curve_points, config.epochs)
+    chosen_epochs = {round(point * config.epochs / points) for point in range(1, points + 1)}
+
     def measure(trainer: ClassificationTrainer, step: int) -> None:
+        if round(trainer.state.epoch or 0) not in chosen_epochs:
+            return
         logits = predict_logits(trainer.model, tokenizer, encoded, config.eval_batch_size).numpy()
         if np.isfinite(logits).all():
             metrics = classification_metrics(logits, labels)
