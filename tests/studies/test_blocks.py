@@ -122,3 +122,25 @@ def test_checkpoints_and_loggers_of_the_trainer_stay_in_the_workspace(run_block,
     kept = run_block(setting_of(trainer={"save_strategy": "epoch"}), JOINT, 0)
     assert len(list((tmp_path / "trainer").glob("checkpoint-*/loss.safetensors"))) == 2
     assert kept.predictions == plain.predictions
+
+
+def test_proxies_are_not_the_heads_own_numbers(setting_of, tmp_path):
+    trainer = prepare(setting_of(), JOINT, 0, tmp_path, lambda share: None)
+    head = trainer.model.classifier.weight.detach()
+    proxies = trainer.loss.get_parameter("terms.1.proxies").detach().flatten(0, 1)
+    similarity = torch.nn.functional.normalize(head, dim=-1) @ torch.nn.functional.normalize(proxies, dim=-1).T
+    assert similarity.abs().max() < 0.9
+
+
+def test_a_saved_classifiers_head_is_drawn_anew(setting_of, tmp_path, tiny_model):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    saved = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
+    saved.save_pretrained(tmp_path / "classifier")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "classifier")
+    setting = setting_of(model=str(tmp_path / "classifier"))
+    heads = [
+        prepare(setting, FOCAL, seed, tmp_path / "w", lambda share: None).model.classifier.weight for seed in (0, 1)
+    ]
+    assert not torch.equal(heads[0], saved.classifier.weight)
+    assert not torch.equal(heads[0], heads[1])

@@ -189,6 +189,18 @@ EMBEDDED: dict[str, EmbeddedModel] = {
 """Embedded name -> package; all-MiniLM-L6-v2 (22.7 M parameters) and SmolLM2-135M-Instruct (135 M)."""
 
 
+def _draw_head(network: Any) -> None:
+    """Draw every linear layer outside the pretrained trunk anew, even where a checkpoint brought one."""
+    torch = require("torch", extra="train", purpose="load models")
+    trunk = {id(module) for module in network.base_model.modules()}
+    spread = getattr(network.config.get_text_config(), "initializer_range", 0.02)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Linear) and id(module) not in trunk:
+            torch.nn.init.normal_(module.weight, std=spread)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+
+
 def token_limit(network: Any, tokenizer: Any) -> int | None:
     """Most tokens that a model reads at once, or None where neither it nor its tokenizer says."""
     limits = [tokenizer.model_max_length, getattr(network.config.get_text_config(), "max_position_embeddings", None)]
@@ -236,7 +248,7 @@ def load_classifier(model: ResolvedModel, label_names: tuple[str, ...]) -> tuple
     names = dict(enumerate(label_names))
     try:
         with quiet_transformers():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(model.location)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(model.location, trust_remote_code=False)
             network = transformers.AutoModelForSequenceClassification.from_pretrained(
                 model.location,
                 id2label=names,
@@ -244,6 +256,8 @@ def load_classifier(model: ResolvedModel, label_names: tuple[str, ...]) -> tuple
                 num_labels=len(names),
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
             )
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().split("\n")[0]
@@ -251,6 +265,7 @@ def load_classifier(model: ResolvedModel, label_names: tuple[str, ...]) -> tuple
             f"`--model {model.name}` cannot be loaded as a classifier: {first_line} Give another folder or hub id, or "
             f"one of {', '.join(EMBEDDED)}."
         ) from error
+    _draw_head(network)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     network.config.pad_token_id = tokenizer.pad_token_id

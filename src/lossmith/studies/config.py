@@ -54,7 +54,7 @@ class StudyConfig(BaseModel):
     accumulation: PositiveInt = 1
     """Micro-batches per optimiser step."""
     eval_batch_size: PositiveInt = 64
-    """Texts per forward pass when testing; changes no result."""
+    """Texts per forward pass when testing."""
     learning_rate: PositiveFloat = 1e-4
     """Peak learning rate of AdamW."""
     proxy_lr_multiplier: PositiveFloat = 10.0
@@ -122,7 +122,7 @@ class StudyConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What all runs of one results folder must share; losses, seeds and how they are read may grow and change."""
-        free = {"losses", "baseline", "seeds", "metric", "eval_batch_size", "task", "model"}
+        free = {"losses", "baseline", "seeds", "metric", "task", "model"}
         return {name: value for name, value in self.settings().items() if name not in free}
 
 

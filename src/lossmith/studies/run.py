@@ -34,6 +34,8 @@ Progress = Callable[[float], None]
 """Called with the share of the run that is done, from 0 to 1."""
 QUIET = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "logging_strategy": "no"}
 """Training arguments of a run unless `trainer` says otherwise: no checkpoints, no logger."""
+PROXY_STREAM = 1
+"""Key of the proxies' random stream within a block."""
 DEFAULT_MAX_LENGTH = 128
 TRAINING_SHARE = 0.75
 """Share of a run's progress that is training; the rest is the test."""
@@ -69,11 +71,15 @@ def pick_device(name: str) -> torch.device:
 
 
 def build_loss(text: str, *, num_classes: int, embedding_dim: int, seed: int) -> LossModule:
-    """The loss with proxies drawn from the block's seed, without touching torch's global generator."""
+    """The loss with proxies drawn from the block's seed, without touching torch's global generator.
+
+    The proxies have a random stream of their own: drawn from the same one as the head, a proxy of one class would be
+    the head's direction of another.
+    """
     sizes = {"num_classes": num_classes, "embedding_dim": embedding_dim}
     needed = {name: sizes[name] for name in parse_composition(text).required}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(int(np.random.SeedSequence([seed, PROXY_STREAM]).generate_state(1)[0]))
         return loss(text, **needed)
 
 
@@ -112,8 +118,9 @@ def _train_and_test(
     common: dict[str, Any] = {
         "loss": text,
         "seed": seed,
-        "config": config.settings()
+        "config": {name: value for name, value in config.settings().items() if name not in ("losses", "seeds")}
         | {
+            "max_length": setting.max_length,
             "device": setting.device.type,
             "model_fingerprint": setting.model.fingerprint,
             "task_fingerprint": task.fingerprint,
