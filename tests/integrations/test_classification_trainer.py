@@ -23,7 +23,16 @@ def model_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def trainer_of(model_folder, tmp_path):
-    def make(text: str, *, batch_size: int = 8, accumulation: int = 1, rows: int = 8, epochs: int = 1, **extra: object):
+    def make(
+        text: str,
+        *,
+        batch_size: int = 8,
+        accumulation: int = 1,
+        rows: int = 8,
+        epochs: int = 1,
+        max_grad_norm: float = 1.0,
+        **extra: object,
+    ):
         torch.manual_seed(0)
         model = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=2)
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
@@ -32,6 +41,7 @@ def trainer_of(model_folder, tmp_path):
         sizes = {"num_classes": 2, "embedding_dim": 16} if "triple" in text else {}
         arguments = training_arguments(
             {"save_strategy": "no", "report_to": "none", **extra},
+            max_grad_norm=max_grad_norm,
             output_dir=str(tmp_path / "out"),
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=accumulation,
@@ -109,8 +119,19 @@ def test_predictions_keep_the_order_and_draw_no_randomness(trainer_of):
     assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
-def test_report_to_reaches_the_trainer(trainer_of):
-    assert trainer_of("cross_entropy", logging_strategy="steps").args.logging_strategy == "steps"
+def test_loggers_get_the_logs(trainer_of):
+    from transformers import TrainerCallback
+
+    logged = []
+
+    class Logger(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            logged.append(logs)
+
+    trainer = trainer_of("cross_entropy", batch_size=4, logging_strategy="steps", logging_steps=1)
+    trainer.add_callback(Logger())
+    trainer.train()
+    assert sum("loss" in logs for logs in logged) == 2
 
 
 def test_gradients_of_proxies_do_not_add_up_from_step_to_step(trainer_of):

@@ -135,6 +135,7 @@ def test_proxies_are_not_the_heads_own_numbers(setting_of, tmp_path):
 def test_a_saved_classifiers_head_is_drawn_anew(setting_of, tmp_path, tiny_model):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    torch.manual_seed(123)
     saved = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
     saved.save_pretrained(tmp_path / "classifier")
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "classifier")

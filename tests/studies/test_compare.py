@@ -63,9 +63,9 @@ def test_a_failed_run_does_not_stop_the_study_and_can_be_retried(settings, tmp_p
 
     real = run_module.build_loss
 
-    def broken(text: str, **sizes: int):
-        module = real(text, **sizes)
-        if text == "focal" and sizes["seed"] == 1:
+    def broken(text: str, seed: int, sizes: dict[str, int]):
+        module = real(text, seed, sizes)
+        if text == "focal" and seed == 1:
             module.register_forward_hook(lambda module, args, output: output * float("nan"))
         return module
 

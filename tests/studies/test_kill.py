@@ -20,6 +20,11 @@ def rows(folder: Path) -> list[dict]:
     return [{k: v for k, v in record.to_dict().items() if k not in VOLATILE_FIELDS} for record in records]
 
 
+def attempts(folder: Path) -> int:
+    with EvidenceStore(folder, create=False) as store:
+        return sum(record.attempts for record in store.records())
+
+
 def test_ten_kills_change_no_row(settings, tmp_path):
     words = [sys.executable, "-m", "lossmith", "compare", *command_words(settings | {"seeds": 4, "epochs": 3})]
     began = time.monotonic()
@@ -41,6 +46,9 @@ def test_ten_kills_change_no_row(settings, tmp_path):
     calm, killed = rows(tmp_path / "calm"), rows(tmp_path / "killed")
     assert len(calm) == 8
     assert finished_before_kill == sorted(finished_before_kill)
+    # The kills did hit runs, and work was left for those that came later.
+    assert attempts(tmp_path / "killed") > len(calm)
+    assert finished_before_kill[2] < len(calm)
     assert calm == killed
     results = [sorted((tmp_path / name).glob("runs/*/*/result.json")) for name in ("calm", "killed")]
     assert len(results[0]) == len(results[1]) == 8

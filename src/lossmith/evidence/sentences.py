@@ -49,7 +49,11 @@ def comparison_sentence(
         unit = " nats" if style.unit == "nats" else ""
         shown = f"{format_difference(comparison.difference, metric)}{unit} {interval}"
         return f"no difference shown: {shown}{_why_not(comparison, holm_p, tests)}"
-    size = f"{format_difference(abs(comparison.difference), metric)} {style.unit} {interval}"
+    # "Beats by" and "loses to by" carry the direction, so size and interval are both given in it.
+    low, high = comparison.low, comparison.high
+    if comparison.difference < 0:
+        low, high = -high, -low
+    size = f"{format_difference(abs(comparison.difference), metric)} {style.unit} {format_interval(low, high, metric)}"
     direction = "" if style.higher_is_better else " (lower is better)"
     seeds = f"{comparison.wins} of {_seeds(comparison.blocks)}"
     if verdict == "better":

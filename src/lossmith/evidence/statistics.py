@@ -160,7 +160,8 @@ def holm(p_values: Values) -> list[float]:
 def noise_floor(baseline_values: Values) -> NoiseFloor:
     r"""How far the baseline is from itself on other blocks.
 
-    The half-width is $t_{0.975, 2(n-1)} \, s \sqrt{2/n}$: two groups of n blocks of the same loss, unpaired.
+    The half-width is $t_{0.975, n-1} \, s \sqrt{2/n}$: the mean of n further blocks of the
+    same loss lies within it of this mean in 95% of repetitions.
 
     Example:
         >>> floor = noise_floor([0.50, 0.54, 0.52])
@@ -178,7 +179,7 @@ def noise_floor(baseline_values: Values) -> NoiseFloor:
         sd=sd,
         mean_difference=sum(distances) / len(distances),
         max_difference=max(distances),
-        half_width=float(stats.t.ppf(0.975, 2 * (n - 1))) * sd * math.sqrt(2 / n),
+        half_width=float(stats.t.ppf(0.975, n - 1)) * sd * math.sqrt(2 / n),
     )
 
 

@@ -1,8 +1,8 @@
 """Sequence classification with transformers' Trainer and any lossmith loss on logits, embeddings or both."""
 
-import dataclasses
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 
 from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, LossmithWarning, ModelError, TrainingDivergedError
+from lossmith.integrations.models import quiet_transformers
 from lossmith.nn import IGNORE_INDEX, LossModule, TokenLoss, loss
 
 LOSS_WEIGHTS = "loss.safetensors"
@@ -218,28 +219,56 @@ def make_trainer(
     )
 
 
-RESERVED = frozenset({"output_dir", "seed", "data_seed", "use_cpu", "remove_unused_columns", "disable_tqdm"})
-"""Training arguments that a study sets itself."""
+PASSED_ON = frozenset(
+    [
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "dataloader_num_workers",
+        "dataloader_pin_memory",
+        "gradient_checkpointing",
+        "gradient_checkpointing_kwargs",
+        "logging_first_step",
+        "logging_steps",
+        "logging_strategy",
+        "lr_scheduler_kwargs",
+        "neftune_noise_alpha",
+        "optim",
+        "optim_args",
+        "optim_target_modules",
+        "project",
+        "report_to",
+        "run_name",
+        "save_steps",
+        "save_strategy",
+        "save_total_limit",
+        "tf32",
+        "torch_compile",
+        "torch_compile_backend",
+        "torch_compile_mode",
+        "torch_empty_cache_steps",
+        "train_sampling_strategy",
+    ]
+)
+"""Training arguments that a study passes on. The others it sets itself, or they would do nothing here, send results
+elsewhere, or put a secret into the record."""
 
 
 def training_arguments(extra: dict[str, Any], **settings: Any) -> TrainingArguments:
     """`TrainingArguments` from a study's settings and the user's own `trainer` settings.
 
     Raises:
-        ConfigurationError: For unknown names (with the nearest), ones that the study sets, or refused values.
+        ConfigurationError: For names that are not passed on (with the nearest), or values that transformers refuses.
     """
-    known = {f.name for f in dataclasses.fields(TrainingArguments) if f.init}
     for name in extra:
-        if name not in known:
+        if name not in PASSED_ON:
             raise ConfigurationError(
-                f"`trainer` has no setting `{name}`.{did_you_mean(name, known)} It takes those of TrainingArguments."
+                f"`trainer.{name}` is not passed on: it is no training argument, or the study sets it itself, or it "
+                f"would do nothing here.{did_you_mean(name, PASSED_ON)} Passed on: {', '.join(sorted(PASSED_ON))}."
             )
-        if name in RESERVED or name in settings:
-            raise ConfigurationError(f"`trainer.{name}` is set by the study itself: use the study's own setting.")
-    settings = {name: value for name, value in settings.items() if name in known}
     try:
         arguments = TrainingArguments(**settings, **extra, remove_unused_columns=False, disable_tqdm=True)
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ConfigurationError(f"The training settings are refused: {str(error).splitlines()[0]}") from error
     if arguments.n_gpu > 1:
         # One run uses one device; DataParallel would split the batch that region and metric losses couple.
@@ -289,6 +318,13 @@ def save_loss(loss: LossModule, folder: Path, **settings: Any) -> None:
 
 def save_classifier(trainer: ClassificationTrainer, folder: Path) -> None:
     """Write model, tokenizer and loss; `AutoModelForSequenceClassification.from_pretrained` loads the folder."""
-    for part in (trainer.model, trainer.processing_class):
-        cast("Any", part).save_pretrained(folder)
+    with quiet_transformers():
+        for part in (trainer.model, trainer.processing_class):
+            cast("Any", part).save_pretrained(folder)
     save_loss(trainer.loss, folder, pooling=trainer.pooling)
+    # safetensors writes files that only their owner can read; a saved model is as readable as any other file.
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(0o666 & ~mask)

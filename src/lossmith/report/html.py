@@ -31,6 +31,7 @@ def render_html(
     settings: Mapping[str, Any],
     commands: Sequence[str],
     attribution: str = "",
+    notices: Sequence[str] = (),
 ) -> str:
     """The whole page; every foreign text in it is escaped, and equal inputs give equal pages."""
     # Imported here: jinja2 comes with an extra, and tables need nothing but the standard library.
@@ -46,6 +47,7 @@ def render_html(
         finalize=_printable,
     )
     script, style = (environment.get_template(name).render() for name in ("report.js", "report.css"))
+    origin = provenance(records)
     data = page_data(summary, records, title=title, settings=settings, commands=commands)
     return environment.get_template("report.html.j2").render(
         title=title,
@@ -60,7 +62,9 @@ def render_html(
         noise=_noise_sentence(summary),
         sign_flip=_sign_flip_sentence(summary),
         failures=[record for record in records if record.status == "failed"],
-        provenance=provenance(records),
+        provenance=origin,
+        notices=(*notices, *origin.warnings),
+        sizes=_sizes(records),
         settings=flat_settings(settings),
         commands=[line for command in commands for line in command.split("\n")],
         attribution=attribution,
@@ -69,6 +73,16 @@ def render_html(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(style),
     )
+
+
+def _sizes(records: Sequence[RunRecord]) -> str:
+    """How much data a run saw, as far as the records say."""
+    finished = next((record for record in records if record.labels), None)
+    if finished is None:
+        return ""
+    train = finished.config.get("train_texts")
+    trained = f"{train} training texts per seed, " if train else ""
+    return f"{trained}{len(finished.labels)} test texts, {len(finished.label_names)} classes"
 
 
 def answer(summary: StudySummary) -> str:
@@ -176,6 +190,6 @@ def _noise_sentence(summary: StudySummary) -> str:
     )
     return (
         f"Over {floor.blocks} seeds its standard deviation is {sd} {unit}; two of its runs differ by {mean} {unit} on "
-        f"average and by {largest} at most. Two means over {floor.blocks} different seeds each would be within ±{half} "
-        f"{unit} of each other in 95% of studies: an unpaired comparison would have to see more than that."
+        f"average and by {largest} at most. The mean over {floor.blocks} other seeds would lie within ±{half} "
+        f"{unit} of this one in 95% of studies: a comparison that is not paired would have to see more than that."
     )

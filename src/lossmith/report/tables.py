@@ -181,12 +181,12 @@ def to_rich(table: Table) -> "RichTable":
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
     for column in table.columns:
         header = TERMINAL_HEADERS.get(column.name, column.header)
         # Only the loss may wrap, so that the numbers stay readable in 80 columns.
         justify = "right" if column.numeric else "left"
-        min_width = None if column.numeric else 24
+        min_width = None if column.numeric else 22
         shown.add_column(escape(header), justify=justify, overflow="fold", no_wrap=column.numeric, min_width=min_width)
     for row in table.rows:
         shown.add_row(*(escape(cell.text) for cell in row))
@@ -204,7 +204,10 @@ def _difference_text(row: LossSummary, metric: str) -> str:
 
 
 def _won_text(row: LossSummary) -> str:
-    return f"{row.comparison.wins} of {row.comparison.blocks}" if row.comparison else MISSING
+    if row.comparison is None:
+        return MISSING
+    ties = f" ({row.comparison.ties} tied)" if row.comparison.ties else ""
+    return f"{row.comparison.wins} of {row.comparison.blocks}{ties}"
 
 
 def _raw_values(row: LossSummary) -> dict[str, str | float | None]:

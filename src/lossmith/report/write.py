@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lossmith.evidence.folders import cannot_write
 from lossmith.evidence.records import RunRecord
 from lossmith.evidence.summary import StudySummary
 from lossmith.report.tables import comparison_table, raw_table, to_csv, to_latex, to_markdown
@@ -19,6 +20,7 @@ def write_report(
     settings: Mapping[str, Any],
     commands: Sequence[str],
     attribution: str = "",
+    notices: Sequence[str] = (),
 ) -> Path:
     """Write the report of a study into `folder`, and return the path of its page.
 
@@ -33,8 +35,10 @@ def write_report(
         settings: The resolved settings of the study.
         commands: Command lines that reproduce it.
         attribution: Source and licence of the data.
+        notices: What a reader must know before believing it, such as texts that stand in training and test data.
 
     Raises:
+        EvidenceError: If the folder cannot be written.
         MissingExtraError: If matplotlib or jinja2 is not installed.
     """
     from lossmith._extras import require
@@ -46,7 +50,6 @@ def write_report(
     from lossmith.report.html import render_html
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     order = {row.loss: place for place, row in enumerate(summary.rows)}
     runs = [record for record in records if record.loss in order and record.seed in summary.seeds]
     runs.sort(key=lambda run: (order[run.loss], run.seed))
@@ -59,6 +62,7 @@ def write_report(
         settings=settings,
         commands=commands,
         attribution=attribution,
+        notices=notices,
     )
     texts = {
         "table.csv": to_csv(raw_table(summary)),
@@ -68,9 +72,17 @@ def write_report(
     }
     files = {f"{figure.name}.png": png_bytes(figure.figure) for figure in figures}
     # The page comes last: where it is, the rest is.
-    for name, content in (files | {name: text.encode("utf-8", "replace") for name, text in texts.items()}).items():
-        _write_whole(folder / name, content)
+    try:
+        _write_files(folder, files | {name: text.encode("utf-8", "replace") for name, text in texts.items()})
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     return folder / "report.html"
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _write_whole(folder / name, content)
 
 
 def _write_whole(path: Path, content: bytes) -> None:

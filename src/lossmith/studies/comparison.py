@@ -10,13 +10,11 @@ from typing import Any, Protocol
 from lossmith.errors import LossmithWarning
 from lossmith.evidence import EvidenceStore, RunIsTaken, RunRecord, StudySummary, check_writable, summarize
 from lossmith.integrations.models import load_classifier, resolve_model, token_limit
-from lossmith.nn import parse_composition
 from lossmith.studies.config import StudyConfig, make_config
 from lossmith.studies.run import (
     Setting,
     build_loss,
-    check_trainer_settings,
-    embedding_dim,
+    check_runs,
     pick_device,
     pick_max_length,
     run_block,
@@ -53,6 +51,19 @@ class Study:
     config: StudyConfig
     records: tuple[RunRecord, ...]
     summary: StudySummary
+    others: int = 0
+    """Runs in the results folder of losses or seeds that the configuration does not list."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a reader must know before believing the summary."""
+        noticed = dict.fromkeys(notice for record in self.records for notice in record.config.get("notices", []))
+        if self.others:
+            noticed[
+                f"The results folder holds {self.others} more runs, of losses or seeds that are not listed here: they "
+                f"are not shown, and Holm's correction does not count their losses."
+            ] = None
+        return tuple(noticed)
 
     @property
     def attribution(self) -> str:
@@ -78,8 +89,7 @@ def open_setting(config: StudyConfig) -> Setting:
         LossmithError: If the task, model, device, shots or a loss cannot be used.
     """
     for text in config.all_losses:
-        build_loss(text, num_classes=2, embedding_dim=2, seed=0)
-    check_trainer_settings(config)
+        build_loss(text, 0, {"num_classes": 2, "embedding_dim": 2})
     task = load_study_task(config)
     for notice in task.warnings:
         warnings.warn(notice, LossmithWarning, stacklevel=2)
@@ -87,10 +97,10 @@ def open_setting(config: StudyConfig) -> Setting:
         draw_shots(task, seed=seed, shots_per_class=config.shots, shots_total=config.shots_total)
     model = resolve_model(config.model)
     network, tokenizer = load_classifier(model, task.label_names)
-    if any(parse_composition(text).reads_embeddings for text in config.all_losses):
-        embedding_dim(network)
     max_length = pick_max_length(config.max_length, token_limit(network, tokenizer))
-    return Setting(config, task, model, pick_device(config.device), max_length)
+    setting = Setting(config, task, model, pick_device(config.device), max_length)
+    check_runs(setting)
+    return setting
 
 
 def identity_of(setting: Setting) -> dict[str, Any]:
@@ -120,8 +130,8 @@ def compare(config: StudyConfig, folder: Path, *, listener: Listener, retry_fail
     Raises:
         LossmithError: Before any training, if something cannot be used.
     """
-    check_writable(folder)
     setting = open_setting(config)
+    check_writable(folder)
     plan = [(text, seed) for seed in config.blocks for text in config.all_losses]
     with EvidenceStore(folder) as store:
         store.open_study(identity=identity_of(setting), config=config.settings())
@@ -173,11 +183,13 @@ def _forget_failed(store: EvidenceStore, plan: list[tuple[str, int]]) -> None:
 def read_study(store: EvidenceStore, config: StudyConfig) -> Study:
     """Records and summary of a study, from its store alone."""
     wanted = {(text, seed) for text in config.all_losses for seed in config.blocks}
-    records = tuple(record for record in store.records() if (record.loss, record.seed) in wanted)
+    everything = store.records()
+    records = tuple(record for record in everything if (record.loss, record.seed) in wanted)
+    others = len(everything) - len(records)
     summary = summarize(
         records, losses=config.all_losses, baseline=config.baseline, metric=config.metric, seeds=config.blocks
     )
-    return Study(config, records, summary)
+    return Study(config, records, summary, others)
 
 
 def open_results(folder: Path) -> Study:

@@ -16,12 +16,13 @@ PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+MAX_BLOCKS = 1000
+
+
 class StudyConfig(BaseModel):
     """A comparison of losses on one task with one model, paired by block."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, title="lossmith study", str_strip_whitespace=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, title="lossmith study")
 
     task: str = "mr"
     """A shipped task (mr, subj, cr, banking77), a CSV, TSV, JSONL or parquet file, or a folder with train and test."""
@@ -39,7 +40,7 @@ class StudyConfig(BaseModel):
     """Names or compositions, such as `0.4*cross_entropy + 0.6*soft_triple`."""
     baseline: str = "cross_entropy"
     """The loss that the others are compared with; it is run even if `losses` does not name it."""
-    seeds: PositiveInt | Annotated[tuple[int, ...], Field(min_length=1)] = 5
+    seeds: Annotated[int, Field(ge=1, le=MAX_BLOCKS)] | Annotated[tuple[int, ...], Field(min_length=1)] = 5
     """Number of blocks (seeds 0, 1, ...), or the list of seeds."""
     shots: PositiveInt | None = None
     """Training texts per class, drawn per seed; None with `shots_total` None takes the whole training set."""
@@ -82,6 +83,19 @@ class StudyConfig(BaseModel):
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of transformers' TrainingArguments, such as `report_to` or `optim`."""
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_yes_for_a_number(cls, value: Any) -> Any:
+        # YAML reads yes and on as True, which pydantic would take for 1.
+        if isinstance(value, bool):
+            raise ValueError(f"must not be {value}: no setting is switched on or off")
+        return value
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _one_loss_is_a_list(cls, losses: Any) -> Any:
+        return [losses] if isinstance(losses, str) else losses
+
     @field_validator("losses")
     @classmethod
     def _canonical_losses(cls, losses: tuple[str, ...]) -> tuple[str, ...]:
@@ -102,8 +116,8 @@ class StudyConfig(BaseModel):
             raise ValueError("`shots` (per class) and `shots_total` exclude each other, got both")
         if len(set(self.blocks)) != len(self.blocks):
             raise ValueError(f"`seeds` must differ, got {list(self.blocks)}")
-        if any(seed < 0 for seed in self.blocks):
-            raise ValueError(f"`seeds` must be >= 0, got {list(self.blocks)}")
+        if any(not 0 <= seed < 2**32 for seed in self.blocks):
+            raise ValueError(f"`seeds` must be in [0, 2**32), got {list(self.blocks)}")
         return self
 
     @property

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossmith.errors import ConfigurationError, ModelError, TrainingDivergedError
+from lossmith.errors import ConfigurationError, LossmithError, ModelError, TrainingDivergedError
 from lossmith.evaluation import classification_metrics, predictions
 from lossmith.evidence import RunRecord
 from lossmith.integrations.classification import (
@@ -28,12 +29,14 @@ from lossmith.integrations.models import ResolvedModel, load_classifier
 from lossmith.nn import LossModule, loss, parse_composition
 from lossmith.studies.config import StudyConfig
 from lossmith.studies.provenance import commit, hardware, peak_memory_mib, reset_peak_memory, versions
-from lossmith.tasks import ClassificationTask, draw_shots
+from lossmith.tasks import ClassificationTask, Example, draw_shots
 
 Progress = Callable[[float], None]
 """Called with the share of the run that is done, from 0 to 1."""
 QUIET = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "logging_strategy": "no"}
 """Training arguments of a run unless `trainer` says otherwise: no checkpoints, no logger."""
+CURVE_POINTS = 500
+"""Points that a record keeps of each curve."""
 PROXY_STREAM = 1
 """Key of the proxies' random stream within a block."""
 DEFAULT_MAX_LENGTH = 128
@@ -70,13 +73,12 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def build_loss(text: str, *, num_classes: int, embedding_dim: int, seed: int) -> LossModule:
+def build_loss(text: str, seed: int, sizes: dict[str, int]) -> LossModule:
     """The loss with proxies drawn from the block's seed, without touching torch's global generator.
 
     The proxies have a random stream of their own: drawn from the same one as the head, a proxy of one class would be
     the head's direction of another.
     """
-    sizes = {"num_classes": num_classes, "embedding_dim": embedding_dim}
     needed = {name: sizes[name] for name in parse_composition(text).required}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.SeedSequence([seed, PROXY_STREAM]).generate_state(1)[0]))
@@ -125,6 +127,8 @@ def _train_and_test(
             "model_fingerprint": setting.model.fingerprint,
             "task_fingerprint": task.fingerprint,
             "attribution": data_notice(task),
+            "notices": list(task.warnings),
+            "train_texts": len(trained_on(setting, seed)),
         },
         "label_names": list(task.label_names),
         "versions": versions(),
@@ -136,66 +140,73 @@ def _train_and_test(
     with deterministic():
         trainer = prepare(setting, text, seed, workspace, report)
         reset_peak_memory(setting.device)
+        outcome: dict[str, Any] = {"status": "finished"}
         try:
             seed_everything(seed)
             trainer.train()
-        except TrainingDivergedError as error:
-            return RunRecord(
-                **common,
-                status="failed",
-                error=str(error),
-                curves=trainer.curves,
-                finished_at=_now(),
-                train_seconds=trainer.training_seconds,
-            ), trainer
-        peak = peak_memory_mib(setting.device)
-        begun = time.perf_counter()
-        test = encode(
-            trainer.processing_class,
-            [example.text for example in task.test],
-            [example.label for example in task.test],
-            setting.max_length,
-        )
-        logits = predict_logits(
-            trainer.model,
-            trainer.processing_class,
-            test,
-            config.eval_batch_size,
-            lambda done, total: report(TRAINING_SHARE + (1 - TRAINING_SHARE) * done / total),
-        ).numpy()
-    labels = np.array([example.label for example in task.test])
-    if not np.isfinite(logits).all():
-        message = "The trained model gives logits that are not finite on the test set."
-        return RunRecord(**common, status="failed", error=message, curves=trainer.curves, finished_at=_now()), trainer
+            outcome["peak_memory_mib"] = peak_memory_mib(setting.device)
+            outcome |= _test(setting, trainer, report)
+        except (TrainingDivergedError, torch.OutOfMemoryError) as error:
+            # What one loss does on one block is a result; everything else would fail alike in every run.
+            outcome = {"status": "failed", "error": str(error).split("\n")[0]}
+    curves = {name: thinned(points) for name, points in trainer.curves.items()}
     return RunRecord(
-        **common,
-        status="finished",
-        metrics=classification_metrics(logits, labels),
-        curves=trainer.curves,
-        predictions=[int(value) for value in predictions(logits)],
-        labels=[int(value) for value in labels],
-        finished_at=_now(),
-        train_seconds=trainer.training_seconds,
-        evaluation_seconds=time.perf_counter() - begun,
-        peak_memory_mib=peak,
+        **common, **outcome, curves=curves, train_seconds=trainer.training_seconds, finished_at=_now()
     ), trainer
+
+
+def _test(setting: Setting, trainer: ClassificationTrainer, report: Progress) -> dict[str, Any]:
+    """Metrics, predictions and labels on the test set.
+
+    Raises:
+        TrainingDivergedError: If the trained model gives logits that are not finite.
+    """
+    begun = time.perf_counter()
+    examples = setting.task.test
+    labels = np.array([example.label for example in examples])
+    logits = predict_logits(
+        trainer.model,
+        trainer.processing_class,
+        encode(trainer.processing_class, [e.text for e in examples], labels.tolist(), setting.max_length),
+        setting.config.eval_batch_size,
+        lambda done, total: report(TRAINING_SHARE + (1 - TRAINING_SHARE) * done / total),
+    ).numpy()
+    if not np.isfinite(logits).all():
+        recent = [point[1] for point in trainer.curves["train_objective"][-4:]]
+        raise TrainingDivergedError(trainer.state.global_step, [*recent, float("nan")])
+    return {
+        "metrics": classification_metrics(logits, labels),
+        "predictions": [int(value) for value in predictions(logits)],
+        "labels": labels.tolist(),
+        "evaluation_seconds": time.perf_counter() - begun,
+    }
+
+
+def thinned(points: list[list[float]]) -> list[list[float]]:
+    """At most `CURVE_POINTS` of a curve's points, evenly spaced, with the first and the last."""
+    if len(points) <= CURVE_POINTS:
+        return points
+    return [points[int(place)] for place in np.linspace(0, len(points) - 1, CURVE_POINTS).round()]
 
 
 def data_notice(task: ClassificationTask) -> str:
     """Whose data these are, under which licence, from where."""
-    parts = [task.attribution, f"Licence: {task.licence}." if task.licence else "", task.source]
-    return " ".join(part for part in parts if part)
+    if task.licence == task.attribution:  # neither is stated
+        return f"{task.source}: {task.licence}."
+    return f"{task.attribution} Licence: {task.licence}. {task.source}"
 
 
 def prepare(setting: Setting, text: str, seed: int, workspace: Path, report: Progress) -> ClassificationTrainer:
     """The trainer of one run, everything drawn from the block's seed."""
     config, task = setting.config, setting.task
-    drawn = draw_shots(task, seed=seed, shots_per_class=config.shots, shots_total=config.shots_total)
     # Before the head is drawn, so that it is the block's own and the same for every loss.
     seed_everything(seed)
     model, tokenizer = load_classifier(setting.model, task.label_names)
-    objective = build_loss(text, num_classes=len(task.label_names), embedding_dim=embedding_dim(model), seed=seed)
-    examples = [task.train[index] for index in drawn]
+    sizes = {"num_classes": len(task.label_names)}
+    if "embedding_dim" in parse_composition(text).required:
+        sizes["embedding_dim"] = embedding_dim(model)
+    objective = build_loss(text, seed, sizes)
+    examples = trained_on(setting, seed)
     steps_per_epoch = -(-len(examples) // (config.batch_size * config.accumulation))
     arguments = trainer_arguments(
         config,
@@ -216,6 +227,13 @@ def prepare(setting: Setting, text: str, seed: int, workspace: Path, report: Pro
         on_step=lambda step, total: report(TRAINING_SHARE * step / max(total, 1)),
         on_epoch=validation_curve(setting, tokenizer),
     )
+
+
+def trained_on(setting: Setting, seed: int) -> list[Example]:
+    """The training texts of a block, in their drawn order."""
+    config, task = setting.config, setting.task
+    drawn = draw_shots(task, seed=seed, shots_per_class=config.shots, shots_total=config.shots_total)
+    return [task.train[index] for index in drawn]
 
 
 def trainer_arguments(config: StudyConfig, *, seed: int, workspace: Path, on_cpu: bool, steps: int) -> Any:
@@ -244,10 +262,39 @@ def trainer_arguments(config: StudyConfig, *, seed: int, workspace: Path, on_cpu
     )
 
 
-def check_trainer_settings(config: StudyConfig) -> None:
-    """Raise `ConfigurationError` now for what the Trainer would refuse in every run."""
-    on_cpu = pick_device(config.device).type == "cpu"
-    trainer_arguments(config, seed=0, workspace=Path("unused"), on_cpu=on_cpu, steps=1)
+def check_runs(setting: Setting) -> None:
+    """Build what every run builds, without training, so that what would fail in each of them fails now.
+
+    Raises:
+        LossmithError: If a loss does not fit the model, or transformers refuses a setting.
+    """
+    config = setting.config
+    if config.precision == "fp16" and setting.device.type != "cuda":
+        raise ConfigurationError(
+            f"`precision` fp16 needs a CUDA device, this is {setting.device.type}: use bf16 or float32."
+        )
+    for text in config.all_losses:
+        terms = parse_composition(text).terms
+        if all(term.record.family == "metric" for term in terms):
+            raise ConfigurationError(
+                f"'{text}' never reads the logits: the head would stay untrained and the test be a guess. Add a term "
+                f"that does, as in '0.4*cross_entropy + 0.6*{terms[0]}'."
+            )
+        for term in terms:
+            if term.scope is not None:
+                raise ConfigurationError(
+                    f"'{text}' restricts a term to the labels of '{term.scope}': classification has one label per "
+                    f"text and no scopes."
+                )
+    try:
+        with tempfile.TemporaryDirectory(prefix="lossmith-") as workspace:
+            for text in config.all_losses:
+                trainer = prepare(setting, text, config.blocks[0], Path(workspace), lambda share: None)
+                trainer.create_optimizer()
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        if isinstance(error, LossmithError):
+            raise
+        raise ConfigurationError(f"The training settings are refused: {str(error).splitlines()[0]}") from error
 
 
 def validation_curve(setting: Setting, tokenizer: Any) -> Callable[[ClassificationTrainer, int], None] | None:
@@ -320,6 +367,9 @@ def deterministic() -> Iterator[None]:
 
 
 def _unless_given(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    if "report_to" in given:
+        # A logger without logs would be a setting that does nothing.
+        defaults = {**defaults, "logging_strategy": "steps", "logging_steps": 1}
     return {name: value for name, value in defaults.items() if name not in given}
 
 

@@ -1,9 +1,7 @@
 """One model: train a single (task, model, loss, seed) and keep what transformers loads."""
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,27 +17,33 @@ def train(config: StudyConfig, folder: Path, *, progress: Callable[[float], None
     """Train the one loss on the one seed of `config`, test it, and save model, tokenizer, loss and record.
 
     `AutoModelForSequenceClassification.from_pretrained(folder)` loads the result; `loss.safetensors` holds the
-    proxies, `result.json` the record. The folder appears whole or not at all.
+    proxies, `result.json` the record; `config.json` comes last, so that a folder is a whole model or none.
 
     Raises:
         EvidenceError: If `folder` is there and not empty, or cannot be written; before training.
         ModelError: If the training loss or the test logits stop being finite.
     """
+    folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise EvidenceError(f"`{folder}` is there already: choose another --out, or remove it.")
-    check_writable(folder)
     setting = open_setting(config)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    weights = sum(file.stat().st_size for file in Path(setting.model.location).glob("*.safetensors"))
+    check_writable(folder, needed_mib=50 + 2 * weights // 2**20)
+    # Made inside the folder, which is known to be writable, so that nothing can fail after the training.
+    scratch = folder / ".unfinished"
     try:
         record, trainer = train_and_test(
             setting, config.losses[0], config.blocks[0], scratch / "trainer", progress=progress
         )
         if record.status == "failed":
             raise ModelError(str(record.error))
+        scratch.mkdir(exist_ok=True)
         save_classifier(trainer, scratch)
-        (scratch / "result.json").write_text(json.dumps(record.to_dict(), indent=2) + "\n", encoding="utf-8")
-        folder.rmdir()
-        os.replace(scratch, folder)
+        text = json.dumps(record.to_dict(), indent=2) + "\n"
+        (scratch / "result.json").write_text(text, encoding="utf-8")
+        # The configuration last: without it no folder counts as a model.
+        for file in sorted(scratch.iterdir(), key=lambda path: path.name == "config.json"):
+            file.rename(folder / file.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return record
