@@ -10,6 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from lossmith.evaluation import confusion_matrix
 from lossmith.evidence.records import RunRecord
 from lossmith.report.canvas import WIDTH_IN, figure_label, house_style, message_figure
 
@@ -24,11 +25,10 @@ DARK_TEXT, LIGHT_TEXT = "#0d1117", "#fdfdfd"
 
 def confusion_counts(records: Sequence[RunRecord], *, classes: int) -> Int[np.ndarray, "classes classes"]:
     """How often each true class (row) was called each class (column), summed over the finished runs."""
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    for record in records:
-        if record.status == "finished":
-            np.add.at(counts, (record.labels, record.predictions), 1)
-    return counts
+    finished = [record for record in records if record.status == "finished"]
+    labels = np.array([label for record in finished for label in record.labels], dtype=np.int64)
+    predictions = np.array([label for record in finished for label in record.predictions], dtype=np.int64)
+    return confusion_matrix(labels, predictions, classes)
 
 
 def row_shares(counts: Int[np.ndarray, "classes classes"]) -> Float[np.ndarray, "classes classes"]:
