@@ -166,7 +166,7 @@ def noise_floor(baseline_values: Values) -> NoiseFloor:
     Example:
         >>> floor = noise_floor([0.50, 0.54, 0.52])
         >>> f"{floor.sd:.3f} {floor.mean_difference:.4f} {floor.max_difference:.2f} {floor.half_width:.4f}"
-        '0.020 0.0267 0.04 0.0453'
+        '0.020 0.0267 0.04 0.0703'
     """
     values = _checked("baseline_values", baseline_values)
     n = values.size
