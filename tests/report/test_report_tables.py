@@ -118,3 +118,15 @@ def test_every_loss_of_a_study_is_a_row_in_order():
     table = comparison_table(study.summary)
     assert [row[0].value for row in table.rows] == [row.loss for row in study.summary.rows]
     assert table.rows[1][4].text.endswith(" of 4")
+
+
+def test_no_number_is_lost_in_a_terminal_of_80_columns():
+    wide = {"difference": -0.1234, "low": -0.3456, "high": 0.0988, "wins": 4, "ties": 1, "holm_p": 1.0}
+    name = "0.4*cross_entropy + 0.6*soft_triple"
+    summary = two_losses(name=name, **{key: value for key, value in wide.items() if key != "holm_p"})
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(to_rich(comparison_table(summary)))
+    shown = console.export_text()
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    for part in ("64.1", "-12.3 [-34.6, 9.9]", "0.001", "4 of 5", "(1 tied)", "14.2", "812", "0.6*soft_triple"):
+        assert part in shown, part

@@ -186,10 +186,11 @@ def to_rich(table: Table) -> "RichTable":
         header = TERMINAL_HEADERS.get(column.name, column.header)
         # Only the loss may wrap, so that the numbers stay readable in 80 columns.
         justify = "right" if column.numeric else "left"
-        min_width = None if column.numeric else 22
+        min_width = None if column.numeric else 19
         shown.add_column(escape(header), justify=justify, overflow="fold", no_wrap=column.numeric, min_width=min_width)
     for row in table.rows:
-        shown.add_row(*(escape(cell.text) for cell in row))
+        # "4 of 5 (1 tied)" takes two lines, so that the last column stays within 80 columns.
+        shown.add_row(escape(row[0].text), *(escape(cell.text.replace(" (", "\n(")) for cell in row[1:]))
     return shown
 
 
