@@ -96,4 +96,4 @@ def plain(function: Callable) -> Callable:
 def defaults(name: str) -> dict[str, object]:
     """Hyper-parameters that reach the pure function, with their defaults."""
     record = get_record(name)
-    return {k: v for k, v in record.hyperparameters.items() if k not in record.shape_hyperparameters}
+    return {k: v for k, v in record.hyperparameters.items() if k not in record.module_hyperparameters}

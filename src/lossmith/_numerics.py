@@ -34,3 +34,15 @@ def masked_logsumexp(
 ) -> Float[Tensor, " rows"]:
     """Log-sum-exp over the columns where `keep` is true; rows that keep nothing give `floor` with zero gradient."""
     return torch.logsumexp(scores.masked_fill(~keep, floor), dim=-1)
+
+
+def safe_sqrt(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """`sqrt(x)` for x >= 0 whose gradient at 0 is 0, never inf or NaN.
+
+    Example:
+        >>> x = torch.tensor([0.0, 4.0], requires_grad=True)
+        >>> safe_sqrt(x).sum().backward()
+        >>> x.grad
+        tensor([0.0000, 0.2500])
+    """
+    return safe_pow(x, 0.5)

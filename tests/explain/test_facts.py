@@ -28,7 +28,7 @@ def test_every_loss_has_a_formula_a_source_and_meanings(record):
     assert "$$" in facts.formula
     assert facts.reference
     assert facts.deviation
-    written = {name for name in record.hyperparameters if name not in record.shape_hyperparameters}
+    written = {name for name in record.hyperparameters if name not in record.module_hyperparameters}
     assert set(record.reads) | written == set(facts.meanings)
     for meaning in facts.meanings.values():
         assert meaning in re.sub(r"\s+", " ", inspect.getdoc(record.function) or "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lossmith.objectives import ObjectiveRecord
 
-SECTIONS = ("Args", "Returns", "Raises", "Source", "Example")
+SECTIONS = ("Args", "Returns", "Raises", "Source", "Use when", "Relatives", "Elsewhere", "Example")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,12 @@ class LossFacts:
     """What lossmith does that the publication does not."""
     meanings: dict[str, str]
     """Parameter -> its line."""
+    use_when: str
+    """The situation that the loss is for."""
+    relatives: str
+    """Its closest relatives and what tells them apart."""
+    elsewhere: str
+    """Where other frameworks differ: their name for it, default, sign, normalisation."""
 
 
 def loss_facts(record: ObjectiveRecord) -> LossFacts:
@@ -43,6 +49,9 @@ def loss_facts(record: ObjectiveRecord) -> LossFacts:
         reference=reference.strip(),
         deviation=deviation.strip(),
         meanings=_meanings(texts.get("Args", "")),
+        use_when=_one_paragraph(texts.get("Use when", "")),
+        relatives=_one_paragraph(texts.get("Relatives", "")),
+        elsewhere=_one_paragraph(texts.get("Elsewhere", "")),
     )
 
 

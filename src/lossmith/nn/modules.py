@@ -72,7 +72,7 @@ class ObjectiveModule(LossModule):
     def apply_function(self, statistics: dict[str, Tensor]) -> Tensor:
         """The pure objective on its statistics, with this module's hyper-parameters."""
         settings = {
-            name: value for name, value in self.hyperparameters.items() if name not in self.record.shape_hyperparameters
+            name: value for name, value in self.hyperparameters.items() if name not in self.record.module_hyperparameters
         }
         values = self.record.function(**statistics, **settings)
         rows = None if self.record.family == "region" else len(next(iter(statistics.values())))

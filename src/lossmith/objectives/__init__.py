@@ -1,15 +1,18 @@
-"""The library: pure functions, one file per family, and the registry that lists them."""
+"""The library: pure functions, family by family, and the registry that lists them."""
 
 from lossmith.objectives._registry import ObjectiveRecord, get_record, list_losses, objective
 from lossmith.objectives._vocabulary import VOCABULARY
-from lossmith.objectives.metric import soft_triple_loss, supcon_loss
+from lossmith.objectives.metric.contrastive import supcon_loss
+from lossmith.objectives.metric.proxy import soft_triple_loss
+from lossmith.objectives.preference.margin import dpo_loss
 from lossmith.objectives.region import lovasz_softmax_loss
-from lossmith.objectives.token import cross_entropy_loss, focal_loss
+from lossmith.objectives.token.likelihood import cross_entropy_loss, focal_loss
 
 __all__ = [
     "VOCABULARY",
     "ObjectiveRecord",
     "cross_entropy_loss",
+    "dpo_loss",
     "focal_loss",
     "get_record",
     "list_losses",

@@ -27,7 +27,7 @@ class ObjectiveRecord:
     reads: tuple[str, ...]
     """Statistics that the function names as parameters, in order."""
     hyperparameters: dict[str, Any]
-    """Keyword-only hyper-parameters -> default, in order; those that shape proxies come last."""
+    """Keyword-only hyper-parameters -> default, in order; those that only the module uses come last."""
     batch_coupled: bool
     """True where an item's loss depends on the other items, so that k micro-batches are not one batch."""
     function: Callable[..., Any] = field(repr=False)
@@ -36,10 +36,16 @@ class ObjectiveRecord:
     """Other names that `lossmith.loss` accepts."""
     proxy_shape: tuple[str, ...] = ()
     """Shape of the learnable proxies in terms of `num_classes`, `embedding_dim` and hyper-parameters; () without."""
-    shape_hyperparameters: tuple[str, ...] = ()
-    """Hyper-parameters that only shape the proxies and never reach the function."""
+    module_hyperparameters: tuple[str, ...] = ()
+    """Hyper-parameters that the module uses (the shape of proxies, normalisation) and that never reach the function."""
     needs_positives: bool = False
     """True where an anchor counts only if its class has another row in the batch."""
+    row_local: bool = False
+    """True where an anchor's losses need only its own row of similarities, so that rows can come in chunks."""
+    needed_when: dict[str, str] = field(default_factory=dict)
+    """Statistic -> the hyper-parameter without which (0 or False) it is not read, so that nobody must compute it."""
+    instead: dict[str, str] = field(default_factory=dict)
+    """Hyper-parameter that users look for here -> the objective that has it."""
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -66,21 +72,40 @@ def objective(
     batch_coupled: bool = False,
     aliases: tuple[str, ...] = (),
     proxy_shape: tuple[str, ...] = (),
-    shape_hyperparameters: dict[str, Any] | None = None,
+    module_hyperparameters: dict[str, Any] | None = None,
     needs_positives: bool = False,
+    row_local: bool = False,
+    needed_when: dict[str, str] | None = None,
+    instead: dict[str, str] | None = None,
 ) -> Callable[[Function], Function]:
     """Record a pure function as an objective; the function comes back unchanged.
 
     The positional parameters are the statistics it reads and must come from the family's vocabulary; the
-    keyword-only ones are its hyper-parameters and must have defaults. `proxy_shape` and `shape_hyperparameters`
-    describe learnable proxies that a module owns for it.
+    keyword-only ones are its hyper-parameters and must have defaults. `lossmith.testing.check_objective` runs the whole
+    battery of checks on such a function.
+
+    Args:
+        family: `token`, `region`, `preference`, `unpaired` or `metric`.
+        item: What one returned loss belongs to. For `anchor`, `token`, `pair` of a preference and `completion` there is
+            one per row; a metric objective may return any number of `pair`s or `triplet`s, which all count, or one
+            scalar for the `batch`; a region objective returns a scalar.
+        source: Address of the publication.
+        batch_coupled: Whether an item's loss depends on the other items.
+        aliases: Other names for `lossmith.loss`.
+        proxy_shape: Shape of learnable proxies that a module owns, in terms of `num_classes`, `embedding_dim` and
+            hyper-parameters.
+        module_hyperparameters: Name -> default of what the module uses and the function never sees.
+        needs_positives: Whether an anchor counts only if its class has another row in the batch.
+        row_local: Whether an anchor's losses need only its own row of similarities or distances.
+        needed_when: Statistic -> the hyper-parameter without which it is not read (ones arrive in its place).
+        instead: Hyper-parameter that users look for here -> the objective that has it.
 
     Raises:
         ObjectiveInputError: If the signature does not follow this contract or the name is taken.
     """
 
     def record(function: Function) -> Function:
-        shape_defaults = shape_hyperparameters or {}
+        module_defaults = module_hyperparameters or {}
         reads, hyperparameters = _read_signature(function, family, item)
         entry = ObjectiveRecord(
             name=function.__name__.removesuffix("_loss"),
@@ -88,13 +113,16 @@ def objective(
             item=item,
             source=source,
             reads=reads,
-            hyperparameters={**hyperparameters, **shape_defaults},
+            hyperparameters={**hyperparameters, **module_defaults},
             batch_coupled=batch_coupled,
             function=function,
             aliases=aliases,
             proxy_shape=proxy_shape,
-            shape_hyperparameters=tuple(shape_defaults),
+            module_hyperparameters=tuple(module_defaults),
             needs_positives=needs_positives,
+            row_local=row_local,
+            needed_when=needed_when or {},
+            instead=instead or {},
         )
         for name in (entry.name, *aliases):
             known = _REGISTRY.get(name)

@@ -18,9 +18,10 @@ VOCABULARY: dict[str, tuple[str, ...]] = {
         "ref_rejected_logps",
         "chosen_lengths",
         "rejected_lengths",
+        "reward_shift",
     ),
-    "unpaired": ("logps", "ref_logps", "desirable", "kl"),
-    "metric": ("embeddings", "labels", "proxies", "similarities", "same"),
+    "unpaired": ("logps", "ref_logps", "desirable", "kl", "reward_shift"),
+    "metric": ("embeddings", "labels", "proxies", "similarities", "distances", "same", "different"),
 }
 """Family -> the statistics that its objectives may name as parameters (design: an objective names what it reads)."""
 
@@ -29,6 +30,6 @@ ITEMS: dict[str, tuple[str, ...]] = {
     "region": ("region",),
     "preference": ("pair", "completion"),
     "unpaired": ("completion",),
-    "metric": ("anchor", "pair", "batch"),
+    "metric": ("anchor", "pair", "triplet", "batch"),
 }
 """Family -> the kinds of item that its objectives may return one loss for."""

@@ -202,7 +202,7 @@ def _print_settings(term: Term, meanings: dict[str, str], console: Console) -> N
         if name in term.hyperparameters:
             shown += f" (default {default!r})"
         meaning = _plain(meanings.get(name, ""))
-        if name in term.record.shape_hyperparameters and not meaning:
+        if name in term.record.module_hyperparameters and not meaning:
             meaning = "Shapes the proxies, which the loss owns."
         rows.append((shown, meaning))
     console.print(_grid(rows, style=""))

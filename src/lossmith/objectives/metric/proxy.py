@@ -1,10 +1,10 @@
-"""Metric-learning objectives: one loss per anchor, from embeddings and labels, some with learnable proxies."""
+"""Metric objectives with learnable proxies: one vector, or several centres, stand for each class."""
 
 import torch
 import torch.nn.functional as F
 
 from lossmith._checks import check_finite, check_positive
-from lossmith._numerics import at_least_float32, masked_logsumexp
+from lossmith._numerics import at_least_float32
 from lossmith._typing import Float, Int, Tensor
 from lossmith.objectives._registry import objective
 
@@ -19,7 +19,7 @@ def _unit(vectors: Float[Tensor, "*batch dim"], normalize: bool) -> Float[Tensor
     item="anchor",
     source="https://arxiv.org/abs/1909.05235",
     proxy_shape=("num_classes", "centers_per_class", "embedding_dim"),
-    shape_hyperparameters={"centers_per_class": 10},
+    module_hyperparameters={"centers_per_class": 10},
 )
 def soft_triple_loss(
     embeddings: Float[Tensor, "anchors dim"],
@@ -70,54 +70,3 @@ def soft_triple_loss(
     class_similarities = (torch.softmax(similarities / gamma, dim=-1) * similarities).sum(-1)
     own = F.one_hot(labels, proxies.shape[0]).to(class_similarities.dtype)
     return F.cross_entropy(scale * (class_similarities - margin * own), labels, reduction="none")
-
-
-@objective(
-    family="metric",
-    item="anchor",
-    source="https://arxiv.org/abs/2004.11362",
-    batch_coupled=True,
-    needs_positives=True,
-)
-def supcon_loss(
-    embeddings: Float[Tensor, "anchors dim"],
-    labels: Int[Tensor, " anchors"],
-    *,
-    temperature: float = 0.1,
-    normalize: bool = True,
-) -> Float[Tensor, " anchors"]:
-    r"""Draw rows of one class together and apart from all other rows of the batch.
-
-    With $S$ the similarities of the embeddings, $P(i)$ the other rows of the class of $i$ and $T$ the temperature,
-
-    $$\ell_i = \frac{1}{|P(i)|} \sum_{p \in P(i)} \Bigl[-S_{ip}/T + \log \sum_{a \ne i} e^{S_{ia}/T}\Bigr].$$
-
-    Args:
-        embeddings: One vector per anchor; every row is an anchor and a candidate.
-        labels: Class of each anchor.
-        temperature: Divides the similarities, > 0.
-        normalize: Whether embeddings are L2-normalised first.
-
-    Returns:
-        One loss per anchor, in nats, >= 0; 0 for an anchor without a positive, which does not count in the mean.
-        Equal to log(anchors - 1) where all embeddings coincide.
-
-    Raises:
-        ObjectiveInputError: If `temperature` is not positive.
-
-    Source:
-        Khosla et al. 2020, "Supervised Contrastive Learning", eq. 2 (the sum outside the logarithm),
-        https://arxiv.org/abs/2004.11362. Deviation: one view per row; anchors without a positive are left out.
-
-    Example:
-        >>> supcon_loss(torch.ones(3, 2), torch.tensor([0, 0, 1]))
-        tensor([0.6931, 0.6931, 0.0000])
-    """
-    check_positive("temperature", temperature)
-    vectors = _unit(embeddings, normalize)
-    others = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    positives = (labels[:, None] == labels[None, :]) & others
-    scores = vectors @ vectors.T / temperature
-    log_sums = masked_logsumexp(scores, others)
-    to_positives = torch.where(positives, log_sums[:, None] - scores, torch.zeros_like(scores)).sum(-1)
-    return to_positives / positives.sum(-1).clamp(min=1)

@@ -8,7 +8,12 @@ from lossmith._typing import Float, Tensor
 from lossmith.objectives._registry import objective
 
 
-@objective(family="token", item="token", source="https://arxiv.org/abs/1512.00567")
+@objective(
+    family="token",
+    item="token",
+    source="https://arxiv.org/abs/1512.00567",
+    needed_when={"log_normalizer": "label_smoothing", "mean_logits": "label_smoothing"},
+)
 def cross_entropy_loss(
     token_logps: Float[Tensor, " tokens"],
     log_normalizer: Float[Tensor, " tokens"],

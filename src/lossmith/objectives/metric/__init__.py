@@ -1,0 +1,1 @@
+"""Metric objectives: `proxy` (learnable class vectors), `contrastive` (softmax over the batch), `pairwise` (margins)."""

@@ -1,0 +1,1 @@
+"""Preference objectives: `margin`, `sides`, `reference_free`, `sorting` and `discovered`."""
