@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from lossmith._debug import debugging
 from lossmith.errors import ObjectiveInputError
 
 
@@ -70,8 +71,8 @@ def check_same_device(**tensors: Tensor) -> None:
 
 
 def check_label_range(labels: Tensor, size: int, *, size_name: str, ignore_index: int) -> None:
-    """Raise `ObjectiveInputError` for labels outside [0, size); reads values, so only on the CPU."""
-    if labels.device.type != "cpu" or labels.numel() == 0:
+    """Raise `ObjectiveInputError` for labels outside [0, size); reads values: on the CPU, or under `debug()`."""
+    if (labels.device.type != "cpu" and not debugging()) or labels.numel() == 0:
         return
     counted = labels[labels != ignore_index]
     if counted.numel() == 0:
@@ -82,3 +83,9 @@ def check_label_range(labels: Tensor, size: int, *, size_name: str, ignore_index
     if high >= size:
         hint = " Is the tokenizer larger than the output layer?" if size > 1000 else ""
         raise ObjectiveInputError(f"`labels` reach {high} but `{size_name}` is {size}.{hint}")
+
+
+def check_below_half(name: str, value: float) -> None:
+    """Raise `ObjectiveInputError` unless 0 <= `value` < 1/2: from there on a label says nothing, or the opposite."""
+    if not 0 <= value < 0.5:
+        raise ObjectiveInputError(f"`{name}` must be in [0, 0.5), got {value}.")

@@ -186,7 +186,8 @@ def test_an_early_end_is_marked(text: str) -> None:
 def test_the_list_of_known_names_comes_after_the_caret() -> None:
     lines = _message("0.5*cross_entropy + 0.5*focall").split("\n")
     assert lines[2].endswith("^")
-    assert lines[3].startswith("Known: cross_entropy, focal, ")
+    assert lines[3].startswith("Known: ")
+    assert "cross_entropy" in "".join(lines[3:])
     assert all(len(line) <= 100 for line in lines)
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from lossmith._numerics import at_least_float32
 from lossmith._typing import Float, Int, Tensor
+from lossmith.engines.gather import gather_rows
 
 
 class DenseTokenStatistics:
@@ -79,33 +80,73 @@ class DenseRegionStatistics:
     Memory is tokens x present classes: the vocabulary is never one-hot encoded.
 
     Args:
-        logits: Unnormalised scores of the valid rows of the region.
+        logits: Unnormalised scores, or log-probabilities, of the valid rows of the region.
         labels: Class of each row, in [0, vocab).
+        normalized: Whether `logits` are log-probabilities already (several regions share one pass over their rows).
+        gather: Whether the region holds the rows of all ranks of torch.distributed.
     """
 
-    def __init__(self, logits: Float[Tensor, "tokens vocab"], labels: Int[Tensor, " tokens"]):
-        self.logits = at_least_float32(logits)
-        self.labels = labels
-        self.present, self.class_ids = torch.unique(labels, return_inverse=True)
+    def __init__(
+        self,
+        logits: Float[Tensor, "tokens vocab"],
+        labels: Int[Tensor, " tokens"],
+        *,
+        normalized: bool = False,
+        gather: bool = False,
+    ):
+        # One fused pass, x - maximum - log-sum-exp, which keeps the digits of large logits.
+        self._log_probs = logits if normalized else F.log_softmax(at_least_float32(logits), dim=-1)
+        self._labels = labels
+        self._gather = gather_rows if gather else _own_rows
+        self.present, self.class_ids = torch.unique(self._gather(labels), return_inverse=True)
 
     def get(self, names: tuple[str, ...]) -> dict[str, Tensor]:
         """The named statistics, and only those."""
         return {name: getattr(self, name) for name in names}
 
     @cached_property
-    def token_logps(self) -> Float[Tensor, " tokens"]:
+    def token_logps(self) -> Float[Tensor, " rows"]:
         """Log-probability of each row's label, in nats."""
-        return -F.cross_entropy(self.logits, self.labels, reduction="none")
+        return self._gather(self._log_probs.gather(1, self._labels[:, None]).squeeze(1))
 
     @cached_property
-    def class_probs(self) -> Float[Tensor, "tokens classes"]:
+    def _own_class_probs(self) -> Float[Tensor, "tokens classes"]:
+        # Not [:, present]: the gradient of indexing sorts its indices, that of index_select adds columns.
+        return self._log_probs.index_select(1, self.present).exp()
+
+    @cached_property
+    def class_probs(self) -> Float[Tensor, "rows classes"]:
         """Probability of each present class at each row."""
-        # logit - maximum - log-sum-exp of the rest, in this order, keeps the digits of large logits.
-        highest = self.logits.detach().amax(-1, keepdim=True)
-        log_sums = (self.logits - highest).exp().sum(-1, keepdim=True).log()
-        return (self.logits[:, self.present] - highest - log_sums).exp()
+        return self._gather(self._own_class_probs)
 
     @cached_property
     def class_mass(self) -> Float[Tensor, " classes"]:
         """Sum over the rows of each present class's probability."""
-        return self.class_probs.sum(0)
+        return self._gather(self._own_class_probs.sum(0, keepdim=True)).sum(0)
+
+
+def region_statistics(
+    logits: Float[Tensor, "tokens vocab"],
+    labels: Int[Tensor, " tokens"],
+    counts: list[int],
+    names: tuple[str, ...],
+    *,
+    gather: bool = False,
+) -> list[dict[str, Tensor]]:
+    """The named statistics of consecutive regions of `counts` rows, from one pass over all rows.
+
+    Returns:
+        One dict per region, with `class_ids` always in it; an empty dict for a region without rows.
+    """
+    log_probs = F.log_softmax(at_least_float32(logits), dim=-1)
+    names = tuple(dict.fromkeys((*names, "class_ids")))
+    regions: list[dict[str, Tensor]] = []
+    # The gradient of `split` is one concatenation; a slice per region would fill the whole matrix for each.
+    for rows, classes in zip(log_probs.split(counts), labels.split(counts), strict=True):
+        statistics = DenseRegionStatistics(rows, classes, normalized=True, gather=gather)
+        regions.append(statistics.get(names) if len(statistics.class_ids) else {})
+    return regions
+
+
+def _own_rows(rows: Tensor) -> Tensor:
+    return rows

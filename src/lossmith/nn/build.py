@@ -1,17 +1,35 @@
 """`lossmith.loss`: from a name or a composition string to a module."""
 
+from dataclasses import replace
 from typing import Any
 
 from lossmith._checks import did_you_mean
 from lossmith.errors import ObjectiveInputError
-from lossmith.nn.composition import Composition, Term, check_hyperparameters, parse_composition
-from lossmith.nn.modules import LossModule, MetricLoss, ObjectiveModule, RegionLoss, TokenLoss
+from lossmith.nn.base import LossModule, ObjectiveModule
+from lossmith.nn.composition import (
+    Composition,
+    Term,
+    check_hyperparameters,
+    parse_composition,
+    refer_to_another,
+)
+from lossmith.nn.logits import RegionLoss, TokenLoss
+from lossmith.nn.metric import MetricLoss
+from lossmith.nn.preference import PreferenceLoss, UnpairedLoss
 from lossmith.nn.probe import probe
 from lossmith.nn.weighted_sum import WeightedSum
 
-_MODULES: dict[str, type[ObjectiveModule]] = {"token": TokenLoss, "region": RegionLoss, "metric": MetricLoss}
-_MODULE_SETTINGS = {"token": (), "region": ("region",), "metric": ()}
+_MODULES: dict[str, type[ObjectiveModule]] = {
+    "token": TokenLoss,
+    "region": RegionLoss,
+    "preference": PreferenceLoss,
+    "unpaired": UnpairedLoss,
+    "metric": MetricLoss,
+}
+_SETTINGS = {"region": ("region", "gather"), "metric": ("memory_size", "gather")}
+"""Family -> settings of its module; they reach every term of that family."""
 _SIZES = ("num_classes", "embedding_dim")
+_SHARED = (*_SIZES, *(name for names in _SETTINGS.values() for name in names))
 
 
 def loss(text: str, /, **settings: Any) -> LossModule:
@@ -20,13 +38,16 @@ def loss(text: str, /, **settings: Any) -> LossModule:
     Args:
         text: A name (`"focal"`) or a composition (`"0.6*cross_entropy + 0.4*lovasz_softmax[answer]"`).
         **settings: Hyper-parameters of the loss. In a sum each must be declared by exactly one term (write it inside
-            the string otherwise); `num_classes` and `embedding_dim` go to every term that owns proxies, and
-            `region="sequence"` to every region term.
+            the string otherwise); `num_classes` and `embedding_dim` go to every term that declares them,
+            `region="sequence"` to every region term, `memory_size=4096` (a cross-batch memory, with `embedding_dim`) to
+            every metric term, and `gather=True` (the batch is that of all ranks) to every region and metric term.
 
     Returns:
         A `torch.nn.Module`; `str()` gives the composition back. Call it with the inputs of its family:
-        `(logits, labels)` for token and region losses, `(embeddings, labels)` for metric losses, keywords for mixed
-        sums. Every call takes `weights`, `num_items` and `reduction` ("mean", "sum", "none").
+        `(logits, labels)` for token and region losses, `(embeddings, labels)` for metric losses, `(chosen_logps,
+        rejected_logps, ref_chosen_logps, ref_rejected_logps, chosen_lengths, rejected_lengths)` for preference losses
+        (those that a loss does not read may be left out), `(logps, ref_logps, desirable, kl)` for unpaired ones,
+        keywords for mixed sums. Every call takes `weights`, `num_items` and `reduction` ("mean", "sum", "none").
 
     Raises:
         ObjectiveInputError: For unknown names, unknown, unused, contradictory or out-of-range settings.
@@ -50,18 +71,15 @@ def loss(text: str, /, **settings: Any) -> LossModule:
 
 def _build_term(term: Term, settings: dict[str, Any]) -> ObjectiveModule:
     record = term.record
-    names = record.required + _MODULE_SETTINGS.get(record.family, ())
     missing = [name for name in record.required if name not in settings]
     if missing:
         raise ObjectiveInputError(
             f"'{record.name}' owns proxies and needs {' and '.join(f'`{name}`' for name in missing)}."
         )
-    own = {name: settings[name] for name in names if name in settings}
-    if record.family not in _MODULES:
-        raise ObjectiveInputError(
-            f"'{record.name}' is of family '{record.family}', which has no module yet; families with one: "
-            f"{', '.join(_MODULES)}. Call the function itself."
-        )
+    names = [*record.required, *_SETTINGS.get(record.family, ())]
+    if settings.get("memory_size") and record.family == "metric":
+        names.append("embedding_dim")
+    own = {name: settings[name] for name in dict.fromkeys(names) if name in settings}
     module = _MODULES[record.family](record, term.hyperparameters, **own)
     probe(module)
     return module
@@ -71,14 +89,17 @@ def _with_settings(composition: Composition, settings: dict[str, Any]) -> Compos
     """The composition with every keyword given to the one term that declares it."""
     terms = list(composition.terms)
     for name, value in settings.items():
-        places = [i for i, term in enumerate(terms) if name in _declared(term)]
+        places = [i for i, term in enumerate(terms) if name in _declared(term, settings)]
+        redirects = [term.record for term in terms if name in term.record.instead]
+        if not places and redirects:
+            raise ObjectiveInputError(refer_to_another(redirects[0], name))
         if not places:
-            known = sorted({n for term in terms for n in _declared(term)})
+            known = sorted({n for term in terms for n in (*term.record.hyperparameters, *term.record.required)})
             takes = f"It takes {', '.join(f'`{n}`' for n in known)}." if known else "It takes none."
             raise ObjectiveInputError(
                 f"'{composition}' has no hyper-parameter `{name}`.{did_you_mean(name, known)} {takes}"
             )
-        if name in _SIZES or name == "region":
+        if name in _SHARED:
             continue
         if len(places) > 1:
             owners = ", ".join(f"'{terms[i].record.name}'" for i in places)
@@ -87,15 +108,16 @@ def _with_settings(composition: Composition, settings: dict[str, Any]) -> Compos
                 f'"{terms[places[0]].record.name}({name}={value!r})".'
             )
         terms[places[0]] = _with_one(terms[places[0]], name, value)
-    return Composition(tuple(terms))
+    return Composition(tuple(terms), composition.handovers)
 
 
-def _declared(term: Term) -> tuple[str, ...]:
-    return (*term.record.hyperparameters, *term.record.required, *_MODULE_SETTINGS.get(term.record.family, ()))
+def _declared(term: Term, settings: dict[str, Any]) -> tuple[str, ...]:
+    memory = ("embedding_dim",) if settings.get("memory_size") and term.record.family == "metric" else ()
+    return (*term.record.hyperparameters, *term.record.required, *_SETTINGS.get(term.record.family, ()), *memory)
 
 
 def _with_one(term: Term, name: str, value: Any) -> Term:
     if name in term.written:
         raise ObjectiveInputError(f"`{name}` of '{term.record.name}' is given in the string and as a keyword.")
     checked = check_hyperparameters(term.record, {**term.hyperparameters, name: value})
-    return Term(term.record, term.weight, checked, term.scope, term.written)
+    return replace(term, hyperparameters=checked)

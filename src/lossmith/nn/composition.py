@@ -1,11 +1,12 @@
 """Composition strings: `0.6*cross_entropy + 0.4*lovasz_softmax[answer]`, read by Python's own parser, never run."""
 
 import ast
+import itertools
 import math
 import re
 import sys
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lossmith._checks import did_you_mean
@@ -29,6 +30,8 @@ class Term:
     """Name of the label scope, or None for all labels."""
     written: frozenset[str] = field(default=frozenset(), compare=False)
     """Hyper-parameters written in the string, defaults included: a keyword must not contradict them."""
+    phase: int = 0
+    """Place of the term's sum in a schedule."""
 
     def __str__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in self.hyperparameters.items())
@@ -38,18 +41,35 @@ class Term:
 
 @dataclass(frozen=True)
 class Composition:
-    """A weighted sum of losses; `str()` gives the canonical string that builds it again."""
+    """A weighted sum of losses, or a schedule of such sums; `str()` gives the canonical string that builds it again."""
 
     terms: tuple[Term, ...]
+    handovers: tuple[tuple[float, float], ...] = ()
+    """Between one phase and the next: shares of training where the hand-over begins and ends."""
 
     def __str__(self) -> str:
-        parts: list[str] = []
-        for term in self.terms:
-            size = abs(term.weight)
-            sign = "-" if term.weight < 0 else "+"
-            body = str(term) if size == 1 else f"{_number(size)}*{term}"
-            parts.append(body if not parts and sign == "+" else f"{sign} {body}" if parts else f"-{body}")
-        return " ".join(parts)
+        phases = ["".join(_signed(term) for term in phase) for phase in self.phases]
+        text = _lead(phases[0])
+        for phase, (start, end) in zip(phases[1:], self.handovers, strict=True):
+            text += f" -> {_lead(phase)} @ {_number(start)}" + ("" if end == 1 else f":{_number(end)}")
+        return text
+
+    @property
+    def phases(self) -> tuple[tuple[Term, ...], ...]:
+        """The terms of each phase; one phase without a schedule."""
+        return tuple(
+            tuple(term for term in self.terms if term.phase == phase) for phase in range(len(self.handovers) + 1)
+        )
+
+    def shares(self, progress: float) -> tuple[float, ...]:
+        """How much each phase counts at a share of training in [0, 1]; they sum to 1.
+
+        Example:
+            >>> parse_composition("cross_entropy -> focal @ 0.2:0.6").shares(0.3)
+            (0.75, 0.25)
+        """
+        begun = [1.0, *(_ramp(progress, start, end) for start, end in self.handovers), 0.0]
+        return tuple(now - later for now, later in itertools.pairwise(begun))
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -62,6 +82,24 @@ class Composition:
         return any(term.record.family == "metric" for term in self.terms)
 
 
+def _signed(term: Term) -> str:
+    size = abs(term.weight)
+    body = str(term) if size == 1 else f"{_number(size)}*{term}"
+    return f" {'-' if term.weight < 0 else '+'} {body}"
+
+
+def _lead(text: str) -> str:
+    """Without the space and plus sign, or with the minus sign close, that `_signed` puts before a first term."""
+    return text[3:] if text.startswith(" + ") else f"-{text[3:]}"
+
+
+def _ramp(progress: float, start: float, end: float) -> float:
+    if progress >= end:
+        return 1.0
+    # Rounded, so that 0.3 of the way from 0.2 to 0.6 prints as 0.25.
+    return 0.0 if progress <= start else round((progress - start) / (end - start), 15)
+
+
 def _number(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
@@ -70,10 +108,12 @@ def parse_composition(text: str) -> Composition:
     """Read a composition string.
 
     The grammar is that of Python expressions, cut down to numbers, `+ - * /`, parentheses, loss names,
-    `name(hyperparameter=literal)` and a label scope `name[scope]`. Nothing is evaluated.
+    `name(hyperparameter=literal)` and a label scope `name[scope]`. Nothing is evaluated. Sums may follow each other
+    over training: `A -> B @ 0.3` is A for the first 30% of it, then a linear hand-over that ends with training;
+    `A -> B @ 0.3:0.5` ends it at 50%, and a further `-> C @ 0.8` may follow.
 
     Args:
-        text: For example `"0.6*cross_entropy + 0.4*lovasz_softmax"` or `"focal(gamma=1)*0.5 + cross_entropy*0.5"`.
+        text: For example `"0.6*cross_entropy + 0.4*lovasz_softmax"` or `"cross_entropy -> focal(gamma=1) @ 0.3"`.
 
     Returns:
         The terms in the order written, aliases and defaults resolved.
@@ -95,15 +135,69 @@ def parse_composition(text: str) -> Composition:
             raise _at(text, place, f"A composition is plain ASCII, got {character!r}")
         if character == "#":
             raise _at(text, place, "A composition has no comments")
+    pieces = _pieces(text)
+    terms: list[Term] = []
+    handovers: list[tuple[float, float]] = []
+    for phase, (arrow, start, end, at) in enumerate(pieces):
+        if phase:
+            after = handovers[-1][1] if handovers else 0.0
+            handovers.append(
+                _handover(text, arrow, at, pieces[phase + 1][0] if phase + 1 < len(pieces) else len(text), after)
+            )
+        elif at is not None:
+            raise _at(text, at, "A place in training belongs to a hand-over, as in A -> B @ 0.3")
+        terms += [replace(term, phase=phase) for term in _read_sum(text, start, end)]
+    return Composition(tuple(terms), tuple(handovers))
+
+
+def _pieces(text: str) -> list[tuple[int, int, int, int | None]]:
+    """Phases of a schedule: place of the arrow, start and end of the sum, place of the `@` (None without)."""
+    pieces: list[tuple[int, int, int, int | None]] = []
+    arrow, start, at, quote = 0, 0, None, ""
+    for place, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character == "@" and at is None:
+            at = place
+        elif text.startswith("->", place):
+            pieces.append((arrow, start, place if at is None else at, at))
+            arrow, start, at = place, place + 2, None
+    return [*pieces, (arrow, start, len(text) if at is None else at, at)]
+
+
+def _handover(text: str, arrow: int, at: int | None, end: int, after: float) -> tuple[float, float]:
+    """The two shares of training behind an `@`; the second one is 1 unless given."""
+    if at is None:
+        raise _at(text, arrow, "A hand-over needs the share of training where it begins, as in A -> B @ 0.3")
     try:
-        tree = ast.parse(text, mode="eval")
+        first, last = [float(number) for number in (*text[at + 1 : end].split(":"), "1")][:2]
+    except ValueError:
+        raise _at(text, at, "Behind @ stand one or two shares of training, as in @ 0.3 or @ 0.3:0.5") from None
+    if not after <= first < last <= 1:
+        raise _at(text, at, f"A hand-over must lie in {_number(after)} <= begin < end <= 1, this is {first:g}:{last:g}")
+    return first, last
+
+
+def _read_sum(text: str, start: int, end: int) -> list[Term]:
+    """Terms of one phase, `text[start:end]`."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip())
+    try:
+        tree = ast.parse(part.strip(), mode="eval")
     except SyntaxError as error:
         # The parser reports an early end as offset 0.
-        raise _at(text, error.offset - 1 if error.offset else len(text), "This composition cannot be read") from None
+        place = start + error.offset - 1 if error.offset else start + len(part.strip())
+        raise _at(text, place, "This composition cannot be read") from None
     except (ValueError, MemoryError, RecursionError):
         raise CompositionError("This composition is nested too deeply to be read.") from None
     try:
-        return Composition(tuple(_sum(tree.body, 1.0, text)))
+        for node in ast.walk(tree):
+            # Places in the whole string, for the caret.
+            if isinstance(node, ast.expr | ast.keyword):
+                node.col_offset += start
+        return _sum(tree.body, 1.0, text)
     except RecursionError:
         raise CompositionError("This composition is nested too deeply to be read.") from None
 
@@ -216,6 +310,11 @@ def _keywords(node: ast.Call, text: str) -> dict[str, tuple[Any, int]]:
     return given
 
 
+def refer_to_another(record: ObjectiveRecord, name: str) -> str:
+    """One sentence for a hyper-parameter that another objective has."""
+    return f"'{record.name}' has no hyper-parameter `{name}`: use '{record.instead[name]}', which has it."
+
+
 def check_hyperparameters(record: ObjectiveRecord, given: dict[str, Any]) -> dict[str, Any]:
     """The given hyper-parameters in signature order, in the type of their default, defaults dropped.
 
@@ -224,6 +323,8 @@ def check_hyperparameters(record: ObjectiveRecord, given: dict[str, Any]) -> dic
     """
     known = record.hyperparameters
     for name in given:
+        if name in record.instead:
+            raise ObjectiveInputError(refer_to_another(record, name))
         if name not in known:
             accepted = f"It takes {', '.join(f'`{n}`' for n in known)}." if known else "It has none."
             raise ObjectiveInputError(

@@ -1,28 +1,34 @@
 """A weighted sum of losses, called with the union of its terms' inputs."""
 
+import math
 from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import nn
 
-from lossmith._checks import did_you_mean
 from lossmith._reduce import NumItems
 from lossmith._typing import Tensor
 from lossmith.errors import ObjectiveInputError
 from lossmith.nn.composition import Composition
-from lossmith.nn.modules import IGNORE_INDEX, LossModule
+from lossmith.nn.base import IGNORE_INDEX, Inputs, LossModule, graph_zero
 
 
 @final
 class WeightedSum(LossModule):
-    """`0.6*cross_entropy + 0.4*lovasz_softmax[answer]`: each term with its weight and its label scope."""
+    """`0.6*cross_entropy + 0.4*lovasz_softmax[answer]`: each term with its weight and its label scope.
+
+    A schedule such as `cross_entropy -> lovasz_softmax @ 0.3` also needs `set_progress` before each step.
+    """
+
+    progress: Tensor
 
     def __init__(self, composition: Composition, terms: list[LossModule]):
         super().__init__()
         self.composition = composition
         self.terms = nn.ModuleList(terms)
         self.inputs = _union(term.inputs for term in terms)
+        self.required = tuple(name for name in self.inputs if any(name in term.required for term in terms))
         self.items = _union(term.items for term in terms)
         self.batch_coupled = any(term.batch_coupled for term in terms)
         # What `num_items` counts: a term on a scope of the labels divides by the items of that scope.
@@ -30,23 +36,40 @@ class WeightedSum(LossModule):
             term.items[0] if spec.scope is None else f"{term.items[0]}[{spec.scope}]"
             for spec, term in zip(composition.terms, terms, strict=True)
         )
+        # NaN until told: a schedule that never moves would train its first phase without a word.
+        self.register_buffer("progress", torch.tensor(math.nan, dtype=torch.float64), persistent=self.scheduled)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the weights change over training, so that `set_progress` must be called."""
+        return bool(self.composition.handovers)
 
     def __str__(self) -> str:
         return str(self.composition)
 
+    def set_progress(self, progress: float) -> None:
+        """Say which share of training is done, as `step / num_steps`; a schedule weighs its phases by it.
+
+        Raises:
+            ObjectiveInputError: If it is not in [0, 1].
+        """
+        if not 0 <= progress <= 1:
+            raise ObjectiveInputError(f"`progress` must be in [0, 1], the share of training done, got {progress}.")
+        self.progress.fill_(progress)
+
     def forward(
         self,
-        *args: Tensor,
+        *args: object,
         weights: Tensor | Mapping[str, Tensor] | None = None,
         num_items: NumItems | Mapping[str, NumItems] | None = None,
         reduction: str = "mean",
         scopes: Mapping[str, Tensor] | None = None,
-        **kwargs: Tensor,
+        **kwargs: object,
     ) -> Tensor:
         """Sum of the weighted terms.
 
         Args:
-            *args: The inputs in the order of `self.inputs`; unambiguous only where all terms read the same two.
+            *args: The inputs in the order of `self.inputs`; only where all terms take the same ones.
             weights: One weight per item where all terms share one kind of item; in a mixed sum a tensor reaches the
                 token terms only, and a dict `{"token": w, "region": v}` says which.
             num_items: The divisor where all terms share one kind of item, else a dict by kind, with the scope where
@@ -58,17 +81,20 @@ class WeightedSum(LossModule):
         Raises:
             ObjectiveInputError: For missing or unknown inputs or scopes, or an int `num_items` over mixed kinds.
         """
-        inputs = self._bind(args, kwargs)
+        inputs = self.bind(args, kwargs)
         if reduction == "none" and len(self.items) > 1:
             raise ObjectiveInputError(
                 f"reduction 'none' needs one kind of item, this sum mixes {', '.join(self.items)}: call its terms."
             )
         divisors = self._divisors(num_items)
         scopes = self._checked_scopes(scopes or {})
-        total: Tensor | float = 0.0
+        shares = self._shares()
+        total: Tensor | None = None
         for spec, module, count in zip(self.composition.terms, self.terms, self.counts, strict=True):
             assert isinstance(module, LossModule)
-            own = {name: inputs[name] for name in module.inputs}
+            own = {name: inputs[name] for name in module.inputs if name in inputs}
+            if shares[spec.phase] == 0:
+                continue
             if spec.scope is not None:
                 own["labels"] = _restrict(own["labels"], scopes[spec.scope], spec.scope)
             loss = module(
@@ -77,27 +103,31 @@ class WeightedSum(LossModule):
                 num_items=divisors.get(count),
                 reduction=reduction,
             )
-            total = total + spec.weight * loss
-        assert isinstance(total, Tensor)
+            loss = shares[spec.phase] * spec.weight * loss
+            total = loss if total is None else total + loss
+        assert total is not None
+        if self.scheduled:
+            # Inputs and proxies of a phase that does not count keep their place in the graph, with gradient 0.
+            idle = [value for value in (*inputs.values(), *self.parameters()) if value.requires_grad]
+            total = total + graph_zero(*idle).to(total.dtype) if idle else total
         return total
 
-    def _bind(self, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> dict[str, Tensor]:
-        shown = ", ".join(f"`{name}`" for name in self.inputs)
-        if args and (len(self.inputs) > 2 or len(args) > len(self.inputs)):
+    def _shares(self) -> tuple[float, ...]:
+        if not self.scheduled:
+            return (1.0,)
+        progress = float(self.progress)
+        if math.isnan(progress):
+            raise ObjectiveInputError(
+                f"'{self}' changes over training: call `set_progress(step / num_steps)` before each step."
+            )
+        return self.composition.shares(progress)
+
+    def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Inputs:
+        """The inputs by name; by position only where all terms take the same ones."""
+        if args and any(term.inputs != self.inputs for term in self.terms):
+            shown = ", ".join(f"`{name}`" for name in self.required)
             raise ObjectiveInputError(f"'{self}' must be called with keywords: {shown}.")
-        inputs = dict(zip(self.inputs, args, strict=False))
-        for name, value in kwargs.items():
-            if name not in self.inputs:
-                raise ObjectiveInputError(
-                    f"'{self}' has no input `{name}`.{did_you_mean(name, self.inputs)} It reads {shown}."
-                )
-            if name in inputs:
-                raise ObjectiveInputError(f"`{name}` is given twice, by position and by keyword.")
-            inputs[name] = value
-        missing = [name for name in self.inputs if name not in inputs]
-        if missing:
-            raise ObjectiveInputError(f"'{self}' also needs {', '.join(f'`{name}`' for name in missing)}.")
-        return inputs
+        return super().bind(args, kwargs)
 
     def _divisors(self, num_items: NumItems | Mapping[str, NumItems] | None) -> Mapping[str, NumItems]:
         if num_items is None:

@@ -1,0 +1,215 @@
+"""What every loss module can do: bind inputs by name, turn them into one loss per item, reduce."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from lossmith._checks import check_positive, check_same_device, did_you_mean
+from lossmith._reduce import NumItems, reduce_loss
+from lossmith._typing import Tensor
+from lossmith.errors import LossmithWarning, ObjectiveInputError
+from lossmith.objectives import ObjectiveRecord
+
+IGNORE_INDEX = -100
+"""Label of a row that does not count."""
+
+Inputs = dict[str, Any]
+
+
+class LossModule(nn.Module, ABC):
+    """What every loss can do, alone or composed."""
+
+    inputs: tuple[str, ...]
+    """Keyword names of the tensors that `forward` takes, in positional order."""
+    required: tuple[str, ...]
+    """Those of them that it cannot do without."""
+    items: tuple[str, ...]
+    """Kinds of item that the loss returns values for; one kind, but for mixed sums."""
+    batch_coupled: bool
+    """True where k micro-batches are not one batch."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """The composition string that builds this loss."""
+
+    def param_groups(self, lr: float, *, proxy_lr_multiplier: float = 1.0) -> list[dict[str, Any]]:
+        """Optimiser groups for the loss's own parameters (proxies): their own learning rate, no weight decay.
+
+        Args:
+            lr: Learning rate of the model, > 0.
+            proxy_lr_multiplier: The proxies learn at `lr` times this, > 0.
+
+        Returns:
+            One group, or none where the loss owns no parameters.
+        """
+        check_positive("lr", lr)
+        check_positive("proxy_lr_multiplier", proxy_lr_multiplier)
+        own = list(self.parameters())
+        return [{"params": own, "lr": lr * proxy_lr_multiplier, "weight_decay": 0.0}] if own else []
+
+    def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Inputs:
+        """The inputs by name, those left out or None missing.
+
+        Raises:
+            ObjectiveInputError: For too many, unknown, doubled or missing inputs, or one that is no tensor.
+        """
+        shown = ", ".join(f"`{name}`" for name in self.inputs)
+        if len(args) > len(self.inputs):
+            raise ObjectiveInputError(f"'{self}' takes at most {len(self.inputs)} inputs ({shown}), got {len(args)}.")
+        inputs = dict(zip(self.inputs, args, strict=False))
+        for name, value in kwargs.items():
+            if name not in self.inputs:
+                raise ObjectiveInputError(
+                    f"'{self}' has no input `{name}`.{did_you_mean(name, self.inputs)} It reads {shown}."
+                )
+            if name in inputs:
+                raise ObjectiveInputError(f"`{name}` is given twice, by position and by keyword.")
+            inputs[name] = value
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        missing = [name for name in self.required if name not in inputs]
+        if missing:
+            raise ObjectiveInputError(f"'{self}' also needs {', '.join(f'`{name}`' for name in missing)}.")
+        for name, value in inputs.items():
+            if not isinstance(value, Tensor):
+                raise ObjectiveInputError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}.")
+        check_same_device(**inputs)
+        return inputs
+
+
+class ObjectiveModule(LossModule):
+    """One objective with its hyper-parameters; one subclass per family."""
+
+    def __init__(self, record: ObjectiveRecord, hyperparameters: dict[str, Any]):
+        super().__init__()
+        self.record = record
+        self.hyperparameters = {**record.hyperparameters, **hyperparameters}
+        self.items = (record.item,)
+        self.batch_coupled = record.batch_coupled
+        self.required = self.inputs
+        self._warned_of_accumulation = False
+
+    def __str__(self) -> str:
+        from lossmith.nn.composition import Term, check_hyperparameters
+
+        return str(Term(self.record, 1.0, check_hyperparameters(self.record, self.hyperparameters)))
+
+    def extra_repr(self) -> str:
+        """Name and hyper-parameters, for `repr`."""
+        return str(self)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Statistics that the objective reads under these hyper-parameters."""
+        return tuple(
+            name
+            for name in self.record.reads
+            if name not in self.record.needed_when or self.hyperparameters[self.record.needed_when[name]]
+        )
+
+    def forward(
+        self,
+        *args: object,
+        weights: Tensor | Mapping[str, Tensor] | None = None,
+        num_items: NumItems | Mapping[str, NumItems] | None = None,
+        reduction: str = "mean",
+        **kwargs: object,
+    ) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            *args: The inputs of the family in the order of `self.inputs`.
+            weights: One weight per item; an item that does not count may carry any.
+            num_items: What "mean" divides by, instead of the items that count (or the sum of their weights).
+            reduction: "mean", "sum", or "none" (one value per item, 0 where it does not count).
+            **kwargs: The inputs by name.
+
+        Returns:
+            A scalar, or one value per item. Where nothing counts: 0 that keeps its graph.
+
+        Raises:
+            ObjectiveInputError: For inputs of the wrong kind, shape, device or range.
+        """
+        losses, valid = self.item_losses(self.bind(args, kwargs))
+        divisor = self._own(num_items, "num_items")
+        self._warn_of_accumulation(divisor, valid)
+        return self.reduce(losses, valid, self._own(weights, "weights"), divisor, reduction)
+
+    @abstractmethod
+    def item_losses(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """One loss per item, 0 where it does not count, and whether it counts."""
+
+    def reduce(
+        self, losses: Tensor, valid: Tensor, weights: Tensor | None, num_items: NumItems | None, reduction: str
+    ) -> Tensor:
+        """From one loss per item to what the caller asked for."""
+        return reduce_loss(losses, valid, weights=weights, num_items=num_items, reduction=reduction)
+
+    def apply_function(self, statistics: Mapping[str, Tensor], *, rows: int) -> Tensor:
+        """The pure objective on the statistics of `rows` items, with this module's hyper-parameters.
+
+        A statistic that these hyper-parameters do not need arrives as ones.
+        """
+        settings = {
+            name: value
+            for name, value in self.hyperparameters.items()
+            if name not in self.record.module_hyperparameters
+        }
+        given = dict(statistics)
+        like = next(value for value in given.values() if value.is_floating_point())
+        for name in self.record.reads:
+            if name not in given:
+                given[name] = like.new_ones(()) if name == "reward_shift" else like.new_ones(rows)
+        values = self.record.function(**given, **settings)
+        return self._checked(values, rows)
+
+    def _checked(self, values: Tensor, rows: int) -> Tensor:
+        """An objective that returns another number of losses than it has items would be normalised wrongly."""
+        family, item = self.record.family, self.record.item
+        if family == "region" or item == "batch":
+            expected = "()" if values.shape != () else None
+        elif family == "metric" and item in ("pair", "triplet"):
+            expected = f"({item}s,)" if values.ndim != 1 else None
+        else:
+            size = 2 * rows if family == "preference" and item == "completion" else rows
+            expected = f"({size},)" if tuple(values.shape) != (size,) else None
+        if expected is not None:
+            raise ObjectiveInputError(
+                f"'{self.record.name}' must return one loss per {item}, shape {expected}, got {tuple(values.shape)}."
+            )
+        return values
+
+    def _own(self, value: Any, name: str) -> Any:
+        """The entry of this loss's kind of item where the caller gave a dict by kind."""
+        if not isinstance(value, Mapping):
+            return value
+        if set(value) != set(self.items):
+            raise ObjectiveInputError(f"`{name}` names {sorted(value)}, but '{self}' counts {self.items[0]}.")
+        return value[self.items[0]]
+
+    def _warn_of_accumulation(self, num_items: NumItems | None, valid: Tensor) -> None:
+        if num_items is None or not self.batch_coupled or self._warned_of_accumulation or valid.device.type != "cpu":
+            return
+        here = int(valid.sum())
+        if float(num_items) > here > 0:
+            self._warned_of_accumulation = True
+            warnings.warn(
+                f"'{self}' couples the items of a batch: {here} of `num_items` = {float(num_items):g} here, and several "
+                f"micro-batches are not one batch.",
+                LossmithWarning,
+                stacklevel=4,
+            )
+
+
+def graph_zero(*tensors: Tensor) -> Tensor:
+    """A zero that depends on every one of `tensors`: its gradients are 0, whatever values (NaN, inf) they hold."""
+    parts = [tensor.reshape(-1)[:0].sum() for tensor in tensors]
+    return torch.stack(torch.broadcast_tensors(*parts)).sum() if len(parts) > 1 else parts[0]
+
+
+def scatter(values: Tensor, valid: Tensor, *inputs: Tensor) -> Tensor:
+    """`values` at the places where `valid`, 0 elsewhere, in the graph of all `inputs`."""
+    return graph_zero(*inputs).to(values.dtype).expand(valid.shape).masked_scatter(valid, values)

@@ -1,0 +1,107 @@
+"""Batches in which every class has several rows, as in-batch metric losses need them."""
+
+from collections.abc import Iterator, Sequence
+from typing import final
+
+import torch
+from torch.utils.data import Sampler
+
+from lossmith._typing import Tensor
+from lossmith.errors import ObjectiveInputError
+
+
+@final
+class PKBatchSampler(Sampler[list[int]]):
+    """Batches of P classes with K rows each, drawn without replacement while they last.
+
+    Each class hands out its rows in a shuffled order, and again when they run out; only a class with fewer than K rows
+    repeats some within a batch. Classes take turns in a shuffled order, so over an epoch every class comes equally
+    often (once more or less). For `torch.utils.data.DataLoader(dataset, batch_sampler=...)`.
+
+    Args:
+        labels: Class of every row of the data set; rows labelled -100 are never drawn.
+        classes_per_batch: P, >= 1, at most the number of classes.
+        samples_per_class: K, >= 2: with one row per class no anchor has a positive.
+        num_batches: Batches of an epoch; None for as many as the rows fill.
+        seed: Seed of the draws; the epoch is added to it.
+
+    Raises:
+        ObjectiveInputError: For labels that are no flat list of integers, or more classes per batch than there are.
+
+    Example:
+        >>> sampler = PKBatchSampler([0, 0, 0, 1, 1, 2, 2, 2], classes_per_batch=2, samples_per_class=2, seed=0)
+        >>> [sorted({[0, 0, 0, 1, 1, 2, 2, 2][i] for i in batch}) for batch in sampler]
+        [[0, 1], [0, 2]]
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int] | Tensor,
+        *,
+        classes_per_batch: int,
+        samples_per_class: int,
+        num_batches: int | None = None,
+        seed: int = 0,
+    ):
+        given = torch.as_tensor(labels)
+        if given.ndim != 1 or given.is_floating_point() or given.dtype == torch.bool or given.numel() == 0:
+            raise ObjectiveInputError(
+                f"`labels` must be a flat list of class ids, got {given.dtype} of shape {tuple(given.shape)}."
+            )
+        self.rows = {int(c): (given == c).nonzero().flatten() for c in given[given != -100].unique()}
+        _check_count("classes_per_batch", classes_per_batch, 1)
+        _check_count("samples_per_class", samples_per_class, 2)
+        if classes_per_batch > len(self.rows):
+            raise ObjectiveInputError(
+                f"`classes_per_batch` must be at most the number of classes, {len(self.rows)}, got {classes_per_batch}."
+            )
+        if num_batches is not None:
+            _check_count("num_batches", num_batches, 1)
+        self.classes_per_batch = classes_per_batch
+        self.samples_per_class = samples_per_class
+        counted = sum(len(rows) for rows in self.rows.values())
+        self.num_batches = num_batches or max(counted // (classes_per_batch * samples_per_class), 1)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the batches of this epoch; a resumed run names the epoch that it continues."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        left: dict[int, list[int]] = {c: [] for c in self.rows}
+        turns: list[int] = []
+        for _ in range(self.num_batches):
+            batch: list[int] = []
+            chosen: list[int] = []
+            while len(chosen) < self.classes_per_batch:
+                if not turns:
+                    turns = _shuffled(list(self.rows), generator)
+                # A class that this batch has already waits for the next one.
+                place = next((i for i, c in enumerate(turns) if c not in chosen), None)
+                if place is None:
+                    turns += [c for c in _shuffled(list(self.rows), generator) if c not in turns]
+                    continue
+                chosen.append(turns.pop(place))
+            for c in chosen:
+                while len(left[c]) < self.samples_per_class:
+                    fresh = _shuffled(self.rows[c].tolist(), generator)
+                    enough = len(fresh) >= self.samples_per_class
+                    # Rows that wait already come first and not twice in one batch, where the class has enough rows.
+                    left[c] += [row for row in fresh if not (enough and row in left[c])]
+                batch += left[c][: self.samples_per_class]
+                left[c] = left[c][self.samples_per_class :]
+            yield batch
+
+
+def _shuffled(values: list[int], generator: torch.Generator) -> list[int]:
+    return [values[i] for i in torch.randperm(len(values), generator=generator).tolist()]
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ObjectiveInputError(f"`{name}` must be an int >= {least}, got {value}.")
