@@ -4,6 +4,8 @@ from lossmith.objectives._registry import ObjectiveRecord, get_record, list_loss
 from lossmith.objectives._vocabulary import VOCABULARY
 from lossmith.objectives.metric.contrastive import supcon_loss
 from lossmith.objectives.metric.proxy import soft_triple_loss
+from lossmith.objectives.preference.discovered import cell_loss, lrml_loss, padll_loss, pfl_loss
+from lossmith.objectives.preference.discovered_batch import aqfl_loss, aql_loss, dbaql_loss
 from lossmith.objectives.preference.margin import dpo_loss
 from lossmith.objectives.region import lovasz_softmax_loss
 from lossmith.objectives.token.likelihood import cross_entropy_loss, focal_loss
@@ -11,13 +13,20 @@ from lossmith.objectives.token.likelihood import cross_entropy_loss, focal_loss
 __all__ = [
     "VOCABULARY",
     "ObjectiveRecord",
+    "aqfl_loss",
+    "aql_loss",
+    "cell_loss",
     "cross_entropy_loss",
+    "dbaql_loss",
     "dpo_loss",
     "focal_loss",
     "get_record",
     "list_losses",
     "lovasz_softmax_loss",
+    "lrml_loss",
     "objective",
+    "padll_loss",
+    "pfl_loss",
     "soft_triple_loss",
     "supcon_loss",
 ]
