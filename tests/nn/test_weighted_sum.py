@@ -12,6 +12,9 @@ from library import DIM, build, gradients, labels_for, scores_for
 from lossmith import ObjectiveInputError
 from lossmith.nn import LossModule, TokenLoss, WeightedSum
 
+# Asked for on purpose here: a number of items that is not that of the batch.
+pytestmark = pytest.mark.filterwarnings("ignore:.*several micro-batches are not one batch")
+
 
 def _terms(module: LossModule) -> list[LossModule]:
     assert isinstance(module, WeightedSum)

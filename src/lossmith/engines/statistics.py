@@ -68,10 +68,15 @@ class DenseTokenStatistics:
 
     @cached_property
     def complement_logps(self) -> Float[Tensor, " tokens"]:
-        """Log of one minus the label's probability, in nats; finite where that probability rounds to 1."""
+        """Log of one minus the label's probability, in nats; finite where that probability rounds to 1.
+
+        -inf, with gradient 0, where no other class is possible (one class, or all others masked).
+        """
         label_column = F.one_hot(self.labels, self.logits.shape[-1]).bool()
         # Relative to the largest *other* logit nothing cancels, however confident the label is.
-        return torch.logsumexp(self._log_probs.masked_fill(label_column, -torch.inf), dim=-1)
+        others = self._log_probs.masked_fill(label_column, -torch.inf)
+        alone = (others == -torch.inf).all(-1)
+        return torch.logsumexp(others.masked_fill(alone[:, None], 0.0), dim=-1).masked_fill(alone, -torch.inf)
 
 
 class DenseRegionStatistics:

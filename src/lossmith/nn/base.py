@@ -210,6 +210,8 @@ def graph_zero(*tensors: Tensor) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*parts)).sum() if len(parts) > 1 else parts[0]
 
 
-def scatter(values: Tensor, valid: Tensor, *inputs: Tensor) -> Tensor:
-    """`values` at the places where `valid`, 0 elsewhere, in the graph of all `inputs`."""
-    return graph_zero(*inputs).to(values.dtype).expand(valid.shape).masked_scatter(valid, values)
+def scatter(values: Tensor, valid: Tensor) -> Tensor:
+    """`values` at the places where `valid`, 0 elsewhere; in their graph also where there are none."""
+    if values.numel() == valid.numel():
+        return values.reshape(valid.shape)
+    return values.new_zeros(valid.shape).masked_scatter(valid, values)

@@ -10,7 +10,7 @@ from lossmith._numerics import at_least_float32
 from lossmith._typing import Tensor
 from lossmith.engines import DenseTokenStatistics, region_statistics
 from lossmith.errors import ObjectiveInputError
-from lossmith.nn.base import IGNORE_INDEX, Inputs, ObjectiveModule, graph_zero, scatter
+from lossmith.nn.base import IGNORE_INDEX, Inputs, ObjectiveModule, scatter
 from lossmith.objectives import ObjectiveRecord
 
 
@@ -23,11 +23,10 @@ class TokenLoss(ObjectiveModule):
     def item_losses(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """One loss per label, in the shape of `labels`."""
         logits, labels, valid = _checked(inputs)
-        # Rows are taken out before anything is computed: an ignored NaN must not reach a gradient as 0 * NaN.
-        rows, classes = logits[valid], labels[valid].long()
+        rows, classes = _counted(logits, labels, valid)
         check_finite_rows("logits", rows, masked=True)
         statistics = DenseTokenStatistics(rows, classes).get(self.needed)
-        return scatter(self.apply_function(statistics, rows=len(classes)), valid, logits), valid
+        return scatter(self.apply_function(statistics, rows=len(classes)), valid), valid
 
 
 @final
@@ -68,14 +67,14 @@ class RegionLoss(ObjectiveModule):
             raise ObjectiveInputError(
                 f"`region='sequence'` needs `labels` of shape [batch, seq], got {tuple(labels.shape)}."
             )
-        rows, classes = logits[valid], labels[valid].long()
+        rows, classes = _counted(logits, labels, valid)
         check_finite_rows("logits", rows, masked=True)
         counts = [len(classes)] if self.region == "batch" else valid.flatten(1).sum(1).tolist()
         regions = region_statistics(rows, classes, counts, self.needed, gather=self.gather)
-        # An empty region is a 0 in the graph of the logits.
-        zero = at_least_float32(graph_zero(logits))
-        values = [self.apply_function(s, rows=len(s["class_ids"])) if s else zero for s in regions]
-        losses = torch.stack([zero + value for value in values]) if values else zero.expand(0)
+        values = [self.apply_function(s, rows=len(s["class_ids"])) if s else None for s in regions]
+        # An empty region is a 0; where nothing at all counts it is in the graph of the logits.
+        zero = at_least_float32(rows).new_zeros(()) if len(classes) else at_least_float32(rows).sum()
+        losses = torch.stack([zero if value is None else value for value in values]) if values else zero.expand(0)
         return losses, torch.tensor([bool(s) for s in regions], device=labels.device)
 
 
@@ -89,3 +88,16 @@ def _checked(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     check_labels(labels, tuple(logits.shape[:-1]), scores="logits")
     check_label_range(labels, logits.shape[-1], size_name="vocab", ignore_index=IGNORE_INDEX)
     return logits, labels, labels != IGNORE_INDEX
+
+
+def _counted(logits: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that count, taken out before anything is computed: an ignored NaN must not reach a gradient as 0 * NaN.
+
+    Where all count they are not copied, and by index the gradient is an addition of rows, several times faster than
+    that of a mask.
+    """
+    rows, classes = logits.reshape(-1, logits.shape[-1]), labels.flatten()
+    places = valid.flatten().nonzero().squeeze(1)
+    if len(places) == len(classes):
+        return rows, classes.long()
+    return rows.index_select(0, places), classes.index_select(0, places).long()

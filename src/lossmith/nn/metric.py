@@ -89,7 +89,7 @@ class MetricLoss(ObjectiveModule):
             statistics["proxies"] = self._checked_proxies(rows, classes)
         values = self.apply_function(statistics, rows=len(rows))
         if self.record.item == "anchor":
-            return scatter(values, counted, embeddings, *self.parameters()), counted
+            return scatter(values, counted), counted
         return self._all_count(values, embeddings, bool(counted.any()))
 
     def reduce(
@@ -119,7 +119,7 @@ class MetricLoss(ObjectiveModule):
             self.memory.push(everyone.detach(), rows_of_batch.candidate_labels[: len(everyone)])
         if self.record.item != "anchor":
             return self._all_count(values, embeddings, bool(counted.any()))
-        losses = scatter(values, counted, embeddings)
+        losses = scatter(values, counted)
         if not self.record.needs_positives:
             return losses, counted
         return losses, counted.masked_scatter(counted, positives > 0)

@@ -48,7 +48,7 @@ class PreferenceLoss(ObjectiveModule):
             statistics["reward_shift"] = _shift(self.rewards, rewards, self.training)
         values = self.apply_function(statistics, rows=int(valid.sum()))
         counted = valid.repeat(2) if self.record.item == "completion" else valid
-        return scatter(values, counted, *_differentiable(inputs)), counted
+        return scatter(values, counted), counted
 
 
 @final
@@ -84,7 +84,7 @@ class UnpairedLoss(ObjectiveModule):
             rewards = self.hyperparameters["beta"] * (statistics["logps"] - statistics["ref_logps"]).detach()
             statistics["reward_shift"] = _shift(self.rewards, rewards, self.training)
         values = self.apply_function(statistics, rows=int(valid.sum()))
-        return scatter(values, valid, *_differentiable(per_row)), valid
+        return scatter(values, valid), valid
 
     def _kl(self, given: Tensor | None, *, like: Tensor) -> Tensor:
         if given is not None and (not given.is_floating_point() or given.numel() == 0):
@@ -143,10 +143,6 @@ def _rows(inputs: Inputs, names: tuple[str, ...], valid: Tensor) -> dict[str, Te
         if rows[name].is_floating_point():
             dtype = torch.promote_types(dtype, rows[name].dtype)
     return {name: value if value.dtype == torch.bool else value.to(dtype) for name, value in rows.items()}
-
-
-def _differentiable(inputs: Inputs) -> list[Tensor]:
-    return [value for name, value in inputs.items() if name.endswith("logps")]
 
 
 def _shift(mean: RunningMean, rewards: Tensor, training: bool) -> Tensor:
