@@ -2,8 +2,22 @@
 
 from lossmith.objectives._registry import ObjectiveRecord, get_record, list_losses, objective
 from lossmith.objectives._vocabulary import VOCABULARY
-from lossmith.objectives.metric.contrastive import supcon_loss
-from lossmith.objectives.metric.proxy import soft_triple_loss
+from lossmith.objectives.metric.contrastive import n_pairs_loss, nca_loss, nt_xent_loss, supcon_loss
+from lossmith.objectives.metric.pairwise import (
+    circle_loss,
+    contrastive_loss,
+    lifted_structure_loss,
+    multi_similarity_loss,
+    triplet_margin_loss,
+)
+from lossmith.objectives.metric.proxy import (
+    arcface_loss,
+    cosface_loss,
+    normalized_softmax_loss,
+    proxy_anchor_loss,
+    proxy_nca_loss,
+    soft_triple_loss,
+)
 from lossmith.objectives.preference.discovered import cell_loss, lrml_loss, padll_loss, pfl_loss
 from lossmith.objectives.preference.discovered_batch import aqfl_loss, aql_loss, dbaql_loss
 from lossmith.objectives.preference.margin import dpo_loss
@@ -15,18 +29,31 @@ __all__ = [
     "ObjectiveRecord",
     "aqfl_loss",
     "aql_loss",
+    "arcface_loss",
     "cell_loss",
+    "circle_loss",
+    "contrastive_loss",
+    "cosface_loss",
     "cross_entropy_loss",
     "dbaql_loss",
     "dpo_loss",
     "focal_loss",
     "get_record",
+    "lifted_structure_loss",
     "list_losses",
     "lovasz_softmax_loss",
     "lrml_loss",
+    "multi_similarity_loss",
+    "n_pairs_loss",
+    "nca_loss",
+    "normalized_softmax_loss",
+    "nt_xent_loss",
     "objective",
     "padll_loss",
     "pfl_loss",
+    "proxy_anchor_loss",
+    "proxy_nca_loss",
     "soft_triple_loss",
     "supcon_loss",
+    "triplet_margin_loss",
 ]

@@ -1,17 +1,16 @@
 """Metric objectives with learnable proxies: one vector, or several centres, stand for each class."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
-from lossmith._checks import check_finite, check_positive
-from lossmith._numerics import at_least_float32
+from lossmith._checks import check_finite, check_not_negative, check_positive
+from lossmith._numerics import masked_logsumexp
 from lossmith._typing import Float, Int, Tensor
+from lossmith.errors import ObjectiveInputError
 from lossmith.objectives._registry import objective
-
-
-def _unit(vectors: Float[Tensor, "*batch dim"], normalize: bool) -> Float[Tensor, "*batch dim"]:
-    vectors = at_least_float32(vectors)
-    return F.normalize(vectors, dim=-1) if normalize else vectors
+from lossmith.objectives.metric._pieces import class_losses, own_class, softplus, unit
 
 
 @objective(
@@ -58,6 +57,18 @@ def soft_triple_loss(
         Qian et al. 2019, "SoftTriple Loss", eq. 7 to 9, https://arxiv.org/abs/1909.05235. Deviation: without the
         regulariser that merges centres (its weight is 0 here).
 
+    Use when:
+        Classes have several modes (a topic asked in different ways) and batches are too small or uneven for losses that
+        need positives in the batch. With one mode per class `cosface` is the same with fewer parameters.
+
+    Relatives:
+        Equals `cosface` at the same scale and margin with one centre per class; equals `normalized_softmax` at
+        temperature 1/scale where moreover the margin is 0.
+
+    Elsewhere:
+        pytorch-metric-learning: same value and defaults; `scale` is called `la` there, its centres are one matrix
+        [dim, classes * centers]. None of TRL and sentence-transformers has it.
+
     Example:
         >>> centres = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
         >>> soft_triple_loss(torch.tensor([[3.0, 0.0]]), torch.tensor([0]), centres, scale=1.0, margin=0.0)
@@ -66,7 +77,338 @@ def soft_triple_loss(
     check_positive("scale", scale)
     check_positive("gamma", gamma)
     check_finite("margin", margin)
-    similarities = torch.einsum("ad,ckd->ack", _unit(embeddings, normalize), _unit(proxies, normalize))
+    similarities = torch.einsum("ad,ckd->ack", unit(embeddings, normalize), unit(proxies, normalize))
     class_similarities = (torch.softmax(similarities / gamma, dim=-1) * similarities).sum(-1)
-    own = F.one_hot(labels, proxies.shape[0]).to(class_similarities.dtype)
-    return F.cross_entropy(scale * (class_similarities - margin * own), labels, reduction="none")
+    own = own_class(labels, proxies.shape[0]).to(class_similarities.dtype)
+    return class_losses(scale * (class_similarities - margin * own), labels)
+
+
+@objective(
+    family="metric",
+    item="batch",
+    source="https://arxiv.org/abs/2003.13911",
+    batch_coupled=True,
+    proxy_shape=("num_classes", "embedding_dim"),
+)
+def proxy_anchor_loss(
+    embeddings: Float[Tensor, "anchors dim"],
+    labels: Int[Tensor, " anchors"],
+    proxies: Float[Tensor, "classes dim"],
+    *,
+    alpha: float = 32.0,
+    margin: float = 0.1,
+    normalize: bool = True,
+) -> Float[Tensor, ""]:
+    r"""Let each class's proxy pull its hardest examples of the batch and push away the nearest others.
+
+    With $S_{ic} = x_i^\top w_c$, $C$ the number of classes, and $C^+$ the classes that have a row in the batch,
+
+    $$\ell = \frac{1}{|C^+|}\sum_{c \in C^+} \log\Bigl(1 + \sum_{i: y_i = c} e^{-\alpha(S_{ic} - \delta)}\Bigr)
+        + \frac{1}{C}\sum_{c} \log\Bigl(1 + \sum_{i: y_i \ne c} e^{\alpha(S_{ic} + \delta)}\Bigr).$$
+
+    Args:
+        embeddings: One vector per anchor.
+        labels: Class of each anchor, in [0, classes).
+        proxies: One learnable vector per class; `lossmith.loss` makes and owns them.
+        alpha: Steepness, > 0: the larger, the more the hardest example of each proxy counts alone.
+        margin: Required cosine $\delta$ to the own proxy; to the others at most $-\delta$.
+        normalize: Whether embeddings and proxies are L2-normalised first.
+
+    Returns:
+        One loss for the batch, in nats, >= 0; 0 for an empty batch. At margin 0, with all cosines 0 and two classes of
+        one row each: 2 log 2.
+
+    Raises:
+        ObjectiveInputError: If `alpha` is not positive or `margin` is not finite.
+
+    Source:
+        Kim et al. 2020, "Proxy Anchor Loss for Deep Metric Learning", eq. 4, https://arxiv.org/abs/2003.13911.
+        Deviation: none. Both sums are log-sum-exps with the 1 as a zero among the exponents, so that none overflows.
+
+    Use when:
+        Many classes with few examples of each in a batch, and quick convergence matters. Not with gradient
+        accumulation: the loss is of the whole batch, and k small batches are not one large one.
+
+    Relatives:
+        At margin 0, where every class has a row in the batch, it is alpha times the mean of `multi_similarity` with the
+        proxies as anchors, the embeddings as candidates, base 0 and both steepnesses alpha.
+
+    Elsewhere:
+        pytorch-metric-learning: same value and defaults. The authors' code adds plain exponentials, which overflow in
+        float16. None of TRL and sentence-transformers has it.
+
+    Example:
+        >>> proxies = torch.eye(2)
+        >>> proxy_anchor_loss(torch.tensor([[0.0, 3.0]]), torch.tensor([1]), proxies, alpha=1.0, margin=0.0)
+        tensor(0.6598)
+    """
+    check_positive("alpha", alpha)
+    check_finite("margin", margin)
+    similarities = unit(proxies, normalize) @ unit(embeddings, normalize).T
+    own = own_class(labels, proxies.shape[0]).T
+    # A proxy without rows on a side has -1e30 there: loss and gradient 0.
+    pulls = softplus(masked_logsumexp(-alpha * (similarities - margin), own))
+    pushes = softplus(masked_logsumexp(alpha * (similarities + margin), ~own))
+    return pulls.sum() / own.any(-1).sum().clamp(min=1) + pushes.mean()
+
+
+@objective(
+    family="metric",
+    item="anchor",
+    source="https://arxiv.org/abs/1703.07464",
+    proxy_shape=("num_classes", "embedding_dim"),
+)
+def proxy_nca_loss(
+    embeddings: Float[Tensor, "anchors dim"],
+    labels: Int[Tensor, " anchors"],
+    proxies: Float[Tensor, "classes dim"],
+    *,
+    scale: float = 1.0,
+    normalize: bool = True,
+) -> Float[Tensor, " anchors"]:
+    r"""Bring each embedding nearer to its class's proxy than to all others, in squared Euclidean distance.
+
+    $$\ell = -\log \frac{e^{-\lambda \lVert x - w_y \rVert^2}}{\sum_c e^{-\lambda \lVert x - w_c \rVert^2}}.$$
+
+    Args:
+        embeddings: One vector per anchor.
+        labels: Class of each anchor, in [0, classes).
+        proxies: One learnable vector per class; `lossmith.loss` makes and owns them.
+        scale: Inverse temperature $\lambda$, > 0. At unit length squared distances reach 4, so 1 is a soft setting.
+        normalize: Whether embeddings and proxies are L2-normalised first.
+
+    Returns:
+        One loss per anchor, in nats, >= 0. Equal to log classes where all proxies coincide.
+
+    Raises:
+        ObjectiveInputError: If `scale` is not positive.
+
+    Source:
+        Movshovitz-Attias et al. 2017, "No Fuss Distance Metric Learning using Proxies", section 3,
+        https://arxiv.org/abs/1703.07464. Deviation: the sum includes the own proxy, a proper softmax >= 0; the paper's
+        runs over the other proxies only and is unbounded below.
+
+    Use when:
+        A baseline with proxies and one hyper-parameter, or embeddings whose length means something (`normalize=False`).
+
+    Relatives:
+        With normalisation it equals `normalized_softmax` at temperature 1/(2 scale), since $\lVert x-w\rVert^2 =
+        2 - 2x^\top w$. `nca` has the batch's rows in the place of proxies.
+
+    Elsewhere:
+        pytorch-metric-learning: same value; `scale` is called `softmax_scale` there, default 1, and an anchor whose
+        probability underflows to 0 is dropped from the mean. None of TRL and sentence-transformers has it.
+
+    Example:
+        >>> proxies = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> proxy_nca_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), proxies)
+        tensor([0.1269])
+    """
+    check_positive("scale", scale)
+    embeddings, proxies = unit(embeddings, normalize), unit(proxies, normalize)
+    # |x|^2 is the same for every class and leaves the softmax, and with it the cancellation of large lengths.
+    return class_losses(scale * (2 * embeddings @ proxies.T - proxies.square().sum(-1)), labels)
+
+
+@objective(
+    family="metric",
+    item="anchor",
+    source="https://arxiv.org/abs/1801.07698",
+    proxy_shape=("num_classes", "embedding_dim"),
+)
+def arcface_loss(
+    embeddings: Float[Tensor, "anchors dim"],
+    labels: Int[Tensor, " anchors"],
+    proxies: Float[Tensor, "classes dim"],
+    *,
+    margin: float = 28.6,
+    scale: float = 64.0,
+    normalize: bool = True,
+) -> Float[Tensor, " anchors"]:
+    r"""Classify by angle, with the own class's proxy seen `margin` degrees further away than it is.
+
+    With $\theta_c$ the angle between the embedding and proxy $c$ and $m$ the margin,
+
+    $$\ell = -\log \frac{e^{s\,\psi(\theta_y)}}{e^{s\,\psi(\theta_y)} + \sum_{c \ne y} e^{s \cos\theta_c}},\qquad
+    \psi(\theta) = \begin{cases}\cos(\theta + m) & \theta \le \pi - m\\
+    \cos\theta - m \sin m & \text{beyond.}\end{cases}$$
+
+    Beyond $\pi - m$ the cosine of $\theta + m$ would rise again and push an anchor away from its own proxy; the second
+    case keeps falling (with a step down at $\pi - m$). Where anchor and proxy point the same way the loss has a cone's
+    tip: the gradient there is the one of $\cos m \cos\theta$, finite; $\arccos$ itself has an infinite slope.
+
+    Args:
+        embeddings: One vector per anchor.
+        labels: Class of each anchor, in [0, classes).
+        proxies: One learnable vector per class; `lossmith.loss` makes and owns them.
+        margin: Added angle $m$, in degrees, in [0, 90].
+        scale: Inverse temperature $s$, > 0.
+        normalize: Whether embeddings and proxies are L2-normalised first. If not, every cosine is multiplied by the two
+            lengths.
+
+    Returns:
+        One loss per anchor, in nats, >= 0. Equal to log classes where all proxies coincide and margin is 0.
+
+    Raises:
+        ObjectiveInputError: If `scale` is not positive or `margin` is outside [0, 90].
+
+    Source:
+        Deng et al. 2019, "ArcFace", eq. 3, https://arxiv.org/abs/1801.07698. Deviation: the margin is in degrees (28.6
+        are the paper's 0.5 radians, rounded); beyond $\pi - m$ the continuation of the authors' released code, which
+        the paper does not print.
+
+    Use when:
+        Many classes, clean labels and enough steps: the margin at scale 64 is hard on noisy labels and on a short
+        fine-tuning, for which `soft_triple` or a lower scale is milder.
+
+    Relatives:
+        Equals `normalized_softmax` at temperature 1/scale where the margin is 0; `cosface` takes the margin off the
+        cosine instead of adding it to the angle.
+
+    Elsewhere:
+        pytorch-metric-learning: same value and defaults, the margin in degrees and the same continuation; at cosines of
+        1 and -1 its gradient goes through arccos. The authors' code takes radians (0.5). None of TRL and
+        sentence-transformers has it.
+
+    Example:
+        >>> proxies = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> arcface_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), proxies, margin=60.0, scale=1.0)
+        tensor([0.4741])
+    """
+    check_positive("scale", scale)
+    check_not_negative("margin", margin)
+    if margin > 90:
+        raise ObjectiveInputError(f"`margin` must be an angle of at most 90 degrees, got {margin}.")
+    embeddings, proxies = unit(embeddings, normalize), unit(proxies, normalize)
+    own_scores = _turned_cosines(embeddings, proxies[labels.long()], math.radians(margin))
+    if not normalize:
+        lengths = torch.linalg.vector_norm(proxies, dim=-1)[labels.long()]
+        own_scores = own_scores * torch.linalg.vector_norm(embeddings, dim=-1) * lengths
+    scores = (embeddings @ proxies.T).scatter(1, labels.long()[:, None], own_scores[:, None])
+    return class_losses(scale * scores, labels)
+
+
+def _turned_cosines(
+    embeddings: Float[Tensor, "anchors dim"], own_proxies: Float[Tensor, "anchors dim"], turn: float
+) -> Float[Tensor, " anchors"]:
+    """Cosine of the angle between each pair of vectors plus `turn` (radians), falling on beyond 180 degrees."""
+    embeddings, own_proxies = F.normalize(embeddings, dim=-1), F.normalize(own_proxies, dim=-1)
+    cosines = (embeddings * own_proxies).sum(-1)
+    # The sine as the length of the part across the proxy: exact near 0 and 180 degrees, with slope 0 at length 0;
+    # sqrt(1 - cos^2) has lost its digits there and its slope is infinite.
+    sines = torch.linalg.vector_norm(embeddings - cosines[:, None] * own_proxies, dim=-1)
+    turned = cosines * math.cos(turn) - sines * math.sin(turn)
+    return torch.where(cosines >= -math.cos(turn), turned, cosines - turn * math.sin(turn))
+
+
+@objective(
+    family="metric",
+    item="anchor",
+    source="https://arxiv.org/abs/1801.09414",
+    proxy_shape=("num_classes", "embedding_dim"),
+)
+def cosface_loss(
+    embeddings: Float[Tensor, "anchors dim"],
+    labels: Int[Tensor, " anchors"],
+    proxies: Float[Tensor, "classes dim"],
+    *,
+    margin: float = 0.35,
+    scale: float = 64.0,
+    normalize: bool = True,
+) -> Float[Tensor, " anchors"]:
+    r"""Classify by cosine, with a fixed margin taken off the own class's cosine.
+
+    $$\ell = -\log \frac{e^{s (x^\top w_y - m)}}{e^{s (x^\top w_y - m)} + \sum_{c \ne y} e^{s\, x^\top w_c}}.$$
+
+    Args:
+        embeddings: One vector per anchor.
+        labels: Class of each anchor, in [0, classes).
+        proxies: One learnable vector per class; `lossmith.loss` makes and owns them.
+        margin: Required gap $m$ of the own class, in units of cosine similarity.
+        scale: Inverse temperature $s$, > 0.
+        normalize: Whether embeddings and proxies are L2-normalised first.
+
+    Returns:
+        One loss per anchor, in nats, >= 0. With two coinciding proxies log(1 + exp(scale * margin)).
+
+    Raises:
+        ObjectiveInputError: If `scale` is not positive or `margin` is not finite.
+
+    Source:
+        Wang et al. 2018, "CosFace", eq. 4, https://arxiv.org/abs/1801.09414. Deviation: none.
+
+    Use when:
+        As `arcface`, where a margin that is the same at every angle is easier to train; no trigonometry near the ends.
+
+    Relatives:
+        Equals `normalized_softmax` at temperature 1/scale where the margin is 0; equals `soft_triple` with one centre
+        per class at the same scale and margin.
+
+    Elsewhere:
+        pytorch-metric-learning: same value and defaults. None of TRL and sentence-transformers has it.
+
+    Example:
+        >>> proxies = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> cosface_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), proxies, margin=1.0, scale=1.0)
+        tensor([0.6931])
+    """
+    check_positive("scale", scale)
+    check_finite("margin", margin)
+    cosines = unit(embeddings, normalize) @ unit(proxies, normalize).T
+    own = own_class(labels, proxies.shape[0]).to(cosines.dtype)
+    return class_losses(scale * (cosines - margin * own), labels)
+
+
+@objective(
+    family="metric",
+    item="anchor",
+    source="https://arxiv.org/abs/1811.12649",
+    proxy_shape=("num_classes", "embedding_dim"),
+)
+def normalized_softmax_loss(
+    embeddings: Float[Tensor, "anchors dim"],
+    labels: Int[Tensor, " anchors"],
+    proxies: Float[Tensor, "classes dim"],
+    *,
+    temperature: float = 0.05,
+    normalize: bool = True,
+) -> Float[Tensor, " anchors"]:
+    r"""Classify by cosine to one learnable vector per class: a softmax head without lengths and bias.
+
+    $$\ell = -\log \frac{e^{x^\top w_y / T}}{\sum_c e^{x^\top w_c / T}}.$$
+
+    Args:
+        embeddings: One vector per anchor.
+        labels: Class of each anchor, in [0, classes).
+        proxies: One learnable vector per class; `lossmith.loss` makes and owns them.
+        temperature: Divides the cosines, > 0.
+        normalize: Whether embeddings and proxies are L2-normalised first.
+
+    Returns:
+        One loss per anchor, in nats, >= 0. Equal to log classes where all proxies coincide.
+
+    Raises:
+        ObjectiveInputError: If `temperature` is not positive.
+
+    Source:
+        Zhai and Wu 2019, "Classification is a Strong Baseline for Deep Metric Learning", section 3,
+        https://arxiv.org/abs/1811.12649. Deviation: without the paper's layer normalisation and class-balanced
+        sampling, which belong to the model and the data.
+
+    Use when:
+        The first loss to try with proxies: no margin, one temperature, any batch.
+
+    Relatives:
+        `cosface` and `arcface` equal it where their margin is 0 and scale is 1/temperature; `proxy_nca` where scale is
+        1/(2 temperature). Without normalisation, at temperature 1, it is `cross_entropy` of a linear head without bias.
+
+    Elsewhere:
+        pytorch-metric-learning: same value and default. None of TRL and sentence-transformers has it.
+
+    Example:
+        >>> proxies = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> normalized_softmax_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), proxies, temperature=1.0)
+        tensor([0.3133])
+    """
+    check_positive("temperature", temperature)
+    return class_losses(unit(embeddings, normalize) @ unit(proxies, normalize).T / temperature, labels)
