@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import lossmith
 import tiny
-from lossmith.errors import LossmithWarning
+from lossmith.errors import ConfigurationError, LossmithWarning
 from lossmith.integrations.classification import encode, make_trainer, pool, predict_logits, training_arguments
 
 JOINT = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"
@@ -138,3 +138,18 @@ def test_gradients_of_proxies_do_not_add_up_from_step_to_step(trainer_of):
     trainer = trainer_of(JOINT, batch_size=4, rows=8, epochs=2)
     trainer.train()
     assert all(parameter.grad is None for parameter in trainer.loss.parameters())
+
+
+def test_a_schedule_follows_the_training_steps(trainer_of, monkeypatch):
+    seen = []
+    trainer = trainer_of("cross_entropy -> focal @ 0.25", rows=8, batch_size=2, epochs=1)
+    set_progress = trainer.loss.set_progress
+    monkeypatch.setattr(trainer.loss, "set_progress", lambda share: (seen.append(share), set_progress(share)))
+    trainer.train()
+    assert seen == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_pairs_cannot_be_counted_over_micro_batches(trainer_of):
+    with pytest.raises(ConfigurationError, match=r"^`gradient_accumulation_steps` must be 1 with 'cross_entropy \+ nt_xent'"):
+        trainer_of("cross_entropy + nt_xent", batch_size=4, accumulation=2)
+    assert trainer_of("cross_entropy + nt_xent").loss.items == ("token", "pair")

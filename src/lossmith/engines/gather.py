@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lossmith._typing import Float, Tensor
+from lossmith._typing import Tensor
 
 
 def world_size() -> int:
@@ -53,7 +53,7 @@ class _Gather(torch.autograd.Function):
     """all_gather whose gradient is summed over ranks and returned to the rank that owns the rows."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Float[Tensor, "rows *rest"], counts: list[int]) -> Float[Tensor, "all *rest"]:
+    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
         ctx.counts = counts
         return _gather(rows, counts)
 

@@ -113,8 +113,8 @@ def check_table(name: str, entries: int, element_size: int, *, what: str, anchor
         ObjectiveInputError: If `entries` of `element_size` bytes are more than `TABLE_BYTES`.
     """
     if entries * element_size > TABLE_BYTES:
+        size = f"{entries * element_size / 2**30:.1f} GiB at once, where {TABLE_BYTES / 2**30:.0f} GiB is the most"
         raise ObjectiveInputError(
-            f"'{name}' compares {entries:,} {what} of {anchors:,} embeddings, {entries * element_size / 2**30:.1f} GiB at "
-            f"once, where {TABLE_BYTES / 2**30:.0f} GiB is the most. Give smaller batches (`PKBatchSampler`), or use a "
-            f"loss that works in chunks, such as supcon or nt_xent."
+            f"'{name}' compares {entries:,} {what} of {anchors:,} embeddings, {size}. Give smaller batches "
+            f"(`PKBatchSampler`), or use a loss that works in chunks, such as supcon or nt_xent."
         )

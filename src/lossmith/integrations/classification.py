@@ -73,6 +73,13 @@ class ClassificationTrainer(Trainer):
         on_epoch: Callable[["ClassificationTrainer", int], None] | None = None,
         **kwargs: Any,
     ):
+        accumulated = kwargs["args"].gradient_accumulation_steps if kwargs.get("args") is not None else 1
+        uncounted = {"pair", "triplet"} & set(loss.items)
+        if accumulated > 1 and uncounted:
+            raise ConfigurationError(
+                f"`gradient_accumulation_steps` must be 1 with '{loss}', got {accumulated}: how many "
+                f"{' and '.join(sorted(uncounted))}s all micro-batches hold is not known before the last one."
+            )
         # A `compute_loss_func` tells the Trainer to count items and to leave the scale of the loss alone.
         super().__init__(compute_loss_func=loss, **kwargs)
         self.loss = loss.to(self.args.device)
@@ -115,6 +122,8 @@ class ClassificationTrainer(Trainer):
                     f"'{self.loss}' reads embeddings, but {type(model).__name__} returns no hidden states."
                 )
             given["embeddings"] = pool(outputs.hidden_states[-1], inputs["attention_mask"], self.pooling)
+        # Evaluation without training sees the end of a schedule.
+        self.loss.set_progress(min(self.state.global_step / self.state.max_steps, 1.0) if self.state.max_steps else 1.0)
         value = self.loss(**{name: given[name] for name in self.loss.inputs}, num_items=self._num_items(model.training))
         if model.training:
             self._note(value, outputs.logits, labels)
@@ -124,7 +133,7 @@ class ClassificationTrainer(Trainer):
         micro_batches, labels = self._accumulated
         if not training or micro_batches == 1:
             return None
-        counts = {"token": max(labels, 1), "anchor": max(labels, 1), "region": micro_batches}
+        counts = {"token": max(labels, 1), "anchor": max(labels, 1), "region": micro_batches, "batch": micro_batches}
         kinds = {kind: counts[kind] for kind in self.loss.items}
         return kinds if len(kinds) > 1 else kinds[self.loss.items[0]]
 

@@ -51,6 +51,9 @@ class LossModule(nn.Module, ABC):
         own = list(self.parameters())
         return [{"params": own, "lr": lr * proxy_lr_multiplier, "weight_decay": 0.0}] if own else []
 
+    def set_progress(self, progress: float) -> None:
+        """Say which share of training is done, in [0, 1]; only a schedule listens."""
+
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Inputs:
         """The inputs by name, those left out or None missing.
 
@@ -197,8 +200,8 @@ class ObjectiveModule(LossModule):
         if float(num_items) > here > 0:
             self._warned_of_accumulation = True
             warnings.warn(
-                f"'{self}' couples the items of a batch: {here} of `num_items` = {float(num_items):g} here, and several "
-                f"micro-batches are not one batch.",
+                f"'{self}' couples the items of a batch: {here} of `num_items` = {float(num_items):g} here, and "
+                f"several micro-batches are not one batch.",
                 LossmithWarning,
                 stacklevel=4,
             )

@@ -16,7 +16,7 @@ from lossmith.objectives import ObjectiveRecord
 
 @final
 class TokenLoss(ObjectiveModule):
-    """A token objective on `logits` [..., vocab] against aligned `labels` [...]: one loss per label that is not -100."""
+    """A token objective on `logits` [..., vocab] against aligned `labels` [...]; a label of -100 does not count."""
 
     inputs = ("logits", "labels")
 

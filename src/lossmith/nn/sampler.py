@@ -31,7 +31,7 @@ class PKBatchSampler(Sampler[list[int]]):
     Example:
         >>> sampler = PKBatchSampler([0, 0, 0, 1, 1, 2, 2, 2], classes_per_batch=2, samples_per_class=2, seed=0)
         >>> [sorted({[0, 0, 0, 1, 1, 2, 2, 2][i] for i in batch}) for batch in sampler]
-        [[0, 1], [0, 2]]
+        [[0, 2], [1, 2]]
     """
 
     def __init__(
@@ -89,10 +89,9 @@ class PKBatchSampler(Sampler[list[int]]):
                 chosen.append(turns.pop(place))
             for c in chosen:
                 while len(left[c]) < self.samples_per_class:
-                    fresh = _shuffled(self.rows[c].tolist(), generator)
-                    enough = len(fresh) >= self.samples_per_class
-                    # Rows that wait already come first and not twice in one batch, where the class has enough rows.
-                    left[c] += [row for row in fresh if not (enough and row in left[c])]
+                    fresh, waiting = _shuffled(self.rows[c].tolist(), generator), set(left[c])
+                    # Rows that wait already go to the end of the new turn: not twice in one batch.
+                    left[c] += sorted(fresh, key=waiting.__contains__)
                 batch += left[c][: self.samples_per_class]
                 left[c] = left[c][self.samples_per_class :]
             yield batch

@@ -10,8 +10,8 @@ from torch import nn
 from lossmith._reduce import NumItems
 from lossmith._typing import Tensor
 from lossmith.errors import ObjectiveInputError
-from lossmith.nn.composition import Composition
 from lossmith.nn.base import IGNORE_INDEX, Inputs, LossModule, graph_zero
+from lossmith.nn.composition import Composition
 
 
 @final

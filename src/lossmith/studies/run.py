@@ -275,6 +275,12 @@ def check_runs(setting: Setting) -> None:
         )
     for text in config.all_losses:
         terms = parse_composition(text).terms
+        for term in terms:
+            if term.record.family in ("preference", "unpaired"):
+                raise ConfigurationError(
+                    f"'{term.record.name}' of '{text}' compares completions, and classification has none: take a token, "
+                    f"region or metric loss (`lossmith losses`)."
+                )
         if all(term.record.family == "metric" for term in terms):
             raise ConfigurationError(
                 f"'{text}' never reads the logits: the head would stay untrained and the test be a guess. Add a term "

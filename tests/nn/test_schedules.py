@@ -1,0 +1,137 @@
+"""Schedules: cross-entropy first, another loss later; printed, checked, saved, and never silently stuck."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+import lossmith
+from library import build, labels_for, scores_for
+from lossmith import ObjectiveInputError
+from lossmith.errors import CompositionError
+from lossmith.nn import WeightedSum, parse_composition
+
+
+def _scheduled(text: str, **settings) -> WeightedSum:
+    module = build(text, **settings)
+    assert isinstance(module, WeightedSum)
+    return module
+
+
+def _batch() -> tuple[Tensor, Tensor]:
+    return scores_for(build("focal"), 9), labels_for(9)
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("cross_entropy -> lovasz @ 0.3", "cross_entropy -> lovasz_softmax @ 0.3"),
+        ("cross_entropy->focal@0.25:0.5", "cross_entropy -> focal @ 0.25:0.5"),
+        ("cross_entropy -> focal @ 0 : 1", "cross_entropy -> focal @ 0"),
+        (
+            "-2*focal(gamma=1)+cross_entropy -> 0.6*cross_entropy - 0.4*lovasz[answer] @ .1:.2 -> poly1 @ 0.2:0.9",
+            "-2*focal(gamma=1.0) + cross_entropy -> 0.6*cross_entropy - 0.4*lovasz_softmax[answer] @ 0.1:0.2 "
+            "-> poly1 @ 0.2:0.9",
+        ),
+        ("lovasz(classes='present') -> focal @ 0.5", "lovasz_softmax -> focal @ 0.5"),
+    ],
+)
+def test_printing_gives_the_string_that_builds_it(text: str, printed: str) -> None:
+    composition = parse_composition(text)
+    assert str(composition) == printed
+    assert parse_composition(printed) == composition
+    assert str(lossmith.loss(text)) == printed
+
+
+@pytest.mark.parametrize(
+    ("progress", "late"), [(0.0, 0.0), (0.3, 0.0), (0.4, 0.25), (0.5, 0.5), (0.7, 1.0), (1.0, 1.0)]
+)
+def test_the_phases_share_the_loss(progress: float, late: float) -> None:
+    module = _scheduled("cross_entropy -> 0.5*cross_entropy + 2*lovasz @ 0.3:0.7")
+    logits, labels = _batch()
+    module.set_progress(progress)
+    first = build("cross_entropy")(logits, labels)
+    second = build("0.5*cross_entropy + 2*lovasz")(logits, labels)
+    by_hand = (1 - late) * first + late * second
+    value = module(logits, labels)
+    assert_close(value, by_hand, rtol=1e-14, atol=0)
+    slopes = (torch.autograd.grad(loss, logits)[0] for loss in (value, by_hand))
+    assert_close(*slopes, rtol=1e-12, atol=1e-16)
+
+
+def test_three_phases() -> None:
+    composition = parse_composition("cross_entropy -> focal @ 0.2:0.4 -> poly1 @ 0.4:0.8")
+    assert composition.shares(0.1) == (1, 0, 0)
+    assert composition.shares(0.3) == (0.5, 0.5, 0)
+    assert composition.shares(0.4) == (0, 1, 0)
+    assert composition.shares(0.5) == (0, 0.75, 0.25)
+    assert composition.shares(0.9) == (0, 0, 1)
+    assert all(sum(composition.shares(step / 97)) == pytest.approx(1, abs=1e-15) for step in range(98))
+
+
+def test_a_schedule_that_is_never_moved_says_so() -> None:
+    module = _scheduled("cross_entropy -> focal @ 0.3")
+    with pytest.raises(
+        ObjectiveInputError, match=r"changes over training: call `set_progress\(step / num_steps\)` before"
+    ):
+        module(*_batch())
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(
+            ObjectiveInputError, match=r"^`progress` must be in \[0, 1\], the share of training done, got"
+        ):
+            module.set_progress(wrong)
+
+
+def test_progress_travels_with_the_state() -> None:
+    module, other = _scheduled("cross_entropy -> focal @ 0.3"), _scheduled("cross_entropy -> focal @ 0.3")
+    module.set_progress(0.65)
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(module(*_batch()), other(*_batch()))
+    assert not build("cross_entropy + focal").state_dict()
+
+
+def test_a_phase_that_does_not_count_keeps_its_proxies_in_the_graph() -> None:
+    module = _scheduled("cross_entropy -> 0.4*cross_entropy + 0.6*soft_triple @ 0.5")
+    module.set_progress(0.2)
+    logits, embeddings = scores_for(build("focal"), 6), scores_for(build("supcon"), 6)
+    value = module(logits=logits, embeddings=embeddings, labels=labels_for(6))
+    _, on_embeddings, on_proxies = torch.autograd.grad(value, [logits, embeddings, *module.parameters()])
+    assert not bool(on_embeddings.any())
+    assert not bool(on_proxies.any())
+    embeddings.data.fill_(torch.nan)
+    assert torch.equal(module(logits=logits, embeddings=embeddings, labels=labels_for(6)), value)
+
+
+def test_divisors_and_kinds_of_all_phases() -> None:
+    module = _scheduled("cross_entropy -> lovasz @ 0.5", region="sequence")
+    assert module.items == ("token", "region")
+    assert not module.batch_coupled
+    logits, labels = scores_for(build("focal"), 4, 5), labels_for(4, 5)
+    module.set_progress(0.75)
+    whole = module(logits, labels)
+    parts = [module(logits[r], labels[r], num_items={"token": 20, "region": 4}) for r in (slice(0, 1), slice(1, 4))]
+    assert_close(parts[0] + parts[1], whole, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "place"),
+    [
+        ("cross_entropy -> focal", "A hand-over needs the share of training where it begins, as in A -> B @ 0.3", 14),
+        ("cross_entropy @ 0.3", "A place in training belongs to a hand-over, as in A -> B @ 0.3", 14),
+        ("cross_entropy -> focal @ soon", "Behind @ stand one or two shares of training, as in @ 0.3 or @ 0.3:0.5", 23),
+        ("cross_entropy -> focal @ 0.5:0.2", "A hand-over must lie in 0 <= begin < end <= 1, this is 0.5:0.2", 23),
+        ("cross_entropy -> focal @ nan", "A hand-over must lie in 0 <= begin < end <= 1, this is nan:1", 23),
+        ("focal -> poly1 @ 0.1:0.5 -> dft @ 0.4", "A hand-over must lie in 0.5 <= begin < end <= 1, this is 0.4:1", 32),
+        ("cross_entropy -> focall @ 0.3", "No objective named 'focall'. Did you mean 'focal'?", 17),
+        ("cross_entropy -> 2*(focal @ 0.3", "This composition cannot be read", 19),
+        ("-> focal @ 0.3", "This composition cannot be read", 0),
+        ("cross_entropy -> @ 0.3", "This composition cannot be read", 17),
+    ],
+)
+def test_a_schedule_that_cannot_be_read(text: str, message: str, place: int) -> None:
+    with pytest.raises(CompositionError) as caught:
+        parse_composition(text)
+    first, shown, caret, *_ = str(caught.value).split("\n")
+    assert first.rstrip(":") == message
+    assert shown[2:] == text
+    assert caret.index("^") - 2 == place
