@@ -21,8 +21,24 @@ from lossmith.objectives.metric.proxy import (
 from lossmith.objectives.preference.discovered import cell_loss, lrml_loss, padll_loss, pfl_loss
 from lossmith.objectives.preference.discovered_batch import aqfl_loss, aql_loss, dbaql_loss
 from lossmith.objectives.preference.margin import dpo_loss
-from lossmith.objectives.region import lovasz_softmax_loss
-from lossmith.objectives.token.likelihood import cross_entropy_loss, focal_loss
+from lossmith.objectives.region import (
+    dice_loss,
+    focal_tversky_loss,
+    generalized_dice_loss,
+    jaccard_loss,
+    lovasz_softmax_loss,
+    tversky_loss,
+)
+from lossmith.objectives.token.gated import deft_loss, dft_loss, entropy_adaptive_loss, mile_loss, tailr_loss
+from lossmith.objectives.token.likelihood import (
+    cross_entropy_loss,
+    focal_loss,
+    generalized_cross_entropy_loss,
+    poly1_loss,
+    self_adjusting_dice_loss,
+    unlikelihood_loss,
+)
+from lossmith.objectives.token.regularizers import confidence_penalty_loss, z_loss_loss
 
 __all__ = [
     "VOCABULARY",
@@ -32,17 +48,27 @@ __all__ = [
     "arcface_loss",
     "cell_loss",
     "circle_loss",
+    "confidence_penalty_loss",
     "contrastive_loss",
     "cosface_loss",
     "cross_entropy_loss",
     "dbaql_loss",
+    "deft_loss",
+    "dft_loss",
+    "dice_loss",
     "dpo_loss",
+    "entropy_adaptive_loss",
     "focal_loss",
+    "focal_tversky_loss",
+    "generalized_cross_entropy_loss",
+    "generalized_dice_loss",
     "get_record",
+    "jaccard_loss",
     "lifted_structure_loss",
     "list_losses",
     "lovasz_softmax_loss",
     "lrml_loss",
+    "mile_loss",
     "multi_similarity_loss",
     "n_pairs_loss",
     "nca_loss",
@@ -51,9 +77,15 @@ __all__ = [
     "objective",
     "padll_loss",
     "pfl_loss",
+    "poly1_loss",
     "proxy_anchor_loss",
     "proxy_nca_loss",
+    "self_adjusting_dice_loss",
     "soft_triple_loss",
     "supcon_loss",
+    "tailr_loss",
     "triplet_margin_loss",
+    "tversky_loss",
+    "unlikelihood_loss",
+    "z_loss_loss",
 ]
