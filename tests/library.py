@@ -10,9 +10,10 @@ from torch import Tensor
 import lossmith
 from lossmith.nn import LossModule, parse_composition
 from lossmith.objectives import ObjectiveRecord, get_record
+from lossmith.testing import draw_statistics
+from lossmith.testing.samples import CLASSES, DIM, VOCAB
 
-VOCAB, CLASSES, DIM = 7, 3, 6
-
+EVERY = [str(record) for record in lossmith.list_losses()]
 NAMES = [str(record) for record in lossmith.list_losses() if record.family in ("token", "region", "metric")]
 VARIANTS = ["cross_entropy(label_smoothing=0.2)", "focal(gamma=0.5)"]
 LOSSES = NAMES + VARIANTS
@@ -58,23 +59,8 @@ def gradients(value: Tensor, module: LossModule, *scores: Tensor) -> list[Tensor
 
 
 def make_statistics(record: ObjectiveRecord, *, rows: int = 9, seed: int = 0) -> dict[str, Tensor]:
-    """Float64 statistics that an objective reads, from one set of random logits or embeddings."""
-    from lossmith.engines import DenseRegionStatistics, DenseTokenStatistics
-
-    generator = torch.Generator().manual_seed(seed)
-    logits = 1.5 * torch.randn(rows, VOCAB, generator=generator, dtype=torch.float64)
-    labels = torch.arange(rows) % CLASSES
-    if record.family == "token":
-        return DenseTokenStatistics(logits, labels).get(record.reads)
-    if record.family == "region":
-        return DenseRegionStatistics(logits, labels).get(record.reads)
-    sizes = {**record.hyperparameters, "num_classes": CLASSES, "embedding_dim": DIM, "centers_per_class": 2}
-    made = {
-        "embeddings": torch.randn(rows, DIM, generator=generator, dtype=torch.float64),
-        "labels": labels,
-        "proxies": torch.randn([sizes[name] for name in record.proxy_shape], generator=generator, dtype=torch.float64),
-    }
-    return {name: made[name] for name in record.reads}
+    """Float64 statistics that an objective of any family reads; its hyper-parameters at their defaults."""
+    return draw_statistics(record, rows=rows, seed=seed)
 
 
 def plain(function: Callable) -> Callable:

@@ -9,6 +9,10 @@ class ObjectiveInputError(LossmithError, ValueError):
     """A loss was named, configured or called wrongly."""
 
 
+class ObjectiveCheckError(LossmithError, AssertionError):
+    """An objective breaks a rule that every loss obeys; the message names each failed check."""
+
+
 class CompositionError(ObjectiveInputError):
     """A composition string cannot be read; the message carries a caret under the place."""
 

@@ -105,24 +105,19 @@ def objective(
     """
 
     def record(function: Function) -> Function:
-        module_defaults = module_hyperparameters or {}
-        reads, hyperparameters = _read_signature(function, family, item)
-        entry = ObjectiveRecord(
-            name=function.__name__.removesuffix("_loss"),
+        entry = describe(
+            function,
             family=family,
             item=item,
             source=source,
-            reads=reads,
-            hyperparameters={**hyperparameters, **module_defaults},
             batch_coupled=batch_coupled,
-            function=function,
             aliases=aliases,
             proxy_shape=proxy_shape,
-            module_hyperparameters=tuple(module_defaults),
+            module_hyperparameters=module_hyperparameters,
             needs_positives=needs_positives,
             row_local=row_local,
-            needed_when=needed_when or {},
-            instead=instead or {},
+            needed_when=needed_when,
+            instead=instead,
         )
         for name in (entry.name, *aliases):
             known = _REGISTRY.get(name)
@@ -133,6 +128,47 @@ def objective(
         return function
 
     return record
+
+
+def describe(
+    function: Callable[..., Any],
+    *,
+    family: str,
+    item: str,
+    source: str = "",
+    batch_coupled: bool = False,
+    aliases: tuple[str, ...] = (),
+    proxy_shape: tuple[str, ...] = (),
+    module_hyperparameters: dict[str, Any] | None = None,
+    needs_positives: bool = False,
+    row_local: bool = False,
+    needed_when: dict[str, str] | None = None,
+    instead: dict[str, str] | None = None,
+) -> ObjectiveRecord:
+    """The record that `objective` would make of a function, without recording it.
+
+    Raises:
+        ObjectiveInputError: If the signature does not follow the contract.
+    """
+    module_defaults = module_hyperparameters or {}
+    reads, hyperparameters = _read_signature(function, family, item)
+    return ObjectiveRecord(
+        name=function.__name__.removesuffix("_loss"),
+        family=family,
+        item=item,
+        source=source,
+        reads=reads,
+        hyperparameters={**hyperparameters, **module_defaults},
+        batch_coupled=batch_coupled,
+        function=function,
+        aliases=aliases,
+        proxy_shape=proxy_shape,
+        module_hyperparameters=tuple(module_defaults),
+        needs_positives=needs_positives,
+        row_local=row_local,
+        needed_when=needed_when or {},
+        instead=instead or {},
+    )
 
 
 def _read_signature(function: Callable[..., Any], family: str, item: str) -> tuple[tuple[str, ...], dict[str, Any]]:
