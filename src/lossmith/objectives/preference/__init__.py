@@ -1,1 +1,1 @@
-"""Preference objectives: `margin`, `sides`, `reference_free`, `sorting` and `discovered`."""
+"""Preference objectives: `margin`, `label_noise`, `sides`, `reference_free`, `sorting` and the discovered ones."""
