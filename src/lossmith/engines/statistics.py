@@ -73,10 +73,15 @@ class DenseTokenStatistics:
         -inf, with gradient 0, where no other class is possible (one class, or all others masked).
         """
         label_column = F.one_hot(self.labels, self.logits.shape[-1]).bool()
-        # Relative to the largest *other* logit nothing cancels, however confident the label is.
-        others = self._log_probs.masked_fill(label_column, -torch.inf)
-        alone = (others == -torch.inf).all(-1)
-        return torch.logsumexp(others.masked_fill(alone[:, None], 0.0), dim=-1).masked_fill(alone, -torch.inf)
+        # Each log-sum-exp is taken relative to its own maximum, so that no digit of large logits is lost, and in their
+        # difference nothing cancels, however confident the label is.
+        highest = self.logits.detach().amax(-1, keepdim=True)
+        others = self.logits.masked_fill(label_column, -torch.inf)
+        highest_other = others.detach().amax(-1, keepdim=True)
+        alone = highest_other == -torch.inf
+        shifted = (others - highest_other).masked_fill(alone, 0.0)
+        log_others = torch.logsumexp(shifted, dim=-1) + (highest_other - highest).squeeze(-1)
+        return (log_others - torch.logsumexp(self.logits - highest, dim=-1)).masked_fill(alone.squeeze(-1), -torch.inf)
 
 
 class DenseRegionStatistics:

@@ -71,6 +71,7 @@ def lovasz_softmax_loss(
         tensor(0.2500)
     """
     check_one_of("classes", classes, ("present",))
+    class_probs = at_least_float32(class_probs)
     tokens, present = class_probs.shape
     rows = torch.arange(tokens, device=class_probs.device)
     own = class_probs.flatten().index_select(0, rows * present + class_ids)

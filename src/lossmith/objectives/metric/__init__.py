@@ -1,1 +1,1 @@
-"""Metric objectives: `proxy` (learnable class vectors), `contrastive` (softmax over the batch), `pairwise` (margins)."""
+"""Metric objectives: `proxy` (learnable class vectors), `contrastive` (a softmax over rows), `pairwise` (margins)."""
