@@ -23,6 +23,22 @@ def test_a_metric_loss_has_two_panels():
     assert curve_text(loss_curve("supcon", points=19)).count("┌") == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "ticks"),
+    [
+        ("focal", ["0", "0.25", "0.5", "0.75", "1"]),
+        ("supcon", ["-1", "-0.5", "0", "0.5", "1"]),
+        ("lrml", ["-100", "-50", "0", "50", "100"]),
+        ("dpo(beta=0.17)", ["-29.41", "-14.71", "0", "14.71", "29.41"]),
+        ("kto", ["-50", "-25", "0", "25", "50"]),
+    ],
+)
+@pytest.mark.parametrize("points", [2, 39])
+def test_the_axis_runs_to_the_ends_of_the_line(text, ticks, points):
+    drawn = curve_text(loss_curve(text, points=points))
+    assert [line.split() for line in drawn.splitlines() if line.split() == ticks]
+
+
 def test_a_falling_loss_is_drawn_falling():
     panel = curve_text(CURVE, width=70).split("Gradient")[0].splitlines()
     rows = [line for line in panel if line[:5].endswith(("┤", "│")) or "┤" in line or line.strip().startswith("│")]

@@ -11,9 +11,16 @@ from rich.table import Table
 
 import lossmith
 from lossmith.errors import CompositionError, EvidenceError, MissingExtraError, ObjectiveInputError
-from lossmith.explain import NoCurveError, loss_curve
+from lossmith.explain import NoCurveError, loss_curve, loss_facts
 from lossmith.objectives import _registry, objective
-from lossmith.report.losses import curve_figure, losses_markdown, losses_table, show_loss
+from lossmith.report.losses import (
+    CALLED_WITH,
+    MODULE_SETTINGS,
+    curve_figure,
+    losses_markdown,
+    losses_table,
+    show_loss,
+)
 
 MARKUP = "[red]Widen[/red] [link=http://x]it[/link] :smile: | <b>`code`</b>."
 
@@ -58,6 +65,9 @@ def test_a_loss_is_shown_with_all_its_facts():
         "Batch not coupled: several micro-batches equal one batch",
         'Source Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 4, https://arxiv.org/abs/1708.02002.',
         "Deviation no class balance factor inside (give weights)",
+        "Use when ",
+        "Relatives ",
+        "Elsewhere ",
         "gamma=1.0 (default 2.0) How strongly confident tokens are discounted",
         "One token, 2 classes",
         "Loss over the probability p of the label",
@@ -70,11 +80,57 @@ def test_a_loss_is_shown_with_all_its_facts():
 def test_proxies_aliases_and_coupling_are_said():
     triple, lovasz = flat(shown("soft_triple")), flat(shown("lovasz"))
     assert "loss(embeddings, labels), built with num_classes and embedding_dim (it owns proxies)" in triple
-    assert "centers_per_class=10 Shapes the proxies" in triple
+    assert "centers_per_class=10 Proxies of each class" in triple
+    assert "normalize=True Whether embeddings are scaled to unit length" in flat(shown("supcon"))
     assert "Implied target" not in triple
     assert lovasz.startswith("lovasz_softmax")
     assert "Aliases lovasz" in lovasz
     assert "coupled: several micro-batches do not equal one batch; with region='sequence' they do" in lovasz
+
+
+def test_the_call_of_every_family():
+    six = "chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, chosen_lengths, rejected_lengths"
+    assert f"Call loss({six}); what it does not read may be left out Use when" in flat(shown("dpo"))
+    assert f"Call loss({six}) Use when" in flat(shown("dpo_length_normalized"))
+    assert "Call loss(logps, ref_logps, desirable, kl) Use when" in flat(shown("kto"))
+    assert "Call loss(logps, ref_logps, desirable, kl); what it does not read may be left out" in flat(shown("bco"))
+    assert set(CALLED_WITH) == {record.family for record in lossmith.list_losses()}
+
+
+@pytest.mark.parametrize("record", lossmith.list_losses(), ids=str)
+def test_every_loss_can_be_called_as_shown(record):
+    """The names are those of the module, and what is read beyond them the module keeps itself."""
+    sizes = dict.fromkeys(record.required, 3)
+    module = lossmith.loss(record.name, **sizes)
+    shown_inputs = CALLED_WITH[record.family].split(", ")
+    assert tuple(shown_inputs) == module.inputs[: len(shown_inputs)]
+    assert set(module.required) <= set(shown_inputs)
+
+
+@pytest.mark.parametrize("record", lossmith.list_losses(), ids=str)
+def test_every_hyper_parameter_has_a_meaning(record):
+    meanings = {**MODULE_SETTINGS, **loss_facts(record).meanings}
+    assert all(meanings.get(name) for name in record.hyperparameters)
+
+
+def test_no_meaning_is_left_over():
+    used = {name for record in lossmith.list_losses() for name in record.hyperparameters}
+    assert set(MODULE_SETTINGS) <= used
+
+
+def test_relatives_and_other_frameworks_are_shown():
+    text = flat(shown("lrml"))
+    assert "Use when Labels are noisy" in text
+    assert "Relatives dpo far below the dent" in text
+    assert 'Elsewhere TRL: loss_type="discopop"' in text
+    assert "Aliases discopop" in text
+    assert "Loss over the log-ratio margin of the pair in nats" in text
+    assert "running_kl=False Whether kl is averaged over all calls" in flat(shown("kto"))
+
+
+def test_a_schedule_has_facts_and_no_curve():
+    text = flat(shown("cross_entropy -> focal @ 0.3"))
+    assert "No curve: 'cross_entropy -> focal @ 0.3' changes over training" in text
 
 
 def test_a_sum_shows_each_term_and_one_curve():
@@ -121,7 +177,7 @@ def test_no_escape_codes_unless_the_console_is_a_terminal():
 
 def test_lines_fit_the_console():
     for width in (50, 80, 120):
-        for name in ("focal", "soft_triple", "0.6*cross_entropy + 0.4*lovasz_softmax"):
+        for name in ("focal", "soft_triple", "lrml", "kto", "0.6*cross_entropy + 0.4*lovasz_softmax"):
             assert max(map(len, shown(name, width=width).splitlines())) <= width
 
 
@@ -149,7 +205,7 @@ def test_without_plotext_the_facts_are_still_there(monkeypatch):
     assert "pip install 'lossmith[train]'" in text
 
 
-@pytest.mark.parametrize("width", [50, 80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_table_lists_everything_and_keeps_words_whole(width):
     assert isinstance(losses_table(), Table)
     text = printed(lambda console: console.print(losses_table()), width=width)
@@ -165,7 +221,7 @@ def test_one_family_and_an_unknown_one():
     text = printed(lambda console: console.print(losses_table("metric")))
     assert "supcon" in text
     assert "focal" not in text
-    assert losses_markdown("region").count("\n") == 3
+    assert losses_markdown("region").count("\n") == 2 + len(lossmith.list_losses("region"))
     for table in (losses_table, losses_markdown):
         with pytest.raises(ObjectiveInputError, match="Did you mean 'metric'"):
             table("metrics")
@@ -176,9 +232,8 @@ def test_the_markdown_table_has_one_full_row_per_loss():
     records = lossmith.list_losses()
     assert len(lines) == 2 + len(records)
     assert {line.count(" | ") for line in lines} == {6}
-    assert lines[2].startswith(
-        "| `cross_entropy` | token | token | `label_smoothing=0.0` | `token_logps`, `log_normalizer`"
-    )
+    (line,) = (line for line in lines if line.startswith("| `cross_entropy` |"))
+    assert "| token | token | `label_smoothing=0.0` | `token_logps`, `log_normalizer`" in line
     for record, line in zip(records, lines[2:], strict=True):
         assert f"`{record.name}`" in line
         assert line.endswith(" |")

@@ -2,21 +2,39 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from lossmith._typing import Float, Tensor
 from lossmith.errors import ObjectiveInputError
-from lossmith.nn import Composition, LossModule, MetricLoss, loss, parse_composition
-
-LOGITS_FAMILIES = ("token", "region")
-EMBEDDINGS_FAMILIES = ("metric",)
-DRAWABLE = (
-    "Curves exist for token and region losses and their sums (over the probability of the label), and for metric "
-    "losses and their sums (over the cosine similarity to the own class)."
+from lossmith.nn import (
+    Composition,
+    LossModule,
+    MetricLoss,
+    ObjectiveModule,
+    PreferenceLoss,
+    UnpairedLoss,
+    WeightedSum,
+    loss,
+    parse_composition,
 )
+
+READS = {
+    "token": "logits",
+    "region": "logits",
+    "metric": "embeddings",
+    "preference": "pairs of completions",
+    "unpaired": "single completions",
+}
+"""Family -> what the line of its losses runs through."""
+LENGTH = 20
+"""Tokens of every completion on a line."""
+OTHER_MARGINS = (-4.3, 1.1, 6.7)
+"""Margins of the pairs beside the moving one, for losses coupled over the batch; odd ones, so that no place ties."""
+SHAPE_REACH, DEFAULT_REACH = 5.0, 10.0
+"""A line runs to this beta times log-ratio on both sides; without a beta to this log-ratio."""
 
 
 class NoCurveError(ObjectiveInputError):
@@ -58,14 +76,26 @@ def loss_curve(text: str, *, classes: int = 2, points: int = 199) -> Curve:
     and two rows at the other end (so that every row has a positive). The loss is that of the anchor; where a term has
     no loss per anchor it is the mean over the batch.
 
+    Preference losses see one pair of completions of 20 tokens, equally likely under the reference. Its log-ratio margin
+    runs as far as beta times it is 5 on both sides (the smallest beta of a sum; divided by 20 where the loss averages
+    over tokens; 10 nats without a beta): half of it lifts the chosen completion, half lowers the rejected one. A loss
+    that reads no reference stops at 40, where the chosen completion has probability one. Losses coupled over the batch
+    see three more pairs, at margins -4.3, 1.1 and 6.7. The loss is that of the moving pair (the mean of its two
+    completions where those are the items); where the values belong to no single pair it is the mean over the batch.
+
+    Unpaired losses see one desirable completion, its log-ratio running as for pairs, at a `kl` of 0.
+
+    Running means that a loss keeps are at 0. What a loss holds constant stays so in the gradient, as in training: it is
+    then not the slope of the drawn loss.
+
     Args:
         text: A name or a composition, hyper-parameters inside, as for `lossmith.loss`.
-        classes: Classes of the row of logits, >= 2; a metric loss always has two.
+        classes: Classes of the row of logits, >= 2; no other line depends on it.
         points: Places on the line, evenly spread without its ends, >= 2.
 
     Raises:
         ObjectiveInputError: For what `lossmith.loss` refuses.
-        NoCurveError: For a sum that reads logits and embeddings, or a family that has no such line.
+        NoCurveError: For a schedule, and for a sum whose terms do not all read the same kind of input.
 
     Example:
         >>> curve = loss_curve("cross_entropy", points=3)
@@ -76,27 +106,37 @@ def loss_curve(text: str, *, classes: int = 2, points: int = 199) -> Curve:
         if isinstance(value, bool) or not isinstance(value, int) or value < 2:
             raise ObjectiveInputError(f"`{name}` must be an int >= 2, got {value}.")
     composition = parse_composition(text)
-    families = {term.record.family for term in composition.terms}
-    for term in composition.terms:
-        if term.record.family not in LOGITS_FAMILIES + EMBEDDINGS_FAMILIES:
-            raise NoCurveError(
-                f"'{term.record.name}' is of family '{term.record.family}', which has no curve. {DRAWABLE}"
-            )
+    if composition.handovers:
+        phases = [str(Composition(tuple(replace(term, phase=0) for term in phase))) for phase in composition.phases]
+        raise NoCurveError(
+            f"'{composition}' changes over training, so no single curve shows it: draw its phases, "
+            f"{' and '.join(repr(phase) for phase in phases)}."
+        )
     module = _build(composition)
-    if families <= set(LOGITS_FAMILIES):
-        return _logits_curve(composition, module, classes, points)
-    if families <= set(EMBEDDINGS_FAMILIES):
-        return _embeddings_curve(composition, module, points)
-    raise NoCurveError(
-        f"'{composition}' reads logits and embeddings, so no single line shows it: draw its terms. {DRAWABLE}"
-    )
+    reads = list(dict.fromkeys(READS[term.record.family] for term in composition.terms))
+    if len(reads) > 1:
+        raise NoCurveError(
+            f"'{composition}' reads {' and '.join(reads)}, so no single line shows it: draw its terms. Sums of token "
+            f"and region losses, of metric, of preference or of unpaired losses can be drawn."
+        )
+    match reads[0]:
+        case "logits":
+            return _logits_curve(composition, module, classes, points)
+        case "embeddings":
+            return _embeddings_curve(composition, module, points)
+        case "pairs of completions":
+            return _pairs_curve(composition, module, points)
+        case _:
+            return _completions_curve(composition, module, points)
 
 
 def _build(composition: Composition) -> LossModule:
     sizes = {"num_classes": 2, "embedding_dim": 2} if composition.required else {}
     # Proxies are drawn at random before they are placed; the caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
-        return loss(str(composition), **sizes).double()
+        module = loss(str(composition), **sizes).double()
+    # Running means move in training mode only: on a line each place must see the same ones.
+    return module.eval()
 
 
 def _logits_curve(composition: Composition, module: LossModule, classes: int, points: int) -> Curve:
@@ -157,6 +197,123 @@ def _embeddings_curve(composition: Composition, module: LossModule, points: int)
     )
 
 
+def _pairs_curve(composition: Composition, module: LossModule, points: int) -> Curve:
+    terms = _terms(composition, module)
+    coupled = any(part.record.batch_coupled for _, part in terms)
+    reach = max(_reach(part) for _, part in terms)
+    if not all("ref_chosen_logps" in part.needed for _, part in terms):
+        # At one nat per token, a margin of two per token takes the chosen completion to probability one.
+        reach = min(reach, 2.0 * LENGTH)
+    # Low enough that no completion becomes more likely than certain.
+    line = _PairLine(start=-max(float(LENGTH), reach / 2), others=OTHER_MARGINS if coupled else ())
+    per_pair = [line.belongs_to_pairs(part, 0.37 * reach) for _, part in terms]
+
+    def at(margin: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        values = [
+            weight * (line.own(part, margin) if single else part(**line.batch(margin)))
+            for (weight, part), single in zip(terms, per_pair, strict=True)
+        ]
+        return torch.stack(values).sum()
+
+    margins = _symmetric_grid(reach, points)
+    losses, gradient = _follow(at, margins)
+    beside = f", beside pairs at margins {', '.join(f'{margin:g}' for margin in OTHER_MARGINS)}" if coupled else ""
+    averaged = [part.record.name for (_, part), single in zip(terms, per_pair, strict=True) if not single]
+    whose = f"; {' and '.join(averaged)}: mean over the batch" if averaged else ""
+    if any(part.items == ("completion",) for _, part in terms):
+        whose += "; mean over its two completions"
+    return Curve(
+        name=str(composition),
+        x_name="log-ratio margin of the pair in nats",
+        x=tuple(margins.tolist()),
+        loss=losses,
+        gradient_name="the margin",
+        gradient=gradient,
+        implied_target=None,
+        setting=f"One pair of {LENGTH} tokens each, {line.start:g} nats under the reference{beside}{whose}.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PairLine:
+    """A pair that moves along its margin, alone or among pairs that stay."""
+
+    start: float
+    """Log-probability of every completion under the reference."""
+    others: tuple[float, ...]
+    """Margins of the pairs that stay."""
+
+    def batch(self, margin: Float[Tensor, ""], place: int = 0) -> dict[str, Tensor]:
+        """What a preference loss reads, the moving pair at `place`."""
+        stay = margin.new_tensor(self.others)
+        margins = torch.cat([stay[:place], margin.reshape(1), stay[place:]])
+        reference = torch.full_like(margins, self.start)
+        lengths = torch.full_like(margins, LENGTH)
+        return {
+            "chosen_logps": reference + margins / 2,
+            "rejected_logps": reference - margins / 2,
+            "ref_chosen_logps": reference,
+            "ref_rejected_logps": reference,
+            "chosen_lengths": lengths,
+            "rejected_lengths": lengths,
+        }
+
+    def own(self, part: ObjectiveModule, margin: Float[Tensor, ""], place: int = 0) -> Float[Tensor, ""]:
+        """The loss of the moving pair; where completions are the items, those chosen come before those rejected."""
+        values = part(**self.batch(margin, place), reduction="none")
+        return values.reshape(-1, len(self.others) + 1)[:, place].mean()
+
+    def belongs_to_pairs(self, part: ObjectiveModule, somewhere: float) -> bool:
+        """Whether a pair takes its loss along when it changes its place in the batch (aot gives one per quantile)."""
+        margin = torch.tensor(somewhere, dtype=torch.float64)
+        seen = torch.stack([self.own(part, margin, place) for place in range(len(self.others) + 1)])
+        return bool(torch.isclose(seen, seen[0]).all())
+
+
+def _completions_curve(composition: Composition, module: LossModule, points: int) -> Curve:
+    terms = _terms(composition, module)
+    reach = max(_reach(part) for _, part in terms)
+    reference = torch.full((1,), -max(float(LENGTH), reach), dtype=torch.float64)
+    zero = torch.zeros(1, dtype=torch.float64)
+    for _, part in terms:
+        if isinstance(part, UnpairedLoss) and part.running_kl is not None:
+            part.running_kl.observe(zero)
+
+    def at(log_ratio: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        desirable = torch.ones(1, dtype=torch.bool)
+        inputs = {"logps": reference + log_ratio, "ref_logps": reference, "desirable": desirable, "kl": zero}
+        return torch.stack([weight * part(**inputs) for weight, part in terms]).sum()
+
+    log_ratios = _symmetric_grid(reach, points)
+    losses, gradient = _follow(at, log_ratios)
+    return Curve(
+        name=str(composition),
+        x_name="log-ratio of the completion in nats",
+        x=tuple(log_ratios.tolist()),
+        loss=losses,
+        gradient_name="the log-ratio",
+        gradient=gradient,
+        implied_target=None,
+        setting="One desirable completion, kl and running means 0; an undesirable one mirrors it, but for its weight.",
+    )
+
+
+def _terms(composition: Composition, module: LossModule) -> list[tuple[float, ObjectiveModule]]:
+    """Weight and module of each term."""
+    parts = list(module.terms) if isinstance(module, WeightedSum) else [module]
+    pairs = zip(composition.terms, parts, strict=True)
+    return [(term.weight, part) for term, part in pairs if isinstance(part, ObjectiveModule)]
+
+
+def _reach(part: ObjectiveModule) -> float:
+    """How far the line runs on both sides to show the loss at its own beta."""
+    beta = part.hyperparameters.get("beta")
+    if beta is None:
+        return DEFAULT_REACH
+    averages = isinstance(part, PreferenceLoss) and {"chosen_lengths", "rejected_lengths"} <= set(part.needed)
+    return SHAPE_REACH / beta * (LENGTH if averages else 1)
+
+
 def _place_proxies(module: LossModule, ends: Float[Tensor, "2 2"]) -> None:
     """Put every proxy (and every centre) of a class at the end of its class."""
     with torch.no_grad():
@@ -174,6 +331,12 @@ def _all_scopes(composition: Composition, labels: Tensor) -> dict[str, Any]:
 
 def _inner_grid(low: float, high: float, points: int) -> Float[Tensor, " points"]:
     return torch.linspace(low, high, points + 2, dtype=torch.float64)[1:-1]
+
+
+def _symmetric_grid(reach: float, points: int) -> Float[Tensor, " points"]:
+    """From -reach to reach without the ends; its middle is 0 itself, where some losses jump."""
+    places = torch.arange(1, points + 1, dtype=torch.float64)
+    return reach * (2 * places - (points + 1)) / (points + 1)
 
 
 def _follow(

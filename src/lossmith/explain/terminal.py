@@ -1,6 +1,5 @@
 """A curve as plain text for a terminal, drawn by plotext."""
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -58,9 +57,12 @@ def _panel(title: str, x: Sequence[float], y: Sequence[float], dots: Sequence[fl
         figure.draw(figure.signal(x, y, marker=MARKER).lines())
         low, high = value_limits(y, *([dots] if dots is not None else []))
         figure.ruler("y").lim(low, high)
-        start, end = math.floor(x[0]), math.ceil(x[-1])
+        # A curve leaves out the ends of its line; the axis has them.
+        start, end = 2 * x[0] - x[1], 2 * x[-1] - x[-2]
         figure.ruler("x").lim(start, end)
-        figure.ruler("x").ticks([start + (end - start) * share / 4 for share in range(5)])
+        places = [start + (end - start) * share / 4 for share in range(5)]
+        # Left alone, plotext writes 100 as 1e2; adding 0 takes the sign off a rounded -0.
+        figure.ruler("x").ticks(places, [f"{round(place, 9) + 0.0:.4g}" for place in places])
         drawn = figure.build().string(colorless=True)
     finally:
         figure.clear()

@@ -21,20 +21,35 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CALLED_WITH = {"token": "logits, labels", "region": "logits, labels", "metric": "embeddings, labels"}
+CALLED_WITH = {
+    "token": "logits, labels",
+    "region": "logits, labels",
+    "preference": "chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, chosen_lengths, "
+    "rejected_lengths",
+    "unpaired": "logps, ref_logps, desirable, kl",
+    "metric": "embeddings, labels",
+}
 """Family -> what its losses are called with; the statistics they read come from that."""
+MODULE_SETTINGS = {
+    "centers_per_class": "Proxies of each class, >= 1; they are part of the loss and are trained with it.",
+    "normalize": "Whether embeddings are scaled to unit length first.",
+    "running_kl": "Whether `kl` is averaged over all calls in training mode, so that a call may leave it out.",
+}
+"""Hyper-parameter that only the module uses -> its meaning; no docstring of an objective has it."""
 
 
 def losses_table(family: str | None = None) -> Table:
-    """All losses, or those of one family; two columns, so that words stay whole in 50 columns of a terminal.
+    """All losses, or those of one family; two columns, so that words stay whole in 60 columns of a terminal.
 
     Raises:
         ObjectiveInputError: For an unknown family.
     """
+    records = list_losses(family)
+    settings = [len(setting) for record in records for setting in _settings(record)]
     table = Table(show_lines=True)
-    table.add_column("loss", overflow="fold", min_width=15)
-    table.add_column("what minimising it does", overflow="fold", min_width=20)
-    for record in list_losses(family):
+    table.add_column("loss", overflow="fold", min_width=max(len(record.name) for record in records))
+    table.add_column("what minimising it does", overflow="fold", min_width=max([20, *settings]))
+    for record in records:
         who = Text(record.name, style="bold")
         who.append(f"\n{record.family}\nper {record.item}", style="not bold")
         for alias in record.aliases:
@@ -180,11 +195,14 @@ def _print_loss(term: Term, console: Console) -> None:
         ("Aliases", ", ".join(record.aliases) or "none"),
         ("Reads", ", ".join(record.reads)),
         ("Call", _call(record)),
+        ("Use when", _plain(facts.use_when)),
         ("Value", _plain(facts.returns)),
         ("Batch", _coupling(record)),
         ("Source", _plain(facts.reference) or record.source),
         ("Address", record.source if record.source not in facts.reference else ""),
         ("Deviation", _plain(facts.deviation)),
+        ("Relatives", _plain(facts.relatives)),
+        ("Elsewhere", _plain(facts.elsewhere)),
     ]
     console.print(_grid(lines))
     console.print()
@@ -201,10 +219,7 @@ def _print_settings(term: Term, meanings: dict[str, str], console: Console) -> N
         shown = f"{name}={term.hyperparameters.get(name, default)!r}"
         if name in term.hyperparameters:
             shown += f" (default {default!r})"
-        meaning = _plain(meanings.get(name, ""))
-        if name in term.record.module_hyperparameters and not meaning:
-            meaning = "Shapes the proxies, which the loss owns."
-        rows.append((shown, meaning))
+        rows.append((shown, _plain(meanings.get(name) or MODULE_SETTINGS.get(name, ""))))
     console.print(_grid(rows, style=""))
 
 
@@ -256,8 +271,11 @@ def _settings(record: ObjectiveRecord, given: dict[str, Any] | None = None) -> l
 
 
 def _call(record: ObjectiveRecord) -> str:
-    sizes = f", built with {' and '.join(record.required)} (it owns proxies)" if record.required else ""
-    return f"loss({CALLED_WITH.get(record.family, ', '.join(record.reads))}){sizes}"
+    more = f", built with {' and '.join(record.required)} (it owns proxies)" if record.required else ""
+    inputs = CALLED_WITH[record.family].split(", ")
+    if record.family in ("preference", "unpaired") and not set(inputs) <= set(record.reads):
+        more = "; what it does not read may be left out"
+    return f"loss({', '.join(inputs)}){more}"
 
 
 def _coupling(record: ObjectiveRecord) -> str:
