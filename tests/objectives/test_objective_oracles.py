@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import scalar_oracles as oracle
 from library import build, labels_for, scores_for
-from lossmith.objectives import focal_loss, lovasz_softmax_loss, soft_triple_loss, supcon_loss
+from lossmith.objectives import focal_loss, lovasz_softmax_loss, soft_triple_loss
 
 
 def _double(values: object) -> Tensor:
@@ -121,7 +121,9 @@ def test_known_values() -> None:
     same_centres = torch.ones(5, 2, 3, dtype=torch.float64)
     one = soft_triple_loss(_double([[1.0, -2.0, 5.0]]), torch.tensor([3]), same_centres, margin=0.0)
     assert_close(one, _double([math.log(5)]))
-    coinciding = supcon_loss(torch.ones(6, 2, dtype=torch.float64), torch.tensor([0, 0, 1, 1, 1, 0]))
+    coinciding = build("supcon")(
+        torch.ones(6, 2, dtype=torch.float64), torch.tensor([0, 0, 1, 1, 1, 0]), reduction="none"
+    )
     assert_close(coinciding, _double([math.log(5)] * 6))
 
 
@@ -142,5 +144,7 @@ def test_normalize_false_keeps_the_lengths() -> None:
     assert_close(raw, _double([math.log1p(math.exp(-3.0)), math.log1p(math.exp(0.5))]))
     unit = soft_triple_loss(rows, labels, centres, scale=1.0, margin=0.0)
     assert_close(unit, _double([math.log1p(math.exp(-1.0)), math.log1p(math.exp(1.0))]))
-    pair = supcon_loss(_double([[2.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), temperature=2.0, normalize=False)
+    lengths = build("supcon", temperature=2.0, normalize=False)
+    with pytest.warns(RuntimeWarning, match="no other row of their class"):
+        pair = lengths(_double([[2.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), reduction="none")
     assert_close(pair[:2], _double([math.log1p(math.exp(5.0 - 3.0)), math.log1p(math.exp(7.5 - 3.0))]))

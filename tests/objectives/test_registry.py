@@ -94,6 +94,6 @@ def test_list_losses_by_family() -> None:
 
 
 def test_an_unknown_name_shows_the_nearest_and_the_list() -> None:
-    with pytest.raises(ObjectiveInputError, match=r"^No objective named 'focl'. Did you mean 'focal'\? Known: cross"):
+    with pytest.raises(ObjectiveInputError, match=r"^No objective named 'focl'. Did you mean 'focal'\? Known: aot, "):
         get_record("focl")
     assert get_record("lovasz") is get_record("lovasz_softmax")

@@ -39,12 +39,12 @@ from lossmith.objectives.preference.sides import (
     sppo_hard_loss,
 )
 from lossmith.objectives.preference.sorting import aot_loss, aot_unpaired_loss
-from lossmith.objectives.region import (
+from lossmith.objectives.region.lovasz import lovasz_softmax_loss
+from lossmith.objectives.region.overlap import (
     dice_loss,
     focal_tversky_loss,
     generalized_dice_loss,
     jaccard_loss,
-    lovasz_softmax_loss,
     tversky_loss,
 )
 from lossmith.objectives.token.gated import deft_loss, dft_loss, entropy_adaptive_loss, mile_loss, tailr_loss

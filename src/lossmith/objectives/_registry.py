@@ -219,8 +219,8 @@ def list_losses(family: str | None = None) -> list[ObjectiveRecord]:
         ObjectiveInputError: For an unknown family.
 
     Example:
-        >>> [str(record) for record in list_losses("region")]
-        ['lovasz_softmax']
+        >>> [str(record) for record in list_losses("unpaired")]
+        ['bco', 'kto']
     """
     if family is not None and family not in VOCABULARY:
         raise ObjectiveInputError(

@@ -1,0 +1,1 @@
+"""Region objectives: `lovasz` (sorted errors) and `overlap` (sums over the tokens of each present class)."""
