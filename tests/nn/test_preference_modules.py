@@ -182,6 +182,8 @@ def test_a_running_kl_serves_batches_of_one() -> None:
     buffer = io.BytesIO()
     torch.save(module.state_dict(), buffer)
     buffer.seek(0)
+    assert module.batch_coupled
+    assert not lossmith.loss("kto").batch_coupled
     fresh = lossmith.loss("kto", running_kl=True).double()
     fresh.load_state_dict(torch.load(buffer, weights_only=True))
     assert_close(fresh(logps, ref_logps, desirable), given)
@@ -280,3 +282,9 @@ def test_label_smoothing_on_dpo_points_to_cdpo(text: str) -> None:
         ObjectiveInputError, match=r"'dpo' has no hyper-parameter `label_smoothing`: use 'cdpo', which has"
     ):
         lossmith.loss(text, **settings)
+
+
+@pytest.mark.parametrize("name", ["aot", "aot_unpaired"])
+def test_losses_that_sort_take_no_weights(name: str) -> None:
+    with pytest.raises(ObjectiveInputError, match=rf"^'{name}' sorts its pairs, so no loss belongs to one of them"):
+        lossmith.loss(name)(**_pairs(4), weights=torch.ones(4))

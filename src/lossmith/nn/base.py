@@ -17,7 +17,7 @@ from lossmith.objectives import ObjectiveRecord
 IGNORE_INDEX = -100
 """Label of a row that does not count."""
 
-Inputs = dict[str, Any]
+Inputs = dict[str, Tensor]
 
 
 class LossModule(nn.Module, ABC):
@@ -76,11 +76,13 @@ class LossModule(nn.Module, ABC):
         missing = [name for name in self.required if name not in inputs]
         if missing:
             raise ObjectiveInputError(f"'{self}' also needs {', '.join(f'`{name}`' for name in missing)}.")
+        tensors: Inputs = {}
         for name, value in inputs.items():
             if not isinstance(value, Tensor):
                 raise ObjectiveInputError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}.")
-        check_same_device(**inputs)
-        return inputs
+            tensors[name] = value
+        check_same_device(**tensors)
+        return tensors
 
 
 class ObjectiveModule(LossModule):
@@ -136,6 +138,10 @@ class ObjectiveModule(LossModule):
         Raises:
             ObjectiveInputError: For inputs of the wrong kind, shape, device or range.
         """
+        if weights is not None and self.record.sorts:
+            raise ObjectiveInputError(
+                f"'{self}' sorts its {self.items[0]}s, so no loss belongs to one of them: it takes no `weights`."
+            )
         losses, valid = self.item_losses(self.bind(args, kwargs))
         divisor = self._own(num_items, "num_items")
         self._warn_of_accumulation(divisor, valid)

@@ -68,6 +68,7 @@ class UnpairedLoss(ObjectiveModule):
         left_out = SERVED if self.running_kl is None else (*SERVED, "kl")
         self.required = tuple(name for name in self.needed if name not in left_out)
         self.rewards = RunningMean() if "reward_shift" in self.needed else None
+        self.batch_coupled = record.batch_coupled or self.running_kl is not None
 
     def item_losses(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """One loss per completion."""

@@ -44,6 +44,8 @@ class ObjectiveRecord:
     """True where an anchor's losses need only its own row of similarities, so that rows can come in chunks."""
     needed_when: dict[str, str] = field(default_factory=dict)
     """Statistic -> the hyper-parameter without which (0 or False) it is not read, so that nobody must compute it."""
+    sorts: bool = False
+    """True where losses come in sorted order, so that none belongs to one given item and weights have no meaning."""
     instead: dict[str, str] = field(default_factory=dict)
     """Hyper-parameter that users look for here -> the objective that has it."""
 
@@ -76,6 +78,7 @@ def objective(
     needs_positives: bool = False,
     row_local: bool = False,
     needed_when: dict[str, str] | None = None,
+    sorts: bool = False,
     instead: dict[str, str] | None = None,
 ) -> Callable[[Function], Function]:
     """Record a pure function as an objective; the function comes back unchanged.
@@ -98,6 +101,7 @@ def objective(
         needs_positives: Whether an anchor counts only if its class has another row in the batch.
         row_local: Whether an anchor's losses need only its own row of similarities or distances.
         needed_when: Statistic -> the hyper-parameter without which it is not read (ones arrive in its place).
+        sorts: Whether losses come in sorted order, so that weights per item must be refused.
         instead: Hyper-parameter that users look for here -> the objective that has it.
 
     Raises:
@@ -116,8 +120,9 @@ def objective(
             module_hyperparameters=module_hyperparameters,
             needs_positives=needs_positives,
             row_local=row_local,
-            needed_when=needed_when,
-            instead=instead,
+            needed_when=needed_when or {},
+            sorts=sorts,
+            instead=instead or {},
         )
         for name in (entry.name, *aliases):
             known = _REGISTRY.get(name)
@@ -137,15 +142,10 @@ def describe(
     item: str,
     source: str = "",
     batch_coupled: bool = False,
-    aliases: tuple[str, ...] = (),
-    proxy_shape: tuple[str, ...] = (),
     module_hyperparameters: dict[str, Any] | None = None,
-    needs_positives: bool = False,
-    row_local: bool = False,
-    needed_when: dict[str, str] | None = None,
-    instead: dict[str, str] | None = None,
+    **facts: Any,
 ) -> ObjectiveRecord:
-    """The record that `objective` would make of a function, without recording it.
+    """The record that `objective` would make of a function, without recording it; `facts` are fields of the record.
 
     Raises:
         ObjectiveInputError: If the signature does not follow the contract.
@@ -161,13 +161,8 @@ def describe(
         hyperparameters={**hyperparameters, **module_defaults},
         batch_coupled=batch_coupled,
         function=function,
-        aliases=aliases,
-        proxy_shape=proxy_shape,
         module_hyperparameters=tuple(module_defaults),
-        needs_positives=needs_positives,
-        row_local=row_local,
-        needed_when=needed_when or {},
-        instead=instead or {},
+        **facts,
     )
 
 

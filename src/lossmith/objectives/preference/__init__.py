@@ -1,1 +1,1 @@
-"""Preference objectives: `margin`, `label_noise`, `sides`, `reference_free`, `sorting`, `discovered` and `discovered_batch`."""
+"""Preference objectives: `margin`, `label_noise`, `sides`, `reference_free`, `sorting` and the `discovered*` ones."""

@@ -7,7 +7,7 @@ from lossmith.objectives._registry import objective
 from lossmith.objectives.preference._ratios import log_ratios, smoothed_logistic
 
 
-@objective(family="preference", item="pair", source="https://arxiv.org/abs/2406.05882", batch_coupled=True)
+@objective(family="preference", item="pair", source="https://arxiv.org/abs/2406.05882", batch_coupled=True, sorts=True)
 def aot_loss(
     chosen_logps: Float[Tensor, " pairs"],
     rejected_logps: Float[Tensor, " pairs"],
@@ -69,7 +69,7 @@ def aot_loss(
     return smoothed_logistic(beta * gained, label_smoothing)
 
 
-@objective(family="preference", item="pair", source="https://arxiv.org/abs/2406.05882", batch_coupled=True)
+@objective(family="preference", item="pair", source="https://arxiv.org/abs/2406.05882", batch_coupled=True, sorts=True)
 def aot_unpaired_loss(
     chosen_logps: Float[Tensor, " pairs"],
     rejected_logps: Float[Tensor, " pairs"],
