@@ -115,14 +115,20 @@ class DenseRegionStatistics:
         return {name: getattr(self, name) for name in names}
 
     @cached_property
-    def token_logps(self) -> Float[Tensor, " rows"]:
-        """Log-probability of each row's label, in nats."""
-        return self._gather(self._log_probs.gather(1, self._labels[:, None]).squeeze(1))
+    def _columns(self) -> Float[Tensor, "tokens classes"]:
+        # Everything below reads these columns, so that the gradient fills the matrix over the vocabulary once. Not
+        # [:, present]: the gradient of indexing sorts its indices, that of index_select adds columns.
+        return self._log_probs.index_select(1, self.present)
 
     @cached_property
     def _own_class_probs(self) -> Float[Tensor, "tokens classes"]:
-        # Not [:, present]: the gradient of indexing sorts its indices, that of index_select adds columns.
-        return self._log_probs.index_select(1, self.present).exp()
+        return self._columns.exp()
+
+    @cached_property
+    def token_logps(self) -> Float[Tensor, " rows"]:
+        """Log-probability of each row's label, in nats."""
+        places = torch.searchsorted(self.present, self._labels)
+        return self._gather(self._columns.gather(1, places[:, None]).squeeze(1))
 
     @cached_property
     def class_probs(self) -> Float[Tensor, "rows classes"]:
@@ -151,8 +157,10 @@ def region_statistics(
     log_probs = F.log_softmax(at_least_float32(logits), dim=-1)
     names = tuple(dict.fromkeys((*names, "class_ids")))
     regions: list[dict[str, Tensor]] = []
-    # The gradient of `split` is one concatenation; a slice per region would fill the whole matrix for each.
-    for rows, classes in zip(log_probs.split(counts), labels.split(counts), strict=True):
+    # The gradient of `split` is one concatenation, where that of a slice per region would fill the whole matrix for
+    # each; a single region needs neither.
+    parts = [log_probs] if len(counts) == 1 else log_probs.split(counts)
+    for rows, classes in zip(parts, labels.split(counts), strict=True):
         statistics = DenseRegionStatistics(rows, classes, normalized=True, gather=gather)
         regions.append(statistics.get(names) if len(statistics.class_ids) else {})
     return regions
