@@ -33,8 +33,10 @@ def main() -> None:
         "Zipf": torch.multinomial(1 / ranks, options.tokens, replacement=True, generator=generator),
         "uniform": torch.randint(options.vocab, (options.tokens,), generator=generator),
     }
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-          f"torch {torch.__version__}; {options.tokens} tokens, {options.vocab} classes, float32")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}; {options.tokens} tokens, {options.vocab} classes, float32"
+    )
     for name, labels in draws.items():
         print(f"\n{name} labels, {len(labels.unique())} classes present")
         runs = {BASELINE: _step(F.cross_entropy, logits, labels)}
