@@ -52,8 +52,8 @@ def debug() -> Iterator[None]:
         if missing:
             shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
             raise ObjectiveInputError(
-                f"`num_classes` of '{name}' is {size}, but no label was {shown} ({len(missing)} unused). Are the labels "
-                f"those of this task?"
+                f"`num_classes` of '{name}' is {size}, but no label was {shown} ({len(missing)} unused). Are the "
+                f"labels those of this task?"
             )
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize as unit
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -38,7 +39,7 @@ def test_chunks_of_rows_are_the_whole(name: str, rows: int, monkeypatch: pytest.
         made.append(len(self.anchors))
         return statistics(self, names, *place)
 
-    monkeypatch.setattr(similarity, "CHUNK_BYTES", rows * 12 * 8)
+    monkeypatch.setattr(similarity, "CHUNK_ENTRIES", rows * 12)
     monkeypatch.setattr(similarity.SimilarityRows, "statistics", noted)
     value = module(embeddings, LABELS)
     assert_close(value, whole, rtol=1e-14, atol=0)
@@ -83,7 +84,9 @@ def test_a_memory_is_more_candidates(name: str) -> None:
     also = torch.tensor([1, 0, 1, 0])
     value = module(second, also)
     kept = first.detach()[labels != -100]
-    rows = similarity.SimilarityRows(second, also, torch.cat([second, kept]), torch.cat([also, labels[labels != -100]]))
+    rows = similarity.SimilarityRows(
+        unit(second), also, unit(torch.cat([second, kept])), torch.cat([also, labels[labels != -100]])
+    )
     losses = plain.apply_function(rows.statistics(plain.needed), rows=4)
     assert_close(value, losses.mean(), rtol=1e-13, atol=0)
     wanted = torch.autograd.grad(losses.mean(), second)[0]

@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lossmith._typing import Bool, Float, Int, Tensor
 from lossmith.errors import ObjectiveInputError
 
-CHUNK_BYTES = 2**26
-"""Size of one table of a chunk of rows; an objective makes some ten of that size."""
+CHUNK_ENTRIES = 40 * 2**20
+"""Entries of one table of a chunk of rows; an objective makes some ten tables at a time. A table of bools of this size
+is larger than 32 MiB: glibc keeps freed blocks up to that size and reuses them badly, so that with smaller chunks memory
+grew with the square of the rows after all (2,752 MiB for supcon at 32,768 rows with chunks of 16 * 2**20)."""
 TABLE_BYTES = 2**31
 """Largest table (or list of pairs or triplets) that is made where an objective needs all of it at once."""
 
@@ -25,12 +26,11 @@ class SimilarityRows:
     A candidate labelled -100 is neither of the anchor's class nor of another one: an empty place of a memory.
 
     Args:
-        anchors: Rows that a loss is computed for.
+        anchors: Rows that a loss is computed for, L2-normalised or not.
         labels: Their classes.
         candidates: Rows that they are compared with; they hold the anchors themselves from `own_start` on.
         candidate_labels: Their classes.
         own_start: Place of the first anchor among the candidates.
-        normalize: Whether all rows are L2-normalised first.
     """
 
     anchors: Float[Tensor, "anchors dim"]
@@ -38,7 +38,6 @@ class SimilarityRows:
     candidates: Float[Tensor, "candidates dim"]
     candidate_labels: Int[Tensor, " candidates"]
     own_start: int = 0
-    normalize: bool = True
 
     @property
     def positive_counts(self) -> Int[Tensor, " anchors"]:
@@ -49,10 +48,7 @@ class SimilarityRows:
 
     def statistics(self, names: tuple[str, ...], start: int = 0, stop: int | None = None) -> dict[str, Tensor]:
         """The named tables, for anchors `start` to `stop`."""
-        anchors, labels = self.anchors[start:stop], self.labels[start:stop]
-        candidates = self.candidates
-        if self.normalize:
-            anchors, candidates = F.normalize(anchors, dim=-1), F.normalize(candidates, dim=-1)
+        anchors, labels, candidates = self.anchors[start:stop], self.labels[start:stop], self.candidates
         made: dict[str, Tensor] = {}
         if "similarities" in names:
             made["similarities"] = anchors @ candidates.T
@@ -81,8 +77,7 @@ def apply_by_rows(
     Each chunk's tables are made again in the backward pass instead of kept, so memory grows with the number of
     candidates and not with its square.
     """
-    row_bytes = max(len(rows.candidates), 1) * rows.anchors.element_size()
-    size = max(CHUNK_BYTES // row_bytes, 1)
+    size = max(CHUNK_ENTRIES // max(len(rows.candidates), 1), 1)
     if len(rows.anchors) <= size:
         return function(rows.statistics(names))
 
@@ -93,7 +88,6 @@ def apply_by_rows(
             candidates,
             rows.candidate_labels,
             rows.own_start + start,
-            rows.normalize,
         )
         return function(part.statistics(names))
 

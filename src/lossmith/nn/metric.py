@@ -5,6 +5,7 @@ import warnings
 from typing import Any, final
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lossmith._checks import check_label_range, check_labels
@@ -129,6 +130,8 @@ class MetricLoss(ObjectiveModule):
 
     def _rows(self, rows: Tensor, classes: Tensor) -> SimilarityRows:
         """Anchors and candidates: the batch, with `gather` that of all ranks, and the memory behind them."""
+        if self.hyperparameters.get("normalize"):
+            rows = F.normalize(rows, dim=-1)
         anchors, labels, candidates, candidate_labels, start = rows, classes, rows, classes, 0
         if self.gather:
             start = own_start(row_counts(rows))
@@ -143,8 +146,7 @@ class MetricLoss(ObjectiveModule):
                 )
             candidates = torch.cat([candidates, self.memory.embeddings.to(rows.dtype)])
             candidate_labels = torch.cat([candidate_labels, self.memory.labels])
-        normalize = self.hyperparameters.get("normalize", True)
-        return SimilarityRows(anchors, labels, candidates, candidate_labels, start, normalize)
+        return SimilarityRows(anchors, labels, candidates, candidate_labels, start)
 
     def _check_size(self, rows: SimilarityRows, positives: Tensor) -> None:
         anchors, width = len(rows.anchors), len(rows.candidates)

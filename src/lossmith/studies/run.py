@@ -278,8 +278,8 @@ def check_runs(setting: Setting) -> None:
         for term in terms:
             if term.record.family in ("preference", "unpaired"):
                 raise ConfigurationError(
-                    f"'{term.record.name}' of '{text}' compares completions, and classification has none: take a token, "
-                    f"region or metric loss (`lossmith losses`)."
+                    f"'{term.record.name}' of '{text}' compares completions, and classification has none: take a "
+                    f"token, region or metric loss (`lossmith losses`)."
                 )
         if all(term.record.family == "metric" for term in terms):
             raise ConfigurationError(
