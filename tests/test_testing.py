@@ -136,6 +136,10 @@ def silent_switch_loss(token_logps, *, squared: bool = False):
     return -at_least_float32(token_logps)
 
 
+def sorted_loss(token_logps):
+    return -at_least_float32(token_logps).sort().values
+
+
 def branching_loss(token_logps):
     logps = at_least_float32(token_logps)
     return -logps if bool((logps > -1e9).all()) else -logps.clamp(min=-1e9)
@@ -226,6 +230,7 @@ WRONG = [
         "hyper-parameter `power`: expected other losses for another value, got the same",
     ),
     (silent_switch_loss, TOKEN, {"settings"}, "hyper-parameter `squared`: expected other losses for another value"),
+    (sorted_loss, TOKEN | {"batch_coupled": True}, {"permutation"}, "losses of the items in another order: expected "),
     (branching_loss, TOKEN, {"compile"}, "compile: expected one graph, got "),
     (dead_in_the_compiler_loss, TOKEN, {"compile"}, "gradient of the compiled losses: expected "),
 ]
@@ -305,6 +310,14 @@ def test_a_decorated_function_needs_no_declaration() -> None:
         check_objective(likelihood_loss)
     with pytest.raises(ObjectiveInputError, match=r"reads `logp`, which family 'token' does not have. Did you mean"):
         check_objective(lambda logp: -logp, **TOKEN)
+    with pytest.raises(
+        ObjectiveInputError, match=r"^`lossmith.objective` has no keyword `famly`. Did you mean 'family'"
+    ):
+        check_objective(likelihood_loss, famly="token")
+    with pytest.raises(
+        ObjectiveInputError, match=r"^likelihood_loss is not recorded, so its `item` must be given here"
+    ):
+        check_objective(likelihood_loss, family="token")
 
 
 def test_checks_can_be_left_out_and_settings_changed() -> None:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,10 +36,13 @@ LARGEST_HALF = 6e4
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
+def quick() -> Iterator[None]:
+    """One thread, and no type checks of each call, which take more time than these small losses."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    jaxtyping.config.update("jaxtyping_disable", True)
     yield
+    jaxtyping.config.update("jaxtyping_disable", False)
     torch.set_num_threads(before)
 
 
@@ -168,6 +172,9 @@ def test_normalisation_is_algebra(name, draw, cut, shift, divisor) -> None:
     if not len(batch.leaves):
         return
     losses = module(**batch.inputs, reduction="none").detach()
+    assert_near(module(**batch.inputs, reduction="sum"), losses.sum(), size=float(losses.abs().sum()))
+    if module.record.sorts:
+        return
     generator = torch.Generator().manual_seed(draw.seed)
     weights = 3 * torch.rand(losses.shape, generator=generator, dtype=torch.float64) + shift
     by_hand = weights * losses
@@ -178,7 +185,6 @@ def test_normalisation_is_algebra(name, draw, cut, shift, divisor) -> None:
     size = float(by_hand.abs().sum()) / divisor
     value, slopes = run(module, batch, weights=weights, num_items=divisor)
     assert_near(value, by_hand.sum() / divisor, size=size)
-    assert_near(module(**batch.inputs, reduction="sum"), losses.sum(), size=float(losses.abs().sum()))
     if module.batch_coupled:
         return
     sides = [slice(0, min(cut, draw.rows)), slice(min(cut, draw.rows), draw.rows)]
@@ -255,7 +261,7 @@ def test_no_setting_is_silent_and_forms_are_explicit(name, data) -> None:
     known = list(record.hyperparameters)
     key = data.draw(st.sampled_from([*known, "bogus"]))
     default = record.hyperparameters.get(key)
-    numbers = st.floats(-3, 3) | st.integers(-2, 4) | st.sampled_from([math.nan, math.inf, 1e300])
+    numbers = st.floats(-3, 3) | st.integers(-2, 4) | st.sampled_from([math.nan, math.inf, -1e300])
     words = st.sampled_from(["published", "discovered", "released", "present", "all", ""])
     setting = data.draw({bool: st.booleans(), str: words, type(None): numbers}.get(type(default), numbers) | numbers)
     try:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from lossmith._checks import did_you_mean
 from lossmith._typing import Tensor
 from lossmith.errors import ObjectiveInputError
 from lossmith.nn import MetricLoss, ObjectiveModule, PreferenceLoss, RegionLoss, TokenLoss, UnpairedLoss
-from lossmith.objectives import ObjectiveRecord, list_losses
+from lossmith.objectives import ObjectiveRecord, list_losses, objective
 from lossmith.objectives._registry import describe
 from lossmith.testing.samples import SIZES, Batch, draw_statistics
 
@@ -78,7 +79,17 @@ def find_record(function: Callable[..., Any], declaration: dict[str, Any]) -> Ob
             f"{name} is not recorded: decorate it with `@lossmith.objective(...)`, or give the keywords of that "
             f"decorator here, such as family='token', item='token'."
         )
-    return found[0] if found else describe(function, **declaration)
+    if found:
+        return found[0]
+    known = inspect.signature(objective).parameters
+    for keyword in declaration:
+        if keyword not in known:
+            hint = f"{did_you_mean(keyword, known)} Known: {', '.join(known)}."
+            raise ObjectiveInputError(f"`lossmith.objective` has no keyword `{keyword}`.{hint}")
+    missing = [keyword for keyword in ("family", "item") if keyword not in declaration]
+    if missing:
+        raise ObjectiveInputError(f"{name} is not recorded, so its `{missing[0]}` must be given here.")
+    return describe(function, **declaration)
 
 
 def run(module: ObjectiveModule, batch: Batch, **call: Any) -> tuple[Tensor, list[Tensor]]:
