@@ -330,6 +330,16 @@ def test_checks_can_be_left_out_and_settings_changed() -> None:
     assert refused["shape"].detail == "expected losses, got ObjectiveInputError: `gamma` must be >= 0, got -1.0."
 
 
+def test_a_setting_that_is_refused_is_not_silent() -> None:
+    def fixed_loss(token_logps, *, power: float = 2.0, form: str = "plain"):
+        if form == "plain" and power != 2.0:
+            raise ObjectiveInputError("`power` is not in form 'plain'.")
+        return (-at_least_float32(token_logps)).pow(power)
+
+    assert check_objective(fixed_loss, traceable=plain, **TOKEN).passed
+    assert check_objective(fixed_loss, traceable=plain, hyperparameters={"form": "free"}, **TOKEN).passed
+
+
 def test_the_report_is_one_line_per_check() -> None:
     lines = str(check_objective(silent_loss, raise_failures=False, **TOKEN)).splitlines()
     assert lines[0] == "'silent'"

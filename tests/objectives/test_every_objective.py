@@ -140,6 +140,19 @@ def test_forms_are_listed_where_a_wrong_one_comes_and_each_is_documented(record:
 
 
 @every
+def test_every_form_reads_every_number_or_refuses_it(record: ObjectiveRecord) -> None:
+    if "form" not in record.hyperparameters:
+        return
+    with pytest.raises(lossmith.ObjectiveInputError) as caught:
+        record.function(**make_statistics(record), form="nonsense")
+    for form in re.findall(r"'(\w+)'", str(caught.value).partition(", got")[0]):
+        others = [check for check in CHECKS if check not in ("shape", "settings")]
+        report = check_objective(record.function, hyperparameters={"form": form}, skip=others, raise_failures=False)
+        # The golden cases call pfl's discovered form, which has no beta, with one.
+        assert report.passed or (record.name, form) == ("pfl", "discovered"), str(report)
+
+
+@every
 def test_what_is_declared_as_not_needed_is_not_read(record: ObjectiveRecord) -> None:
     statistics = make_statistics(record)
     for name, switch in record.needed_when.items():

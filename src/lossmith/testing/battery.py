@@ -54,7 +54,7 @@ def check_objective(
       `batch_coupled`.
     - `half_precision`, `double_precision`: bf16 and fp16 go up to float32, float64 stays.
     - `extremes`: finite values and gradients for every one of `extreme_batches`.
-    - `settings`: every number and switch among the hyper-parameters changes the losses.
+    - `settings`: every number and switch among the hyper-parameters changes the losses, or is refused.
     - `compile`: `torch.compile(fullgraph=True)` gives the same (token, preference and unpaired objectives).
 
     Everything is drawn from fixed seeds; the global random state stays as it is.

@@ -285,7 +285,7 @@ def extremes(subject: Subject) -> None:
 
 
 def settings(subject: Subject) -> None:
-    """Every number and switch among the hyper-parameters changes the losses or their gradient."""
+    """Every number and switch among the hyper-parameters changes the losses or their gradient, or is refused."""
     draws = [subject.statistics(seed=seed) for seed in range(DRAWS)]
     proxies = dict(subject.module().named_parameters()).get("proxies")
     for _, batch in extreme_batches(subject.record, proxies=proxies):
@@ -296,20 +296,21 @@ def settings(subject: Subject) -> None:
         others = [not default] if isinstance(default, bool) else [default * 1.3 + 0.07, default * 0.7, default + 1]
         others = [type(default)(other) for other in others]
         if name in subject.record.module_hyperparameters:
-            counts = any(_counts_in_module(subject, {name: other}) for other in others)
+            counts = [_counts_in_module(subject, {name: other}) for other in others]
         else:
-            counts = any(_counts(subject, {name: other}, statistics) for other in others for statistics in draws)
-        if not counts:
+            counts = [_counts(subject, {name: other}, statistics) for other in others for statistics in draws]
+        # None where the value is refused: a setting that can only stay as it is is not silent.
+        if not any(counts) and False in counts:
             raise Failure(f"hyper-parameter `{name}`: expected other losses for another value, got the same")
 
 
-def _counts(subject: Subject, other: dict[str, Any], statistics: dict[str, Tensor]) -> bool:
+def _counts(subject: Subject, other: dict[str, Any], statistics: dict[str, Tensor]) -> bool | None:
     statistics = {name: _leaf(value.detach()) for name, value in statistics.items()}
     leaves = [value for value in statistics.values() if value.requires_grad]
     try:
         before, after = subject.call(statistics), subject.call(statistics, **other)
     except ObjectiveInputError:
-        return False
+        return None
     return _differ([before, *slopes(before, leaves)], [after, *slopes(after, leaves)])
 
 
