@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from lossmith._typing import Tensor
 from lossmith.engines import DenseRegionStatistics, DenseTokenStatistics, SimilarityRows
@@ -130,6 +131,8 @@ def statistics_of(record: ObjectiveRecord, batch: Batch, *, proxies: Tensor | No
     if record.family == "metric":
         rows, labels = inputs["embeddings"], inputs["labels"]
         tables = tuple(name for name in record.reads if name in _TABLES)
+        if tables and record.hyperparameters.get("normalize", True):
+            rows = F.normalize(rows, dim=-1)
         made.update(SimilarityRows(rows, labels, rows, labels).statistics(tables))
         if proxies is not None:
             made["proxies"] = proxies
