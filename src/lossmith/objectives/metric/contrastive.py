@@ -192,7 +192,7 @@ def nca_loss(
 
     Elsewhere:
         pytorch-metric-learning: same value; `scale` is called `softmax_scale` there, default 1, and an anchor whose
-        probability underflows to 0 is dropped from the mean, just where the loss is largest. None of TRL and
+        probability underflows to 0 is dropped from the mean, just where the loss is largest. Neither TRL nor
         sentence-transformers has it.
 
     Example:

@@ -29,8 +29,8 @@ def contrastive_loss(
 
     With $d$ the Euclidean distance and each mean over the pairs whose term is not zero,
 
-    $$\ell = \operatorname*{mean}_{\text{positive pairs}} \max(0, d_{ip} - m_\mathrm{pos})
-        + \operatorname*{mean}_{\text{negative pairs}} \max(0, m_\mathrm{neg} - d_{in}).$$
+    $$\ell = \mathop{\mathrm{mean}}_{\text{positive pairs}} \max(0, d_{ip} - m_\mathrm{pos})
+        + \mathop{\mathrm{mean}}_{\text{negative pairs}} \max(0, m_\mathrm{neg} - d_{in}).$$
 
     Args:
         distances: Euclidean distance of each anchor to each candidate, of unit vectors unless `normalize=False`.
@@ -201,7 +201,7 @@ def multi_similarity_loss(
 
     Elsewhere:
         pytorch-metric-learning: same value and defaults; its miner is a separate object. The authors' code mines and
-        drops an anchor without pairs from the sum, not from the divisor. None of TRL and sentence-transformers has it.
+        drops an anchor without pairs from the sum, not from the divisor. Neither TRL nor sentence-transformers has it.
 
     Example:
         >>> same = torch.tensor([[False, True, False], [True, False, False], [False, False, False]])
@@ -271,7 +271,7 @@ def circle_loss(
 
     Elsewhere:
         pytorch-metric-learning: same value and defaults; `margin` is called `m` there, and anchors whose loss rounds to
-        0 are left out of the mean. None of TRL and sentence-transformers has it.
+        0 are left out of the mean. Neither TRL nor sentence-transformers has it.
 
     Example:
         >>> same = torch.tensor([[False, True, False], [True, False, False], [False, False, False]])
@@ -340,7 +340,7 @@ def lifted_structure_loss(
         `contrastive` takes pairs one by one.
 
     Elsewhere:
-        pytorch-metric-learning: same value and defaults. None of TRL and sentence-transformers has it.
+        pytorch-metric-learning: same value and defaults. Neither TRL nor sentence-transformers has it.
 
     Example:
         >>> same = torch.tensor([[False, True, False], [True, False, False], [False, False, False]])

@@ -67,7 +67,7 @@ def soft_triple_loss(
 
     Elsewhere:
         pytorch-metric-learning: same value and defaults; `scale` is called `la` there, its centres are one matrix
-        [dim, classes * centers]. None of TRL and sentence-transformers has it.
+        [dim, classes * centers]. Neither TRL nor sentence-transformers has it.
 
     Example:
         >>> centres = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
@@ -135,7 +135,7 @@ def proxy_anchor_loss(
 
     Elsewhere:
         pytorch-metric-learning: same value and defaults. The authors' code adds plain exponentials, which overflow in
-        float16. None of TRL and sentence-transformers has it.
+        float16. Neither TRL nor sentence-transformers has it.
 
     Example:
         >>> proxies = torch.eye(2)
@@ -197,7 +197,7 @@ def proxy_nca_loss(
 
     Elsewhere:
         pytorch-metric-learning: same value; `scale` is called `softmax_scale` there, default 1, and an anchor whose
-        probability underflows to 0 is dropped from the mean. None of TRL and sentence-transformers has it.
+        probability underflows to 0 is dropped from the mean. Neither TRL nor sentence-transformers has it.
 
     Example:
         >>> proxies = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -267,7 +267,7 @@ def arcface_loss(
 
     Elsewhere:
         pytorch-metric-learning: same value and defaults, the margin in degrees and the same continuation; at cosines of
-        1 and -1 its gradient goes through arccos. The authors' code takes radians (0.5). None of TRL and
+        1 and -1 its gradient goes through arccos. The authors' code takes radians (0.5). Neither TRL nor
         sentence-transformers has it.
 
     Example:
@@ -345,7 +345,7 @@ def cosface_loss(
         per class at the same scale and margin.
 
     Elsewhere:
-        pytorch-metric-learning: same value and defaults. None of TRL and sentence-transformers has it.
+        pytorch-metric-learning: same value and defaults. Neither TRL nor sentence-transformers has it.
 
     Example:
         >>> proxies = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -403,7 +403,7 @@ def normalized_softmax_loss(
         1/(2 temperature). Without normalisation, at temperature 1, it is `cross_entropy` of a linear head without bias.
 
     Elsewhere:
-        pytorch-metric-learning: same value and default. None of TRL and sentence-transformers has it.
+        pytorch-metric-learning: same value and default. Neither TRL nor sentence-transformers has it.
 
     Example:
         >>> proxies = torch.tensor([[1.0, 0.0], [0.0, 1.0]])

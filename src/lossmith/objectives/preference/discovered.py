@@ -135,7 +135,7 @@ def padll_loss(
         Equals 0.9 times `dpo` at $\rho \ge 0$ and 0.45 times `dpo` below. `cdpo` and `robust_dpo` model flipped labels.
 
     Elsewhere:
-        None of TRL, LLaMA-Factory has it; same value in the authors' code.
+        Neither TRL nor LLaMA-Factory has it; same value in the authors' code.
 
     Example:
         >>> same = torch.tensor([-10.0]), torch.tensor([-12.0])
@@ -192,7 +192,7 @@ def cell_loss(
         `dpo` is its logistic part; `lrml` makes the exponential part count on the right side only.
 
     Elsewhere:
-        None of TRL, LLaMA-Factory has it; the authors' code overflows to infinity below x = -88 in float32.
+        Neither TRL nor LLaMA-Factory has it; the authors' code overflows to infinity below x = -88 in float32.
 
     Example:
         >>> same = torch.tensor([-10.0]), torch.tensor([-12.0])
@@ -252,7 +252,7 @@ def pfl_loss(
         Half of `dpo` on pairs that the policy ranks right, twice `hinge` on the others.
 
     Elsewhere:
-        None of TRL, LLaMA-Factory has it; same value in the authors' code.
+        Neither TRL nor LLaMA-Factory has it; same value in the authors' code.
 
     Example:
         >>> same = torch.tensor([-10.0]), torch.tensor([-12.0])

@@ -69,7 +69,7 @@ def dbaql_loss(
         which is this loss's share on a batch without spread.
 
     Elsewhere:
-        None of TRL, LLaMA-Factory has it; the authors' code takes the variance with divisor n - 1 and lets gradients
+        Neither TRL nor LLaMA-Factory has it; the authors' code takes the variance with divisor n - 1 and lets gradients
         flow through it, as here.
 
     Example:
@@ -136,7 +136,7 @@ def aql_loss(
         `dpo` and `hinge` are its two parts; `aqfl` lets the distance from the threshold decide, not the side.
 
     Elsewhere:
-        None of TRL, LLaMA-Factory has it; in the authors' code gradients flow through the threshold, as here.
+        Neither TRL nor LLaMA-Factory has it; in the authors' code gradients flow through the threshold, as here.
 
     Example:
         >>> same = torch.tensor([-10.0]), torch.tensor([-12.0])
@@ -200,7 +200,7 @@ def aqfl_loss(
         `dpo` and `hinge` are its two parts, `dpo` alone far from the threshold; `aql` switches by the side of it.
 
     Elsewhere:
-        None of TRL, LLaMA-Factory has it; in the authors' code gradients flow through all statistics, as here.
+        Neither TRL nor LLaMA-Factory has it; in the authors' code gradients flow through all statistics, as here.
 
     Example:
         >>> same = torch.tensor([-10.0]), torch.tensor([-12.0])

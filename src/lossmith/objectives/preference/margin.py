@@ -81,7 +81,7 @@ def hinge_loss(
     *,
     beta: float = 0.1,
 ) -> Float[Tensor, " pairs"]:
-    r"""Widen the margin to $1/\beta$ at a constant rate and then leave the pair alone.
+    r"""Widen the margin to 1/beta at a constant rate and then leave the pair alone.
 
     With $\rho$ the chosen minus the rejected log-ratio,
 
@@ -146,7 +146,7 @@ def ipo_loss(
     beta: float = 0.1,
     average: bool = False,
 ) -> Float[Tensor, " pairs"]:
-    r"""Bring the margin to $1/(2\beta)$, from either side.
+    r"""Bring the margin to 1/(2 beta), from either side.
 
     With $\rho$ the chosen minus the rejected log-ratio (with `average`, each divided by its number of tokens),
 

@@ -89,9 +89,9 @@ def orpo_loss(
     r"""Fit the chosen completion and raise its odds above those of the rejected one, in one stage.
 
     With $\bar c$, $\bar r$ the mean log-probabilities per token, $p = e^{\bar c}$, $q = e^{\bar r}$ and
-    $\operatorname{odds}(p) = p/(1-p)$,
+    $\mathrm{odds}(p) = p/(1-p)$,
 
-    $$\ell = -\bar c - \lambda\log\sigma\left(\log\frac{\operatorname{odds}(p)}{\operatorname{odds}(q)}\right)
+    $$\ell = -\bar c - \lambda\log\sigma\left(\log\frac{\mathrm{odds}(p)}{\mathrm{odds}(q)}\right)
       = -\bar c + \lambda\log\left(1 + \frac{e^{-\bar c} - 1}{e^{-\bar r} - 1}\right).$$
 
     Args:

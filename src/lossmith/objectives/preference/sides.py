@@ -54,8 +54,8 @@ def kto_pair_loss(
         of the other half of the batch, so both weights are 1 and the halves have equal size.
 
     Use when:
-        You have pairs and want to repeat the KTO column of the DiscoPOP study; with batches of few pairs the means
-        are noise, and for data that is not paired take `kto`.
+        You have pairs and want to repeat the KTO column of the DiscoPOP study (with `detach_kl=False`); with batches of
+        few pairs the means are noise, and for data that is not paired take `kto`.
 
     Relatives:
         Equals `kto` on the 2B completions with `kl` the clamped mean of the other half; with both means at or below 0 a
@@ -212,7 +212,7 @@ def sppo_hard_loss(
     *,
     beta: float = 0.1,
 ) -> Float[Tensor, " pairs"]:
-    r"""Bring the chosen log-ratio to $+1/(2\beta)$ and the rejected one to $-1/(2\beta)$.
+    r"""Bring the chosen log-ratio to +1/(2 beta) and the rejected one to -1/(2 beta).
 
     With $c$, $r$ the chosen and rejected log-ratios,
 
