@@ -1,4 +1,4 @@
-"""The README's example runs, its table of losses is the registry's, and its links lead somewhere."""
+"""The README's example runs, its list of losses is the registry's, and its links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -20,8 +20,8 @@ def test_the_library_example_runs(capsys):
     assert scope["optimizer"].param_groups[0]["lr"] == 1e-3
 
 
-def test_the_table_of_losses_is_the_registrys():
-    from lossmith.report.losses import losses_markdown
+def test_the_list_of_losses_is_the_registrys():
+    from lossmith.report.catalogue import losses_markdown
 
     assert losses_markdown().strip() in README
 

@@ -196,6 +196,17 @@ def losses_show(
     show_loss(name, Console(), png=png)
 
 
+@losses_app.command("docs")
+def losses_docs(
+    out: Annotated[Path, typer.Option(help="Folder of the pages and pictures; files of the same name are replaced.")],
+) -> None:
+    """Write the catalogue as Markdown: an index, a page per family, a picture per loss."""
+    from lossmith.report.catalogue import write_catalogue
+
+    written = write_catalogue(out)
+    print(f"{len(written)} files in {out}, beginning with {written[0]}")
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

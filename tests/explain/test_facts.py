@@ -1,5 +1,6 @@
 """Docstrings taken apart."""
 
+import dataclasses
 import inspect
 import re
 
@@ -43,3 +44,31 @@ def test_a_loss_without_a_docstring_has_empty_facts():
     )
     facts = loss_facts(bare)
     assert (facts.formula, facts.reference, facts.deviation, facts.meanings) == ("", "", "", {})
+
+
+def test_relatives_as_names():
+    assert loss_facts(get_record("lovasz")).related == (
+        "jaccard", "dice", "generalized_dice", "generalized_cross_entropy"
+    )  # fmt: skip
+    assert loss_facts(get_record("dpop")).related == ("dpo", "cpo", "orpo")
+
+
+def test_neither_its_own_name_nor_another_word_is_a_relative():
+    def focal_loss(token_logps):
+        """Do.
+
+        Relatives:
+            `focal` at `gamma=0`, `cross_entropy`, `mean` and `cross_entropy`; poly1 without marks.
+        """
+
+    record = dataclasses.replace(get_record("focal"), function=focal_loss)
+    assert loss_facts(record).related == ("cross_entropy",)
+
+
+@pytest.mark.parametrize("record", lossmith.list_losses(), ids=str)
+def test_every_loss_has_relatives_in_the_catalogue(record):
+    related = loss_facts(record).related
+    assert related
+    assert record.name not in related
+    assert len(set(related)) == len(related)
+    assert {get_record(name).name for name in related} == set(related)

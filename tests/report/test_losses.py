@@ -17,7 +17,6 @@ from lossmith.report.losses import (
     CALLED_WITH,
     MODULE_SETTINGS,
     curve_figure,
-    losses_markdown,
     losses_table,
     show_loss,
 )
@@ -192,10 +191,6 @@ def test_foreign_markup_stays_text(hostile_loss):
         "https://example.org/[bold]",
     ):
         assert part in text
-    row = next(line for line in losses_markdown("token").splitlines() if "`hostile`" in line)
-    assert r"\[red\]Widen\[/red\]" in row
-    assert r"\| \<b\>\`code\`" in row
-    assert r"`form='[green]\|x'`" in row
 
 
 def test_without_plotext_the_facts_are_still_there(monkeypatch):
@@ -221,22 +216,8 @@ def test_one_family_and_an_unknown_one():
     text = printed(lambda console: console.print(losses_table("metric")))
     assert "supcon" in text
     assert "focal" not in text
-    assert losses_markdown("region").count("\n") == 2 + len(lossmith.list_losses("region"))
-    for table in (losses_table, losses_markdown):
-        with pytest.raises(ObjectiveInputError, match="Did you mean 'metric'"):
-            table("metrics")
-
-
-def test_the_markdown_table_has_one_full_row_per_loss():
-    lines = losses_markdown().splitlines()
-    records = lossmith.list_losses()
-    assert len(lines) == 2 + len(records)
-    assert {line.count(" | ") for line in lines} == {6}
-    (line,) = (line for line in lines if line.startswith("| `cross_entropy` |"))
-    assert "| token | token | `label_smoothing=0.0` | `token_logps`, `log_normalizer`" in line
-    for record, line in zip(records, lines[2:], strict=True):
-        assert f"`{record.name}`" in line
-        assert line.endswith(" |")
+    with pytest.raises(ObjectiveInputError, match="Did you mean 'metric'"):
+        losses_table("metrics")
 
 
 def test_the_picture_is_written_whole_and_shows_lines(tmp_path):
@@ -262,9 +243,26 @@ def test_the_figure_holds_the_numbers_of_the_curve():
     assert len(curve_figure(loss_curve("supcon", points=9)).axes) == 2
 
 
+def test_curves_beside_share_the_panels_and_do_not_squash_the_first():
+    focal, beside = loss_curve("focal", points=9), loss_curve("cross_entropy", points=9)
+    figure = curve_figure(focal, beside)
+    loss, gradient, target = figure.axes
+    assert [tuple(line.get_ydata()) for line in loss.lines] == [focal.loss, beside.loss]
+    assert tuple(gradient.lines[1].get_ydata()) == beside.gradient
+    assert tuple(target.lines[2].get_ydata()) == beside.implied_target
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["focal", "cross_entropy"]
+    low, high = loss.get_ylim()
+    assert low < min(beside.loss)
+    assert high > max(beside.loss)
+    # dft stays below 0.37: cross-entropy leaves its panel at half as much again.
+    low, high = curve_figure(loss_curve("dft", points=99), loss_curve("cross_entropy", points=99)).axes[0].get_ylim()
+    assert -0.05 < low < 0
+    assert 0.5 < high < 0.6
+
+
 def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(EvidenceError, match=r"Cannot write the picture to `.*x\.png`"):
+    with pytest.raises(EvidenceError, match=r"Cannot write `.*x\.png`"):
         show_loss("focal", Console(file=io.StringIO()), png=tmp_path / "file" / "x.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match="`matplotlib` is needed to draw a loss as a picture"):

@@ -110,11 +110,11 @@ def message_figure(message: str) -> Figure:
     return figure
 
 
-def png_bytes(figure: Figure) -> bytes:
+def png_bytes(figure: Figure, *, dpi: int = STYLE["savefig.dpi"]) -> bytes:
     """The figure as PNG, equal for equal figures."""
     buffer = io.BytesIO()
     with house_style():
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 

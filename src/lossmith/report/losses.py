@@ -45,7 +45,7 @@ def losses_table(family: str | None = None) -> Table:
         ObjectiveInputError: For an unknown family.
     """
     records = list_losses(family)
-    settings = [len(setting) for record in records for setting in _settings(record)]
+    settings = [len(setting) for record in records for setting in settings_text(record)]
     table = Table(show_lines=True)
     table.add_column("loss", overflow="fold", min_width=max(len(record.name) for record in records))
     table.add_column("what minimising it does", overflow="fold", min_width=max([20, *settings]))
@@ -56,31 +56,9 @@ def losses_table(family: str | None = None) -> Table:
             who.append(f"\nalias {alias}", style="not bold italic")
         does = Text(record.summary)
         does.append(f"\nreads {', '.join(record.reads)}", style="dim")
-        does.append(f"\nwith {', '.join(_settings(record)) or 'no hyper-parameters'}")
+        does.append(f"\nwith {', '.join(settings_text(record)) or 'no hyper-parameters'}")
         table.add_row(who, does)
     return table
-
-
-def losses_markdown(family: str | None = None) -> str:
-    """The table of losses as Markdown, for the README and the documentation.
-
-    Raises:
-        ObjectiveInputError: For an unknown family.
-    """
-    header = ("loss", "family", "item", "hyper-parameters", "reads", "aliases", "what minimising it does")
-    rows = [f"| {' | '.join(header)} |", f"|{' :--- |' * len(header)}"]
-    for record in list_losses(family):
-        cells = (
-            _code([record.name]),
-            record.family,
-            record.item,
-            _code(_settings(record)),
-            _code(record.reads),
-            _code(record.aliases),
-            re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", record.summary),
-        )
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
 
 
 def show_loss(text: str, console: Console, *, png: Path | str | None = None) -> None:
@@ -121,54 +99,76 @@ def show_loss(text: str, console: Console, *, png: Path | str | None = None) -> 
         console.print(Text(f"Picture: {png}"), soft_wrap=True)
 
 
-def curve_figure(curve: Curve) -> "Figure":
-    """The loss, its gradient and the implied target side by side."""
+def curve_figure(*curves: Curve) -> "Figure":
+    """The loss, its gradient and the implied target side by side; further curves over the same line, dashed, beside.
+
+    The axes belong to the first curve: another one that reaches much further leaves its panel.
+    """
     from matplotlib.figure import Figure
 
     from lossmith.report.canvas import MUTED, WIDTH_IN, figure_label, figure_text, house_style
 
+    first = curves[0]
+    assert all(curve.x == first.x for curve in curves)
     with house_style():
-        panels = 2 if curve.implied_target is None else 3
+        panels = 2 if first.implied_target is None else 3
         figure = Figure(figsize=(WIDTH_IN, 3.4), layout="constrained")
         axes = [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
-        _draw_panel(axes[0], curve, curve.loss, "loss")
-        _draw_panel(axes[1], curve, curve.gradient, f"gradient by {curve.gradient_name}")
+        _draw_panel(axes[0], first, [curve.loss for curve in curves], "loss")
+        _draw_panel(axes[1], first, [curve.gradient for curve in curves], f"gradient by {first.gradient_name}")
         axes[1].axhline(0, color=MUTED, linewidth=0.8, zorder=0)
-        if curve.implied_target is not None:
-            axes[2].plot(
-                curve.x, curve.x, color=MUTED, linewidth=1, linestyle=(0, (1.5, 1.5)), label="p itself: no pull"
-            )
-            _draw_panel(axes[2], curve, curve.implied_target, "implied target", beside=curve.x)
+        targets = [curve.implied_target for curve in curves if curve.implied_target is not None]
+        if targets:
+            dots = (0, (1.5, 1.5))
+            axes[2].plot(first.x, first.x, color=MUTED, linewidth=1, linestyle=dots, label="p itself: no pull")
+            _draw_panel(axes[2], first, targets, "implied target", beside=first.x)
             axes[2].legend(loc="lower right", fontsize=8.5)
-        figure.suptitle(figure_label(curve.name, width=100), x=0.01, ha="left", fontsize=11.5, fontweight="bold")
-        figure.supxlabel(figure_text(curve.setting), x=0.01, ha="left", fontsize=8.5, color=MUTED)
+        figure.suptitle(figure_label(first.name, width=100), x=0.01, ha="left", fontsize=11.5, fontweight="bold")
+        figure.supxlabel(figure_text(first.setting), x=0.01, ha="left", fontsize=8.5, color=MUTED)
+        if len(curves) > 1:
+            names = [figure_label(curve.name, width=100) for curve in curves]
+            figure.legend(axes[0].lines, names, loc="upper right", ncols=len(curves), fontsize=9, borderaxespad=0)
     return figure
 
 
 def _draw_panel(
-    axes: "Axes", curve: Curve, values: Sequence[float], title: str, *, beside: Sequence[float] | None = None
+    axes: "Axes",
+    curve: Curve,
+    lines: Sequence[Sequence[float]],
+    title: str,
+    *,
+    beside: Sequence[float] | None = None,
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    from lossmith.report.canvas import HUES
+    from lossmith.report.canvas import DASHES, HUES
 
-    axes.plot(curve.x, values, color=HUES[0], linewidth=2.2)
-    low, high = value_limits(values, *([beside] if beside is not None else []))
-    room = 0.05 * (high - low)
-    axes.set_ylim(low - room, high + room)
+    for place, values in enumerate(lines):
+        axes.plot(curve.x, values, color=HUES[place % len(HUES)], linewidth=2.2, linestyle=DASHES[place % len(DASHES)])
+    axes.set_ylim(*_panel_limits(lines, beside))
     axes.set_title(title, loc="left")
     axes.set_xlabel(curve.x_name)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid()
 
 
-def _write_png(curve: Curve, path: Path) -> None:
-    from lossmith._extras import require
+def _panel_limits(lines: Sequence[Sequence[float]], beside: Sequence[float] | None) -> tuple[float, float]:
+    """Limits that hold all lines, unless the first would be squashed: then half as much again as it needs."""
+    low, high = value_limits(lines[0], *([beside] if beside is not None else []))
+    all_low, all_high = value_limits([low, high], *lines[1:]) if lines[1:] else (low, high)
+    if all_high - all_low > 5 * (high - low):
+        room = 0.5 * (high - low)
+        all_low, all_high = max(all_low, low - room), min(all_high, high + room)
+    room = 0.05 * (all_high - all_low)
+    return all_low - room, all_high + room
 
-    require("matplotlib", extra="train", purpose="draw a loss as a picture")
-    from lossmith.report.canvas import png_bytes
 
-    content = png_bytes(curve_figure(curve))
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of a report whole or not at all, with the folders above it.
+
+    Raises:
+        EvidenceError: If it cannot be written.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,16 @@ def _write_png(curve: Curve, path: Path) -> None:
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
-        raise EvidenceError(f"Cannot write the picture to `{path}`: {error.strerror or error}.") from error
+        raise EvidenceError(f"Cannot write `{path}`: {error.strerror or error}.") from error
+
+
+def _write_png(curve: Curve, path: Path) -> None:
+    from lossmith._extras import require
+
+    require("matplotlib", extra="train", purpose="draw a loss as a picture")
+    from lossmith.report.canvas import png_bytes
+
+    write_file(path, png_bytes(curve_figure(curve)))
 
 
 def _print_loss(term: Term, console: Console) -> None:
@@ -197,7 +206,7 @@ def _print_loss(term: Term, console: Console) -> None:
         ("Call", _call(record)),
         ("Use when", _plain(facts.use_when)),
         ("Value", _plain(facts.returns)),
-        ("Batch", _coupling(record)),
+        ("Batch", coupling_text(record)),
         ("Source", _plain(facts.reference) or record.source),
         ("Address", record.source if record.source not in facts.reference else ""),
         ("Deviation", _plain(facts.deviation)),
@@ -234,8 +243,8 @@ def _print_sum(composition: Composition, console: Console) -> None:
         lines = [
             ("Does", record.summary),
             ("Family", f"{record.family}, one loss per {record.item}; reads {', '.join(record.reads)}"),
-            ("Settings", ", ".join(_settings(record, term.hyperparameters)) or "none"),
-            ("Batch", _coupling(record)),
+            ("Settings", ", ".join(settings_text(record, term.hyperparameters)) or "none"),
+            ("Batch", coupling_text(record)),
             ("Source", record.source),
         ]
         console.print(_grid(lines))
@@ -266,7 +275,8 @@ def _grid(lines: Sequence[tuple[str, str]], *, style: str = "bold") -> Table:
     return grid
 
 
-def _settings(record: ObjectiveRecord, given: dict[str, Any] | None = None) -> list[str]:
+def settings_text(record: ObjectiveRecord, given: dict[str, Any] | None = None) -> list[str]:
+    """`name=default` of every hyper-parameter, or with the values given."""
     return [f"{name}={value!r}" for name, value in {**record.hyperparameters, **(given or {})}.items()]
 
 
@@ -278,15 +288,12 @@ def _call(record: ObjectiveRecord) -> str:
     return f"loss({', '.join(inputs)}){more}"
 
 
-def _coupling(record: ObjectiveRecord) -> str:
+def coupling_text(record: ObjectiveRecord) -> str:
+    """Whether gradient accumulation changes the loss, in words."""
     if not record.batch_coupled:
         return "not coupled: several micro-batches equal one batch"
     escape = "; with region='sequence' they do" if record.family == "region" else ""
     return f"coupled: several micro-batches do not equal one batch{escape}"
-
-
-def _code(words: Sequence[str]) -> str:
-    return ", ".join("`" + word.replace("|", r"\|") + "`" for word in words)
 
 
 def _plain(text: str) -> str:
