@@ -36,10 +36,10 @@ class Summary:
     """Counts over all outcomes."""
 
     def __init__(self, outcomes: list[Outcome], seconds: float):
-        order = [one.mutation.file for one in outcomes]
         self.outcomes = sorted(outcomes, key=lambda one: (one.family, one.mutation.file, one.mutation.line))
         self.seconds = seconds
-        self.planted = len(order)
+        self.commit = _commit()
+        self.planted = len(outcomes)
         self.survivors = [one for one in self.outcomes if one.how == "survived"]
         self.wrongly_listed = [one for one in self.outcomes if one.how != "survived" and one.reason]
 
@@ -79,7 +79,6 @@ class Summary:
     def markdown(self, command: str) -> str:
         """The page of `docs/`."""
         ways = Counter(one.how for one in self.outcomes)
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         lines = [
             "# Mutation check of the objectives",
             "",
@@ -90,7 +89,7 @@ class Summary:
             "random (hypothesis) and tests that compile.",
             "",
             f"- Command: `{command}`",
-            f"- Date: {date.today().isoformat()}, commit {commit.stdout.strip()}, {self.seconds / 60:.0f} minutes",
+            f"- Date: {date.today().isoformat()}, commit {self.commit}, {self.seconds / 60:.0f} minutes",
             f"- Killed: **{self.share:.2%}** of {self.planted}; **{self.share_of_real:.2%}** of those that are not",
             f"  listed as equivalent. {ways['timeout']} of the killed ran out of time, {ways['crash']} crashed.",
             "",
@@ -108,6 +107,16 @@ class Summary:
             text = one.mutation.text.replace("|", "\\|")
             lines.append(f"| {one.place} | `{text}` | {one.reason or 'not seen by any test'} |")
         return "\n".join(lines) + "\n"
+
+
+def _commit() -> str:
+    """The commit of the tree, and whether it has been edited since."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    edited = git("status", "--porcelain", "--", "src/lossmith/objectives", "src/lossmith/_numerics.py", "tests")
+    return git("rev-parse", "--short", "HEAD") + (" with edits" if edited else "")
 
 
 def _counts(outcomes: list[Outcome]) -> tuple[int, int, int, int]:

@@ -89,6 +89,17 @@ def test_values_are_the_oracle_s(name, settings):
         )
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", COUPLED)
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_smallest_batches(name, form, count):
+    """The variance divides by n - 1: by 1 for two pairs; of one pair it is 0."""
+    pairs = random_pairs(count, spread=0.8, seed=4)
+    expected = getattr(oracles_discovered, name)(pairs, form=form)
+    losses = function(name)(*columns(pairs), form=form)
+    assert_close(losses, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=label)
 def test_gradients_are_the_oracle_s_through_the_statistics_of_the_batch_too(name, settings):
     weights = [0.7, -1.3, 2.1, 0.4, 1.9, -0.6]

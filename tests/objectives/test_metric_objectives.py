@@ -12,6 +12,7 @@ import oracles_metric as oracle
 from lossmith.objectives import (
     arcface_loss,
     circle_loss,
+    contrastive_loss,
     cosface_loss,
     get_record,
     list_losses,
@@ -161,6 +162,17 @@ def test_candidates_may_be_more_than_the_anchors(name: str) -> None:
         }
         expected = loop(embeddings().tolist(), LABELS)[: counts[record.item]]
     assert_close(losses.reshape(-1), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("active", [1, 2, 3])
+def test_contrastive_divides_each_side_by_its_own_number_of_active_pairs(active: int) -> None:
+    """One row against four candidates, so that a single pair can be active: it is divided by 1."""
+    far = [0.9, 0.7, 0.8]
+    near = torch.tensor([[0.25, *far[:active], *[1.5] * (3 - active)]], dtype=torch.float64)
+    same = torch.tensor([[True, False, False, False]])
+    assert_close(contrastive_loss(near, same, ~same).item(), 0.25 + oracle.mean([1 - d for d in far[:active]]))
+    pulled = torch.tensor([[1.25, *far[:active], *[0.0] * (3 - active)]], dtype=torch.float64)
+    assert_close(contrastive_loss(pulled, ~same, same).item(), oracle.mean(far[:active]))
 
 
 # Relations that the docstrings state.

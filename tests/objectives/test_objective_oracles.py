@@ -76,6 +76,19 @@ def test_lovasz_softmax_does_not_depend_on_the_order_of_ties() -> None:
     assert_close(one, other)
 
 
+@pytest.mark.parametrize("excess", [5e-3, 1e-6])
+def test_lovasz_softmax_counts_what_is_barely_larger_than_the_smallest_error_of_a_class(excess: float) -> None:
+    likely = [0.3, 0.6, 0.4 + excess]
+    rows = [[math.log(p), math.log1p(-p)] for p in likely]
+    labels = [0, 0, 1]
+    leaf = _double(rows).requires_grad_()
+    loss = lovasz_softmax_loss(leaf.softmax(-1), torch.tensor(labels))
+    assert_close(loss, _double(oracle.lovasz_softmax(rows, labels)), rtol=1e-13, atol=0)
+    step = 1e-8 if excess < 1e-5 else 1e-6
+    slopes = oracle.finite_difference(lambda moved: oracle.lovasz_softmax(moved, labels), rows, step)
+    assert_close(torch.autograd.grad(loss, leaf)[0], _double(slopes), rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("settings", [{}, {"scale": 7.0, "gamma": 0.4, "margin": 0.3}])
 def test_soft_triple(settings: dict[str, float]) -> None:
     module = build("soft_triple", centers_per_class=4, **settings)

@@ -116,6 +116,36 @@ def test_released_generalized_dice_where_no_class_is_absent(dtype: torch.dtype) 
         assert_close(slopes, _slopes("generalized_dice", logits.to(dtype), labels))
 
 
+def test_released_generalized_dice_weighs_a_class_by_its_count_plus_1e_10() -> None:
+    own, ids = _double([0.3, 0.6]).log(), torch.tensor([0, 1])
+    weight = 1 / (1 + 1e-10) ** 2
+    loss = generalized_dice_loss(own, ids, _double([0.5, 0.9]), form="released")
+    # 0.6 of the probability is on absent classes, whose weight is 1e20.
+    expected = -2 * weight * 0.9 / (0.6e20 + weight * 3.4)
+    assert_close(loss, _double(expected), rtol=2e-13, atol=0)
+    smoothed = generalized_dice_loss(own, ids, _double([1.1, 0.9]), form="released", smooth=0.7)
+    assert_close(smoothed, _double(-2 * (weight * 0.9 + 0.7) / (weight * 4.0 + 0.7)), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_mass_within_the_rounding_of_the_tokens_is_not_absent(dtype: torch.dtype) -> None:
+    """The rounding of a sum grows with its terms; 1024 tokens at p = 1/2, 8 or 32 roundings of their sum short."""
+    tokens, rounding = 1024, torch.finfo(dtype).eps
+    own, ids = torch.full((tokens,), 0.5, dtype=dtype).log(), torch.zeros(tokens, dtype=torch.int64)
+    for short, expected in ((0, -1 / 2), (8, -1 / 2), (32, 0.0)):
+        mass = torch.tensor([tokens * (1 - short * rounding)], dtype=dtype)
+        loss = generalized_dice_loss(own, ids, mass, form="released")
+        assert_close(loss, torch.tensor(expected, dtype=dtype), rtol=1e-4, atol=1e-9)
+
+
+def test_a_class_whose_mass_rounds_below_its_hits_is_still_pulled() -> None:
+    mass = _double([0.9 - 1e-9]).requires_grad_()
+    loss = dice_loss(_double([0.4, 0.5]).log(), torch.tensor([0, 0]), mass)
+    # (missed + leaked) / (hits + leaked + count + 1) at missed = 1.1, hits = 0.9, leaked = 0.
+    assert_close(loss, _double(1.1 / 3.9), rtol=1e-13, atol=0)
+    assert_close(torch.autograd.grad(loss, mass)[0], _double([(3.9 - 1.1) / 3.9**2]), rtol=1e-13, atol=0)
+
+
 def test_relations_between_them() -> None:
     logits = _logits()
 

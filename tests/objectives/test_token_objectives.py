@@ -60,6 +60,7 @@ HELD_CASES: list[tuple[str, Settings]] = [
     ("entropy_adaptive", {}),
     ("entropy_adaptive", {"alpha": 2.5, "normalizer": 3.0}),
     ("entropy_adaptive", {"alpha": 0.5, "normalizer": 0.7}),
+    ("entropy_adaptive", {"alpha": 0.01}),
     ("deft", {}),
     ("tailr", {}),
     ("tailr", {"gamma": 0.3}),
@@ -118,6 +119,12 @@ def test_value_and_gradient_of_the_oracle_with_its_weight_held(name: str, settin
     _close(_losses(name, logits, LABELS, **settings), losses(held))
     slopes = _slopes(name, logits, LABELS, **settings)
     _close_slopes(slopes, lambda rows: math.fsum(losses(rows)), held)
+
+
+def test_entropies_near_zero_are_taken_as_they_are() -> None:
+    """A row that is nearly certain has an entropy of 1e-6, not of its rounding; below 0 it counts as 0."""
+    logps, entropy = _double([-0.7, -2.0, -0.1]), _double([4e-3, 1e-6, -1e-9])
+    _close(entropy_adaptive_loss(logps, entropy), [0.7 * 4e-3, 2.0 * 1e-6, 0.0])
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.4, 3.0])
