@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test check setup format clean
+.PHONY: demo test check setup format docs clean
 
 demo: setup
 	$(BIN)/lossmith compare recipes/demo.yaml --out $(DEMO_OUT)
@@ -29,6 +29,10 @@ check:
 format:
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The pages and pictures of the losses and README's list of them, from the docstrings.
+docs:
+	$(BIN)/lossmith losses docs --out docs/losses --readme README.md
 
 clean:
 	rm -rf .venv dist build

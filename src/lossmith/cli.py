@@ -199,10 +199,13 @@ def losses_show(
 @losses_app.command("docs")
 def losses_docs(
     out: Annotated[Path, typer.Option(help="Folder of the pages and pictures; files of the same name are replaced.")],
+    readme: Annotated[Path | None, typer.Option(help="Also renew the list of losses between its marks here.")] = None,
 ) -> None:
     """Write the catalogue as Markdown: an index, a page per family, a picture per loss."""
-    from lossmith.report.catalogue import write_catalogue
+    from lossmith.report.catalogue import update_readme, write_catalogue
 
+    if readme is not None:
+        update_readme(readme)
     written = write_catalogue(out)
     print(f"{len(written)} files in {out}, beginning with {written[0]}")
 

@@ -150,6 +150,6 @@ def test_a_schedule_follows_the_training_steps(trainer_of, monkeypatch):
 
 
 def test_pairs_cannot_be_counted_over_micro_batches(trainer_of):
-    with pytest.raises(ConfigurationError, match=r"^`gradient_accumulation_steps` must be 1 with 'cross_entropy \+ nt_xent'"):
+    with pytest.raises(ConfigurationError, match=r"^`gradient_accumulation_steps` must be 1 with 'cross"):
         trainer_of("cross_entropy + nt_xent", batch_size=4, accumulation=2)
     assert trainer_of("cross_entropy + nt_xent").loss.items == ("token", "pair")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lossmith._extras import require
+from lossmith.errors import EvidenceError
 from lossmith.explain import LossFacts, loss_curve, loss_facts
 from lossmith.objectives import ObjectiveRecord, list_losses
 from lossmith.report.catalogue_guide import BESIDE, DISCOVERY, NOTES, PAGES
@@ -20,6 +21,7 @@ from lossmith.report.losses import (
 from lossmith.report.markdown import code, prose, table
 
 COMMAND = "lossmith losses docs --out docs/losses"
+START, END = "<!-- losses -->", "<!-- /losses -->"
 HEADER = f"<!-- Generated from the docstrings by `{COMMAND}`: edit those, then run it again. -->"
 DPI, COLOURS = 110, 32
 """Resolution of the pictures and the size of their palette: about 15 KB each."""
@@ -44,6 +46,23 @@ def losses_markdown(folder: str = "docs/losses") -> str:
 
 def _folded(text: str, *, first: str = "", then: str = "") -> str:
     return textwrap.fill(text, 120, initial_indent=first, subsequent_indent=then, break_on_hyphens=False)
+
+
+def update_readme(path: Path) -> None:
+    """Put the list of losses between the marks `<!-- losses -->` and `<!-- /losses -->` of a Markdown file.
+
+    Raises:
+        EvidenceError: If the file cannot be read or written, or lacks the marks.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise EvidenceError(f"Cannot read `{path}`: {error.strerror or error}.") from error
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise EvidenceError(f"`{path}` must hold the marks {START} and {END}: the list of losses stands between them.")
+    write_file(path, f"{before}{start}\n{losses_markdown()}{end}{after}".encode())
 
 
 def catalogue_pages() -> dict[str, str]:
