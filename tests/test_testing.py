@@ -1,6 +1,7 @@
 """`lossmith.testing`: a right objective passes, and for every check there is a wrong one that it names."""
 
 import inspect
+import math
 import subprocess
 import sys
 
@@ -145,6 +146,13 @@ def branching_loss(token_logps):
     return -logps if bool((logps > -1e9).all()) else -logps.clamp(min=-1e9)
 
 
+def checks_by_isfinite_loss(token_logps, *, power: float = 2.0):
+    """Compiles for its first `power` only."""
+    if not math.isfinite(power):
+        raise ObjectiveInputError("`power` must be finite.")
+    return -at_least_float32(token_logps) * power
+
+
 def dead_in_the_compiler_loss(token_logps):
     logps = at_least_float32(token_logps)
     return -logps.detach() if torch.compiler.is_compiling() else -logps
@@ -232,6 +240,7 @@ WRONG = [
     (silent_switch_loss, TOKEN, {"settings"}, "hyper-parameter `squared`: expected other losses for another value"),
     (sorted_loss, TOKEN | {"batch_coupled": True}, {"permutation"}, "losses of the items in another order: expected "),
     (branching_loss, TOKEN, {"compile"}, "compile: expected one graph, got "),
+    (checks_by_isfinite_loss, TOKEN, {"compile"}, "compile: expected one graph at {'power': 1.83}, got "),
     (dead_in_the_compiler_loss, TOKEN, {"compile"}, "gradient of the compiled losses: expected "),
 ]
 

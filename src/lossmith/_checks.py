@@ -24,13 +24,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def check_positive(name: str, value: float) -> None:
     """Raise `ObjectiveInputError` unless `value` is a finite number > 0."""
-    if not (math.isfinite(value) and value > 0):
+    # Comparisons alone: torch.compile traces a second value of a hyper-parameter as a symbol, which isfinite refuses.
+    if not 0 < value < math.inf:
         raise ObjectiveInputError(f"`{name}` must be > 0, got {value}.")
 
 
 def check_not_negative(name: str, value: float) -> None:
     """Raise `ObjectiveInputError` unless `value` is a finite number >= 0."""
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= value < math.inf:
         raise ObjectiveInputError(f"`{name}` must be >= 0, got {value}.")
 
 
@@ -42,7 +43,7 @@ def check_unit_interval(name: str, value: float) -> None:
 
 def check_finite(name: str, value: float) -> None:
     """Raise `ObjectiveInputError` unless `value` is a finite number."""
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:
         raise ObjectiveInputError(f"`{name}` must be a finite number, got {value}.")
 
 

@@ -133,6 +133,11 @@ def test_a_memory_travels_and_keeps_its_order() -> None:
             {"memory_size": -8, "embedding_dim": 4},
             r"^'supcon' keeps a memory: `memory_size` must be an int >= 1",
         ),
+        (
+            "supcon",
+            {"memory_size": 10**30, "embedding_dim": 4},
+            r"^'supcon' keeps a memory: `memory_size` must be below 2",
+        ),
         ("supcon", {"embedding_dim": 4}, r"^'supcon' has no hyper-parameter `embedding_dim`"),
         ("focal", {"memory_size": 8}, r"^'focal' has no hyper-parameter `memory_size`"),
         ("focal", {"gather": True}, r"^'focal' has no hyper-parameter `gather`"),

@@ -11,8 +11,8 @@ from lossmith.errors import ObjectiveInputError
 
 CHUNK_ENTRIES = 40 * 2**20
 """Entries of one table of a chunk of rows; an objective makes some ten tables at a time. A table of bools of this size
-is larger than 32 MiB: glibc keeps freed blocks up to that size and reuses them badly, so that with smaller chunks memory
-grew with the square of the rows after all (2,752 MiB for supcon at 32,768 rows with chunks of 16 * 2**20)."""
+is larger than 32 MiB: glibc keeps freed blocks up to that size and reuses them badly, so that with smaller chunks
+memory grew with the square of the rows after all (2,752 MiB for supcon at 32,768 rows with chunks of 16 * 2**20)."""
 TABLE_BYTES = 2**31
 """Largest table (or list of pairs or triplets) that is made where an objective needs all of it at once."""
 

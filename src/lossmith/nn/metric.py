@@ -184,9 +184,10 @@ class MetricLoss(ObjectiveModule):
 
 
 def _size(record: ObjectiveRecord, name: str, size: object) -> int:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size < 2**31:
         owns = "owns proxies" if record.proxy_shape else "keeps a memory"
-        raise ObjectiveInputError(f"'{record.name}' {owns}: `{name}` must be an int >= 1, got {size}.")
+        limit = "an int >= 1" if not isinstance(size, int) or size < 1 else "below 2**31"
+        raise ObjectiveInputError(f"'{record.name}' {owns}: `{name}` must be {limit}, got {str(size)[:20]}.")
     return size
 
 

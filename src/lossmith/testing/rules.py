@@ -337,7 +337,6 @@ def compiles(subject: Subject) -> None:
     if subject.record.family in ("region", "metric"):
         raise Skip(f"the number of losses or classes of a {subject.record.family} objective depends on its data")
     # Loading the compiler takes seconds.
-    from torch._dynamo import config
     from torch._dynamo.eval_frame import is_dynamo_supported
     from torch._dynamo.exc import TorchDynamoException
 
@@ -346,17 +345,32 @@ def compiles(subject: Subject) -> None:
     statistics = {name: _leaf(value) for name, value in subject.statistics().items()}
     leaves = [value for value in statistics.values() if value.requires_grad]
     compiled = torch.compile(subject.traceable(subject.record.function), fullgraph=True, backend="aot_eager")
-    try:
-        # Numbers are constants of the graph, whatever values this function was compiled with before.
-        with config.patch(specialize_float=True):
-            got = compiled(**statistics, **subject.settings)
-    except TorchDynamoException as error:
-        raise Failure(f"expected one graph, got {_first_line(error)}") from None
-    wanted = subject.call(statistics)
-    require_equal("compiled losses", got, wanted, rtol=1e-12)
-    upstream = torch.linspace(0.5, 1.5, wanted.numel(), dtype=wanted.dtype)
-    for slope, expected in zip(slopes(got * upstream, leaves), slopes(wanted * upstream, leaves), strict=True):
-        require_equal("gradient of the compiled losses", slope, expected)
+    # The second value of a number is traced as a symbol, not as a constant.
+    for settings in ({}, _other_numbers(subject, statistics)):
+        try:
+            got = compiled(**statistics, **subject.settings | settings)
+        except TorchDynamoException as error:
+            at = f" at {settings}" if settings else ""
+            raise Failure(f"expected one graph{at}, got {_first_line(error)}") from None
+        wanted = subject.call(statistics, **settings)
+        require_equal("compiled losses", got, wanted, rtol=1e-12)
+        upstream = torch.linspace(0.5, 1.5, wanted.numel(), dtype=wanted.dtype)
+        for slope, expected in zip(slopes(got * upstream, leaves), slopes(wanted * upstream, leaves), strict=True):
+            require_equal("gradient of the compiled losses", slope, expected)
+
+
+def _other_numbers(subject: Subject, statistics: dict[str, Tensor]) -> dict[str, float]:
+    """Other values of the hyper-parameters that are numbers, where the objective takes them."""
+    others: dict[str, float] = {}
+    for name, value in subject.settings.items():
+        if isinstance(value, float):
+            other = 0.9 * value + 0.03
+            try:
+                subject.call(statistics, **{name: other})
+            except ObjectiveInputError:
+                continue
+            others[name] = other
+    return others
 
 
 def quietly(check: Callable[[Subject], str | None], subject: Subject) -> str | None:

@@ -218,7 +218,7 @@ def poly1_loss(token_logps: Float[Tensor, " tokens"], *, epsilon: float = 1.0) -
         >>> poly1_loss(torch.tensor([0.5]).log())
         tensor([1.1931])
     """
-    if not (math.isfinite(epsilon) and epsilon >= -1):
+    if not -1 <= epsilon < math.inf:
         raise ObjectiveInputError(f"`epsilon` must be >= -1, got {epsilon}.")
     logps = at_least_float32(token_logps)
     return -logps - epsilon * torch.expm1(logps)
