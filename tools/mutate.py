@@ -30,7 +30,7 @@ from typing import Any
 
 import pytest
 from equivalent import EQUIVALENT
-from mutation_report import Outcome, Summary
+from mutation_report import Outcome, Summary, current_commit
 from mutations import Mutation, controls, grown, plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -194,6 +194,8 @@ class Campaign:
         """Run the mutations in place of the tests."""
         import torch
 
+        if session.testsfailed:
+            raise session.Interrupted(f"{session.testsfailed} test files cannot be collected on the tree as it is")
         torch.set_num_threads(1)
         session.config.pluginmanager.register(self.watch)
         items = [item for item in session.items if not any(word in item.nodeid for word in SLOW)]
@@ -222,17 +224,20 @@ class Campaign:
         ]
         waiting = [Child.start(lambda share=share: self._observe(items, share), limit=1800) for share in shares]
         reach: dict[int, Reach] = {}
-        while waiting:
-            time.sleep(0.05)
-            for child in list(waiting):
-                answer = child.poll()
-                if answer is None:
-                    continue
-                waiting.remove(child)
-                if isinstance(answer, dict):
-                    raise SystemExit(f"The tests do not run on the tree as it is: {answer}.")
-                for place, seconds, functions, failed in answer:
-                    reach[place] = Reach(seconds, set(functions), failed)
+        try:
+            while waiting:
+                time.sleep(0.05)
+                for child in list(waiting):
+                    answer = child.poll()
+                    if answer is None:
+                        continue
+                    waiting.remove(child)
+                    if isinstance(answer, dict):
+                        raise SystemExit(f"The tests do not run on the tree as it is: {answer}.")
+                    for place, seconds, functions, failed in answer:
+                        reach[place] = Reach(seconds, set(functions), failed)
+        finally:
+            _end(waiting)
         # Tests that share a cached result reach what any of them reaches.
         groups: dict[tuple[str, int], list[Reach]] = {}
         for place, item in enumerate(items):
@@ -294,14 +299,15 @@ class Campaign:
                         running.remove((mutation, child))
                         self._note(mutation, answer, time.monotonic() - child.started)
         finally:
-            for _, child in running:
-                os.kill(child.pid, signal.SIGKILL)
-                os.waitpid(child.pid, 0)
+            _end(child for _, child in running)
 
     def _work(self, mutation: Mutation, items: list[pytest.Item]) -> Callable[[], dict[str, Any]]:
         def work() -> dict[str, Any]:
             plant(mutation)
-            return {"failed": self._first_failure(items), "tests": len(items)}
+            try:
+                return {"failed": self._first_failure(items)}
+            except BaseException:
+                return {"crash": True}
 
         return work
 
@@ -316,6 +322,12 @@ class Campaign:
         self.say(f"{done}/{len(self.mutations)}, {len(survived)} survived; {outcome.function} {how}, {seconds:.1f} s")
         if how == "survived":
             self.say(f"  {'equivalent' if outcome.reason else 'SURVIVED'}: {outcome.place}: {mutation.text}\n")
+
+
+def _end(children: Iterable[Child]) -> None:
+    for child in children:
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)
 
 
 def _group(item: pytest.Item) -> tuple[str, int]:
@@ -357,11 +369,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.chdir(ROOT)
-    started = time.monotonic()
+    started, commit = time.monotonic(), current_commit()
     campaign = Campaign(planned(options), options.jobs, _progress())
     quiet = ["-qq", "-s", "--tb=no", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-p", "no:logging"]
     pytest.main([*quiet, *options.tests], plugins=[campaign])
-    summary = Summary(campaign.outcomes, time.monotonic() - started)
+    summary = Summary(campaign.outcomes, time.monotonic() - started, commit)
     print(summary.text())
     if campaign.refused:
         print(f"Not mutated, as their tests fail on the tree as it is: {', '.join(sorted(set(campaign.refused)))}.")

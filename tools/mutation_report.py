@@ -35,10 +35,10 @@ class Outcome:
 class Summary:
     """Counts over all outcomes."""
 
-    def __init__(self, outcomes: list[Outcome], seconds: float):
+    def __init__(self, outcomes: list[Outcome], seconds: float, commit: str = ""):
         self.outcomes = sorted(outcomes, key=lambda one: (one.family, one.mutation.file, one.mutation.line))
         self.seconds = seconds
-        self.commit = _commit()
+        self.commit = commit
         self.planted = len(outcomes)
         self.survivors = [one for one in self.outcomes if one.how == "survived"]
         self.wrongly_listed = [one for one in self.outcomes if one.how != "survived" and one.reason]
@@ -109,7 +109,7 @@ class Summary:
         return "\n".join(lines) + "\n"
 
 
-def _commit() -> str:
+def current_commit() -> str:
     """The commit of the tree, and whether it has been edited since."""
 
     def git(*words: str) -> str:

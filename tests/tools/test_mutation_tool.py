@@ -189,3 +189,10 @@ def test_nothing_is_mutated_where_the_tests_fail_without_it(tmp_path: Path) -> N
     red = run("--only", "dft", "--tests", str(test))
     assert red.returncode == 1
     assert "Not mutated, as their tests fail on the tree as it is: objectives/token/gated.py:dft_loss." in red.stdout
+
+
+def test_nothing_is_mutated_where_a_test_file_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "test_unreadable.py").write_text("import lossmith.no_such_module\n", encoding="utf-8")
+    red = run("--only", "dft", "--tests", str(tmp_path))
+    assert red.returncode == 1
+    assert "Killed 0.00% of 0" in red.stdout
