@@ -29,7 +29,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     (LOVASZ, "_jaccard_slopes", "min=1 -> min=1.01"): NOT_CHOSEN,
     (OVERLAP, "generalized_dice_loss", f"{EMPTY} -> -({EMPTY})"): NO_CLASS,
     (OVERLAP, "generalized_dice_loss", f"{EMPTY} -> {EMPTY.replace('+', '-')}"): NO_CLASS,
-    (OVERLAP, "generalized_dice_loss", f"{EMPTY} -> part.hits.sum()"): NO_CLASS,
     (OVERLAP, "generalized_dice_loss", f"{EMPTY} -> part.leaked.sum()"): NO_CLASS,
     (OVERLAP, "_released_dice", "16 * torch.finfo(absent.dtype).eps -> 16.16 * torch.finfo(absent.dtype).eps"): (
         "A bound on rounding, tested to lie between 8 and 32 roundings; 1% of it decides about rounding only."

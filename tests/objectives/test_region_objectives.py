@@ -263,6 +263,13 @@ def test_an_empty_region_is_zero_and_keeps_its_graph(name: str, settings: dict[s
     assert torch.autograd.grad(loss, logits)[0].shape == (0, 7)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_zero_of_an_empty_region_hangs_on_every_statistic(name: str) -> None:
+    leaves = [torch.zeros(0, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    loss = get_record(name).function(leaves[0], torch.zeros(0, dtype=torch.int64), leaves[1])
+    assert [slope.shape for slope in torch.autograd.grad(loss, leaves)] == [(0,), (0,)]
+
+
 @pytest.mark.parametrize(("name", "settings"), CASES)
 def test_probability_lost_to_nothing(name: str, settings: Settings) -> None:
     """Log-probabilities of -1e5: the loss is at its largest and finite, with gradient exactly 0 as e^-1e5 has."""
