@@ -22,12 +22,32 @@ def test_logits_must_be_finite_where_they_count(name: str) -> None:
     labels = torch.tensor([0, -100, 1, 2])
     with lossmith.debug():
         with pytest.raises(
-            ObjectiveInputError, match=r"^`logits` must be finite where the label counts, got inf at row 2"
+            ObjectiveInputError, match=r"^`logits` must be finite where they count, got inf at \[3\]\.$"
         ):
             lossmith.loss(name)(logits, labels)
         logits[3, 2] = 0
         logits[0, 1] = -torch.inf
         assert bool(torch.isfinite(lossmith.loss(name)(logits, labels)))
+        logits[2, 1] = -torch.inf
+        with pytest.raises(ObjectiveInputError, match=r"^`logits` must .*, got -inf at \[2\] for the label 1\.$"):
+            lossmith.loss(name)(logits, labels)
+
+
+def test_places_are_those_of_the_input() -> None:
+    logits = torch.zeros(2, 3, 4)
+    logits[1, 2, 0] = torch.nan
+    labels = torch.tensor([[-100, 1, 2], [-100, 0, 1]])
+    with lossmith.debug(), pytest.raises(ObjectiveInputError, match=r"got nan at \[1, 2\]\.$"):
+        lossmith.loss("focal")(logits, labels)
+
+
+def test_weights_must_be_finite_where_they_count() -> None:
+    weights = torch.tensor([1.0, torch.nan, torch.nan])
+    with (
+        lossmith.debug(),
+        pytest.raises(ObjectiveInputError, match=r"^`weights` must be finite .*, got nan at \[2\]\.$"),
+    ):
+        lossmith.loss("focal")(torch.zeros(3, 2), torch.tensor([0, -100, 1]), weights=weights)
 
 
 def test_embeddings_and_log_probabilities_must_be_finite() -> None:
@@ -35,11 +55,11 @@ def test_embeddings_and_log_probabilities_must_be_finite() -> None:
     embeddings[2, 1] = -torch.inf
     logps = torch.tensor([-1.0, -2.0])
     with lossmith.debug():
-        with pytest.raises(ObjectiveInputError, match=r"^`embeddings` must be finite .*, got -inf at row 2\.$"):
+        with pytest.raises(ObjectiveInputError, match=r"^`embeddings` must be finite .*, got -inf at \[2\]\.$"):
             lossmith.loss("supcon")(embeddings, torch.tensor([0, 0, 1, 1]))
-        with pytest.raises(ObjectiveInputError, match=r"^`ref_chosen_logps` must be finite .*, got nan at row 1\.$"):
+        with pytest.raises(ObjectiveInputError, match=r"^`ref_chosen_logps` must be finite .*, got nan at \[1\]\.$"):
             lossmith.loss("dpo")(logps, logps, torch.tensor([0.0, torch.nan]), logps)
-        with pytest.raises(ObjectiveInputError, match=r"^`kl` must be finite .*, got nan at row 0\.$"):
+        with pytest.raises(ObjectiveInputError, match=r"^`kl` must be finite .*, got nan at \[0\]\.$"):
             lossmith.loss("kto")(logps, logps, logps < 0, torch.tensor(torch.nan))
 
 

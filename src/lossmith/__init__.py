@@ -3,10 +3,22 @@
 Importing it loads torch and nothing heavier.
 """
 
+from typing import Any
+
 from lossmith._debug import debug
 from lossmith._version import __version__
 from lossmith.errors import LossmithError, ObjectiveInputError
 from lossmith.nn import loss
 from lossmith.objectives import list_losses, objective
+
+
+def __getattr__(name: str) -> Any:
+    # `lossmith.testing` is imported when it is first asked for; it stands above this module's imports.
+    if name == "testing":
+        import importlib
+
+        return importlib.import_module("lossmith.testing")
+    raise AttributeError(f"module 'lossmith' has no attribute '{name}'")
+
 
 __all__ = ["LossmithError", "ObjectiveInputError", "__version__", "debug", "list_losses", "loss", "objective"]

@@ -18,7 +18,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         >>> did_you_mean("focall", ["focal", "poly1"])
         " Did you mean 'focal'?"
     """
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 

@@ -38,7 +38,7 @@ def debug() -> Iterator[None]:
         ...     lossmith.loss("focal")(torch.tensor([[0.0, float("nan")]]), torch.tensor([0]))
         Traceback (most recent call last):
             ...
-        lossmith.errors.ObjectiveInputError: `logits` must be finite where the label counts, got nan at row 0.
+        lossmith.errors.ObjectiveInputError: `logits` must be finite where they count, got nan at [0].
     """
     session = _Session()
     token = _SESSION.set(session)
@@ -69,8 +69,15 @@ def note_classes(key: int, name: str, size: int, labels: Tensor) -> None:
         session.classes.setdefault(key, (name, size, set()))[2].update(labels.unique().tolist())
 
 
-def check_finite_rows(name: str, rows: Tensor, *, masked: bool = False) -> None:
-    """Under `debug()`, raise `ObjectiveInputError` for a value that is not finite; -inf passes where `masked`."""
+def check_finite_rows(name: str, rows: Tensor, valid: Tensor, *, masked: bool = False) -> None:
+    """Under `debug()`, raise `ObjectiveInputError` for a value that is not finite; -inf passes where `masked`.
+
+    Args:
+        name: Name of the input.
+        rows: Its rows that count.
+        valid: Which rows of the input those are; the message names a place in the input.
+        masked: Whether -inf has a meaning (a class that is not possible).
+    """
     if not debugging() or not rows.is_floating_point():
         return
     wrong = ~torch.isfinite(rows)
@@ -78,7 +85,24 @@ def check_finite_rows(name: str, rows: Tensor, *, masked: bool = False) -> None:
         wrong &= rows != -torch.inf
     if bool(wrong.any()):
         place = wrong.nonzero()[0]
-        value = rows[tuple(place)].item()
-        raise ObjectiveInputError(
-            f"`{name}` must be finite where the label counts, got {value} at row {place[0] if len(place) else 0}."
-        )
+        _refuse(name, rows[tuple(place)].item(), valid.nonzero()[place[0]])
+
+
+def check_finite_weights(weights: Tensor | None, valid: Tensor) -> None:
+    """Under `debug()`, raise `ObjectiveInputError` for a weight that is not finite and counts."""
+    if debugging() and weights is not None and weights.shape == valid.shape:
+        check_finite_rows("weights", weights[valid], valid)
+
+
+def check_possible_labels(logits: Tensor, labels: Tensor, valid: Tensor) -> None:
+    """Under `debug()`, raise `ObjectiveInputError` where the label's own logit is -inf: its loss is infinite."""
+    if debugging() and len(labels):
+        own = logits.gather(1, labels[:, None]).squeeze(1)
+        if bool((own == -torch.inf).any()):
+            place = (own == -torch.inf).nonzero()[0, 0]
+            _refuse("logits", -torch.inf, valid.nonzero()[place], more=f" for the label {labels[place].item()}")
+
+
+def _refuse(name: str, value: float, place: Tensor, more: str = "") -> None:
+    where = ", ".join(map(str, place.tolist()))
+    raise ObjectiveInputError(f"`{name}` must be finite where they count, got {value} at [{where}]{more}.")

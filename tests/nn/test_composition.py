@@ -32,11 +32,14 @@ def _term_parts(draw: st.DrawFn) -> tuple[ObjectiveRecord, float, dict[str, Any]
             if isinstance(default, float)
             else st.just(default)
         )
-        for name, default in record.hyperparameters.items()
+        for name, default in {**record.hyperparameters, **record.settings}.items()
         if draw(st.booleans())
     }
-    given_values = {name: value for name, value in values.items() if value != record.hyperparameters[name]}
-    scope = draw(st.sampled_from([None, "answer", "reasoning_2"]))
+    given_values = {
+        name: value for name, value in values.items() if value != {**record.hyperparameters, **record.settings}[name]
+    }
+    scoped = record.family not in ("preference", "unpaired")
+    scope = draw(st.sampled_from([None, "answer", "reasoning_2"] if scoped else [None]))
     return record, draw(NUMBER) * draw(st.sampled_from([1, -1])), given_values, scope
 
 
@@ -184,7 +187,7 @@ def test_an_early_end_is_marked(text: str) -> None:
 
 
 def test_the_list_of_known_names_comes_after_the_caret() -> None:
-    lines = _message("0.5*cross_entropy + 0.5*focall").split("\n")
+    lines = _message("0.5*cross_entropy + 0.5*qqqq").split("\n")
     assert lines[2].endswith("^")
     assert lines[3].startswith("Known: ")
     assert "cross_entropy" in "".join(lines[3:])

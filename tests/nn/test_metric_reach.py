@@ -121,13 +121,15 @@ def test_a_memory_travels_and_keeps_its_order() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("contrastive", {"memory_size": 8, "embedding_dim": 4}, r"^'contrastive' cannot use `memory_size`"),
+        ("contrastive", {"memory_size": 8}, r"^'contrastive' has no hyper-parameter `memory_size`"),
+        ("soft_triple", {"memory_size": 8}, r"^'soft_triple' has no hyper-parameter `memory_size`"),
+        ("supcon", {"memory_size": 8}, r"^'supcon' keeps a memory and needs `embedding_dim`\.$"),
+        ("supcon(memory_size=8)", {}, r"^'supcon' keeps a memory and needs `embedding_dim`\.$"),
         (
-            "soft_triple",
-            {"memory_size": 8, "embedding_dim": 4, "num_classes": 2},
-            r"^'soft_triple' cannot use `memory_s",
+            "supcon(memory_size=8)",
+            {"memory_size": 8},
+            r"^`memory_size` of 'supcon' is given in the string and as a key",
         ),
-        ("supcon", {"memory_size": 8}, r"^'supcon' keeps a memory: `embedding_dim` must be an int >= 1, got None\.$"),
         (
             "supcon",
             {"memory_size": -8, "embedding_dim": 4},
@@ -148,6 +150,25 @@ def test_settings_that_do_not_fit(name: str, settings: dict, message: str) -> No
         lossmith.loss(name, **settings)
 
 
+def test_settings_are_part_of_the_string() -> None:
+    module = lossmith.loss("supcon(temperature=0.2)", memory_size=8, embedding_dim=4, gather=True)
+    assert str(module) == "supcon(temperature=0.2, memory_size=8, gather=True)"
+    assert lossmith.loss(str(module), embedding_dim=4).memory.size == 8
+    regions = lossmith.loss("0.5*dice + 0.5*lovasz + cross_entropy", region="sequence")
+    assert str(regions) == ("0.5*dice(region='sequence') + 0.5*lovasz_softmax(region='sequence') + cross_entropy")
+    assert not lossmith.loss(str(regions)).batch_coupled
+    mixed = lossmith.loss("supcon + soft_triple", memory_size=8, num_classes=2, embedding_dim=4)
+    assert str(mixed) == "supcon(memory_size=8) + soft_triple"
+
+
+def test_a_saved_memory_of_another_size() -> None:
+    small, large = (lossmith.loss("supcon", memory_size=size, embedding_dim=4) for size in (4, 8))
+    with pytest.raises(
+        ObjectiveInputError, match=r"^The saved memory has shape \(4, 4\), this loss needs .* = \(8, 4\)\.$"
+    ):
+        large.load_state_dict(small.state_dict())
+
+
 def test_embeddings_of_another_length_than_the_memory() -> None:
     module = lossmith.loss("supcon", memory_size=8, embedding_dim=4)
     with pytest.raises(ObjectiveInputError, match=r"have dim 3 but the memory of 'supcon' has `embedding_dim` 4\.$"):
@@ -162,22 +183,22 @@ def test_a_joint_sum_with_a_memory_trains() -> None:
         assert all(bool(slope.any()) for slope in gradients(value, module, logits, embeddings))
 
 
-UNEVEN = [0] * 9 + [1] * 5 + [2] * 2 + [3] * 1 + [-100] * 3 + [4] * 7
+UNEVEN = [0] * 9 + [1] * 5 + [2] * 2 + [3] * 2 + [-100] * 3 + [4] * 7 + [5]
 
 
 def test_batches_of_p_classes_with_k_rows() -> None:
-    sampler = PKBatchSampler(UNEVEN, classes_per_batch=3, samples_per_class=2, num_batches=50, seed=1)
+    sampler = PKBatchSampler(UNEVEN, classes_per_batch=3, samples_per_class=3, num_batches=50, seed=1)
     batches = list(sampler)
     assert len(batches) == len(sampler) == 50
     turns: Counter[int] = Counter()
     for batch in batches:
         classes = [UNEVEN[i] for i in batch]
-        assert all(c == d for c, d in zip(classes[::2], classes[1::2], strict=True))
+        assert all(len(set(classes[place : place + 3])) == 1 for place in (0, 3, 6))
         assert len(set(classes)) == 3
         turns.update(set(classes))
         doubled = {UNEVEN[i] for i, count in Counter(batch).items() if count > 1}
-        assert doubled <= {3}, "only a class that is too small repeats a row"
-    assert -100 not in turns
+        assert doubled <= {2, 3}, "only a class that is too small repeats a row"
+    assert set(turns) == {0, 1, 2, 3, 4}, "a class with one row would be its own positive"
     assert max(turns.values()) - min(turns.values()) <= 1
     rows = Counter(i for batch in batches for i in batch)
     for c in range(5):
@@ -194,11 +215,13 @@ def test_batches_are_those_of_seed_and_epoch() -> None:
     assert draw(0, 0) == draw(0, 0)
     assert draw(0, 0) != draw(0, 1)
     assert draw(0, 0) != draw(1, 0)
-    assert len(draw(0, 0)) == 24 // 6
+    assert len(draw(0, 0)) == 25 // 6
+    sampler = PKBatchSampler(UNEVEN, classes_per_batch=2, samples_per_class=3, seed=0)
+    assert [list(sampler), list(sampler)] == [draw(0, 0), draw(0, 1)], "every pass draws anew"
 
 
 def test_in_a_data_loader_no_row_lacks_a_positive() -> None:
-    data = TensorDataset(torch.randn(27, DIM), torch.tensor(UNEVEN))
+    data = TensorDataset(torch.randn(len(UNEVEN), DIM), torch.tensor(UNEVEN))
     sampler = PKBatchSampler(UNEVEN, classes_per_batch=2, samples_per_class=2, seed=0)
     module = lossmith.loss("supcon")
     for embeddings, labels in DataLoader(data, batch_sampler=sampler):
@@ -215,10 +238,14 @@ def test_in_a_data_loader_no_row_lacks_a_positive() -> None:
         ),
         (torch.tensor([0.5, 1.0]), {}, r"^`labels` must be a flat list of class ids, got torch.float32"),
         ([], {}, r"^`labels` must be a flat list of class ids"),
-        ([0, 0, -100], {}, r"^`classes_per_batch` must be at most the number of classes, 1, got 2\.$"),
-        ([0, 1], {"samples_per_class": 1}, r"^`samples_per_class` must be an int >= 2, got 1\.$"),
-        ([0, 1], {"classes_per_batch": 0}, r"^`classes_per_batch` must be an int >= 1, got 0\.$"),
-        ([0, 1], {"num_batches": 0}, r"^`num_batches` must be an int >= 1, got 0\.$"),
+        (
+            [0, 0, 1, -100],
+            {},
+            r"^`classes_per_batch` must be at most the number of classes with two rows or more, 1, got",
+        ),
+        ([0, 0, 1, 1], {"samples_per_class": 1}, r"^`samples_per_class` must be an int >= 2, got 1\.$"),
+        ([0, 0, 1, 1], {"classes_per_batch": 0}, r"^`classes_per_batch` must be an int >= 1, got 0\.$"),
+        ([0, 0, 1, 1], {"num_batches": 0}, r"^`num_batches` must be an int >= 1, got 0\.$"),
     ],
 )
 def test_a_sampler_that_cannot_be(labels: list | Tensor, settings: dict, message: str) -> None:

@@ -137,8 +137,10 @@ def test_the_shift_of_bco_is_a_running_mean_in_the_state(name: str) -> None:
     assert int(frozen.rewards.count) == len(seen), "evaluation observes nothing"
     assert abs(call(lossmith.loss(name).eval(), 2)[0].item() - value.item()) > 1e-4, "the shift matters"
     assert module.batch_coupled
+    exact = module.rewards.average.clone()
     half = module.bfloat16()
-    assert half.rewards.total.dtype == torch.float64
+    assert half.rewards.average.dtype == torch.float32
+    assert torch.equal(half.rewards.average, exact)
 
 
 def test_bco_pair_keeps_nothing_unless_asked() -> None:

@@ -59,6 +59,12 @@ def test_the_phases_share_the_loss(progress: float, late: float) -> None:
     assert_close(*slopes, rtol=1e-12, atol=1e-16)
 
 
+def test_a_hand_over_may_be_a_switch() -> None:
+    composition = parse_composition("cross_entropy -> focal @ 0.3:0.3")
+    assert str(composition) == "cross_entropy -> focal @ 0.3:0.3"
+    assert (composition.shares(0.2999), composition.shares(0.3)) == ((1, 0), (0, 1))
+
+
 def test_three_phases() -> None:
     composition = parse_composition("cross_entropy -> focal @ 0.2:0.4 -> poly1 @ 0.4:0.8")
     assert composition.shares(0.1) == (1, 0, 0)
@@ -87,6 +93,9 @@ def test_progress_travels_with_the_state() -> None:
     module.set_progress(0.65)
     other.load_state_dict(module.state_dict())
     assert torch.equal(module(*_batch()), other(*_batch()))
+    module.set_progress(0.3005)
+    assert module.bfloat16().progress.item() == pytest.approx(0.3005, abs=1e-7)
+    assert all(value.dtype != torch.float64 for value in lossmith.loss(str(module)).state_dict().values()), "for MPS"
     assert not build("cross_entropy + focal").state_dict()
 
 
@@ -119,9 +128,19 @@ def test_divisors_and_kinds_of_all_phases() -> None:
         ("cross_entropy -> focal", "A hand-over needs the share of training where it begins, as in A -> B @ 0.3", 14),
         ("cross_entropy @ 0.3", "A place in training belongs to a hand-over, as in A -> B @ 0.3", 14),
         ("cross_entropy -> focal @ soon", "Behind @ stand one or two shares of training, as in @ 0.3 or @ 0.3:0.5", 23),
-        ("cross_entropy -> focal @ 0.5:0.2", "A hand-over must lie in 0 <= begin < end <= 1, this is 0.5:0.2", 23),
-        ("cross_entropy -> focal @ nan", "A hand-over must lie in 0 <= begin < end <= 1, this is nan:1", 23),
-        ("focal -> poly1 @ 0.1:0.5 -> dft @ 0.4", "A hand-over must lie in 0.5 <= begin < end <= 1, this is 0.4:1", 32),
+        ("cross_entropy -> focal @ 0.5:0.2", "A hand-over must lie in 0 <= begin <= end <= 1, this is 0.5:0.2", 23),
+        ("cross_entropy -> focal @ nan", "A hand-over must lie in 0 <= begin <= end <= 1, this is nan:1", 23),
+        (
+            "focal -> poly1 @ 0.1:0.5 -> dft @ 0.4",
+            "A hand-over must lie in 0.5 <= begin <= end <= 1, this is 0.4:1",
+            32,
+        ),
+        (
+            "focal -> poly1 @ 0.1 -> dft @ 0.4",
+            "The hand-over before this one ends at 1: give it an end, as in @ 0.3:0.5",
+            28,
+        ),
+        ("focal -> 2*dpo[answer] @ 0.1", "'dpo' reads no labels, so it has no label scope [answer]", 11),
         ("cross_entropy -> focall @ 0.3", "No objective named 'focall'. Did you mean 'focal'?", 17),
         ("cross_entropy -> 2*(focal @ 0.3", "This composition cannot be read", 19),
         ("-> focal @ 0.3", "This composition cannot be read", 0),

@@ -115,6 +115,17 @@ def test_gradients_are_those_of_the_value(record: ObjectiveRecord) -> None:
 
 
 @every
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_a_function_called_alone_raises_half_precision_itself(record: ObjectiveRecord, dtype: torch.dtype) -> None:
+    statistics = make_statistics(record)
+    half = {k: v.to(dtype) if v.is_floating_point() else v for k, v in statistics.items()}
+    raised = {k: v.float() if v.is_floating_point() else v for k, v in half.items()}
+    got, wanted = record.function(**half), record.function(**raised)
+    assert got.dtype == torch.float32
+    assert_close(got, wanted, rtol=torch.finfo(dtype).eps, atol=1e-3 * torch.finfo(dtype).eps)
+
+
+@every
 def test_settings_out_of_range_are_refused_by_the_function(record: ObjectiveRecord) -> None:
     statistics = make_statistics(record)
     for name, default in defaults(record.name).items():

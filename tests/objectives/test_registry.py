@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lossmith import ObjectiveInputError, list_losses, objective
 from lossmith.objectives import _registry, get_record
+from lossmith.objectives._registry import _REGISTRY, SAID_ELSEWHERE
 
 SOURCE = "https://example.org/paper"
 
@@ -38,7 +39,10 @@ def test_a_taken_name_is_refused() -> None:
     def focal_loss(token_logps):
         return token_logps
 
-    with pytest.raises(ObjectiveInputError, match="'focal' is already recorded"):
+    focal_loss.__qualname__ = "focal_loss"  # as a function of another module has it
+    with pytest.raises(
+        ObjectiveInputError, match=r"'focal' is already recorded, in lossmith\.objectives\.token\.likelihood"
+    ):
         objective(family="token", item="token", source=SOURCE)(focal_loss)
 
 
@@ -91,9 +95,45 @@ def test_list_losses_by_family() -> None:
     assert len({r.name for r in list_losses()}) == len(list_losses())
     with pytest.raises(ObjectiveInputError, match=r"No family named 'tokens'. Did you mean 'token'\? Known: token, "):
         list_losses("tokens")
+    with pytest.raises(
+        ObjectiveInputError, match=r"^No family named 'discovered'\. The discovered losses are of family"
+    ):
+        list_losses("discovered")
 
 
-def test_an_unknown_name_shows_the_nearest_and_the_list() -> None:
-    with pytest.raises(ObjectiveInputError, match=r"^No objective named 'focl'. Did you mean 'focal'\? Known: aot, "):
-        get_record("focl")
+def test_a_bare_decorator_says_what_it_needs() -> None:
+    with pytest.raises(ObjectiveInputError, match=r"^`@objective` must be told what the function is, as in @objective"):
+        objective(lambda token_logps: token_logps)
+    with pytest.raises(ObjectiveInputError, match=r"^`@objective` must be told what the function is"):
+        objective(family="token")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("focl", "focal"),
+        ("DPO", "dpo"),
+        ("kto-pair", "kto_pair"),
+        ("sigmoid", "dpo"),
+        ("CE", "cross_entropy"),
+        ("InfoNCE", "nt_xent"),
+        ("gce", "generalized_cross_entropy"),
+    ],
+)
+def test_an_unknown_name_shows_what_is_meant(name: str, meant: str) -> None:
+    with pytest.raises(ObjectiveInputError) as caught:
+        get_record(name)
+    assert str(caught.value) == (
+        f"No objective named '{name}'. Did you mean '{meant}'? `lossmith.list_losses()` has all {len(list_losses())}."
+    )
+
+
+def test_names_said_elsewhere_are_none_of_ours() -> None:
+    assert not set(SAID_ELSEWHERE) & set(_REGISTRY)
+    assert set(SAID_ELSEWHERE.values()) <= set(_REGISTRY)
+
+
+def test_a_name_like_no_other_shows_the_list() -> None:
+    with pytest.raises(ObjectiveInputError, match=r"^No objective named 'qqqq'\. Known: aot, aot_unpaired, apo_down, "):
+        get_record("qqqq")
     assert get_record("lovasz") is get_record("lovasz_softmax")

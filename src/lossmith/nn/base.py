@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lossmith._checks import check_positive, check_same_device, did_you_mean
+from lossmith._debug import check_finite_weights
 from lossmith._reduce import NumItems, reduce_loss
 from lossmith._typing import Tensor
 from lossmith.errors import LossmithWarning, ObjectiveInputError
@@ -65,6 +66,8 @@ class LossModule(nn.Module, ABC):
             raise ObjectiveInputError(f"'{self}' takes at most {len(self.inputs)} inputs ({shown}), got {len(args)}.")
         inputs = dict(zip(self.inputs, args, strict=False))
         for name, value in kwargs.items():
+            if name == "scopes":
+                raise ObjectiveInputError(f"'{self}' names no scope: write '{self}[answer]' to give it one.")
             if name not in self.inputs:
                 raise ObjectiveInputError(
                     f"'{self}' has no input `{name}`.{did_you_mean(name, self.inputs)} It reads {shown}."
@@ -88,10 +91,11 @@ class LossModule(nn.Module, ABC):
 class ObjectiveModule(LossModule):
     """One objective with its hyper-parameters; one subclass per family."""
 
-    def __init__(self, record: ObjectiveRecord, hyperparameters: dict[str, Any]):
+    def __init__(self, record: ObjectiveRecord, hyperparameters: dict[str, Any], **settings: Any):
         super().__init__()
         self.record = record
         self.hyperparameters = {**record.hyperparameters, **hyperparameters}
+        self.settings = {**record.settings, **settings}
         self.items = (record.item,)
         self.batch_coupled = record.batch_coupled
         self.required = self.inputs
@@ -100,7 +104,9 @@ class ObjectiveModule(LossModule):
     def __str__(self) -> str:
         from lossmith.nn.composition import Term, check_hyperparameters
 
-        return str(Term(self.record, 1.0, check_hyperparameters(self.record, self.hyperparameters)))
+        return str(
+            Term(self.record, 1.0, check_hyperparameters(self.record, {**self.hyperparameters, **self.settings}))
+        )
 
     def extra_repr(self) -> str:
         """Name and hyper-parameters, for `repr`."""
@@ -143,6 +149,7 @@ class ObjectiveModule(LossModule):
                 f"'{self}' sorts its {self.items[0]}s, so no loss belongs to one of them: it takes no `weights`."
             )
         losses, valid = self.item_losses(self.bind(args, kwargs))
+        check_finite_weights(self._own(weights, "weights"), valid)
         divisor = self._own(num_items, "num_items")
         self._warn_of_accumulation(divisor, valid)
         return self.reduce(losses, valid, self._own(weights, "weights"), divisor, reduction)

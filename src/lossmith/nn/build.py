@@ -26,10 +26,8 @@ _MODULES: dict[str, type[ObjectiveModule]] = {
     "unpaired": UnpairedLoss,
     "metric": MetricLoss,
 }
-_SETTINGS = {"region": ("region", "gather"), "metric": ("memory_size", "gather")}
-"""Family -> settings of its module; they reach every term of that family."""
 _SIZES = ("num_classes", "embedding_dim")
-_SHARED = (*_SIZES, *(name for names in _SETTINGS.values() for name in names))
+_OF_THE_CALL = ("weights", "num_items", "reduction", "scopes")
 
 
 def loss(text: str, /, **settings: Any) -> LossModule:
@@ -38,9 +36,10 @@ def loss(text: str, /, **settings: Any) -> LossModule:
     Args:
         text: A name (`"focal"`) or a composition (`"0.6*cross_entropy + 0.4*lovasz_softmax[answer]"`).
         **settings: Hyper-parameters of the loss. In a sum each must be declared by exactly one term (write it inside
-            the string otherwise); `num_classes` and `embedding_dim` go to every term that declares them,
-            `region="sequence"` to every region term, `memory_size=4096` (a cross-batch memory, with `embedding_dim`) to
-            every metric term, and `gather=True` (the batch is that of all ranks) to every region and metric term.
+            the string otherwise); `num_classes` and `embedding_dim` go to every term that declares them. Settings of
+            the module reach every term that has them, and may be written inside the string too: `region="sequence"`
+            (region losses), `memory_size=4096` (a cross-batch memory, with `embedding_dim`; metric losses that compare
+            each row with others on its own) and `gather=True` (the batch is that of all ranks; region and metric).
 
     Returns:
         A `torch.nn.Module`; `str()` gives the composition back. Call it with the inputs of its family:
@@ -61,6 +60,8 @@ def loss(text: str, /, **settings: Any) -> LossModule:
         >>> print(loss("0.5*focal(gamma=1) + 0.5*lovasz"))
         0.5*focal(gamma=1.0) + 0.5*lovasz_softmax
     """
+    if not isinstance(text, str):
+        raise ObjectiveInputError(f"A loss is named by a string, as in loss('focal'), got {type(text).__name__}.")
     composition = _with_settings(parse_composition(text), settings)
     modules = [_build_term(term, settings) for term in composition.terms]
     only = composition.terms[0]
@@ -69,51 +70,56 @@ def loss(text: str, /, **settings: Any) -> LossModule:
     return WeightedSum(composition, list[LossModule](modules))
 
 
-def _build_term(term: Term, settings: dict[str, Any]) -> ObjectiveModule:
+def _build_term(term: Term, sizes: dict[str, Any]) -> ObjectiveModule:
     record = term.record
-    missing = [name for name in record.required if name not in settings]
+    missing = [name for name in term.required if name not in sizes]
     if missing:
-        raise ObjectiveInputError(
-            f"'{record.name}' owns proxies and needs {' and '.join(f'`{name}`' for name in missing)}."
-        )
-    names = [*record.required, *_SETTINGS.get(record.family, ())]
-    if settings.get("memory_size") and record.family == "metric":
-        names.append("embedding_dim")
-    own = {name: settings[name] for name in dict.fromkeys(names) if name in settings}
-    module = _MODULES[record.family](record, term.hyperparameters, **own)
+        why = "owns proxies" if record.required else "keeps a memory"
+        raise ObjectiveInputError(f"'{record.name}' {why} and needs {' and '.join(f'`{name}`' for name in missing)}.")
+    own = {name: sizes[name] for name in term.required}
+    settings = {name: value for name, value in term.hyperparameters.items() if name in record.settings}
+    hyperparameters = {name: value for name, value in term.hyperparameters.items() if name not in settings}
+    module = _MODULES[record.family](record, hyperparameters, **settings, **own)
     probe(module)
     return module
 
 
 def _with_settings(composition: Composition, settings: dict[str, Any]) -> Composition:
-    """The composition with every keyword given to the one term that declares it."""
+    """The composition with every keyword given to the terms that take it."""
     terms = list(composition.terms)
-    for name, value in settings.items():
-        places = [i for i, term in enumerate(terms) if name in _declared(term, settings)]
-        redirects = [term.record for term in terms if name in term.record.instead]
-        if not places and redirects:
-            raise ObjectiveInputError(refer_to_another(redirects[0], name))
+    # Sizes last: whether a term needs one may depend on another keyword (a memory).
+    for name, value in sorted(settings.items(), key=lambda item: item[0] in _SIZES):
+        places = [i for i, term in enumerate(terms) if name in _declared(term)]
         if not places:
-            known = sorted({n for term in terms for n in (*term.record.hyperparameters, *term.record.required)})
-            takes = f"It takes {', '.join(f'`{n}`' for n in known)}." if known else "It takes none."
-            raise ObjectiveInputError(
-                f"'{composition}' has no hyper-parameter `{name}`.{did_you_mean(name, known)} {takes}"
-            )
-        if name in _SHARED:
+            raise ObjectiveInputError(_no_place(name, composition, terms))
+        if name in _SIZES:
             continue
-        if len(places) > 1:
+        shared = all(name in terms[i].record.settings for i in places)
+        if len(places) > 1 and not shared:
             owners = ", ".join(f"'{terms[i].record.name}'" for i in places)
             raise ObjectiveInputError(
                 f"`{name}` is a hyper-parameter of {owners}: write it inside the string, as in "
                 f'"{terms[places[0]].record.name}({name}={value!r})".'
             )
-        terms[places[0]] = _with_one(terms[places[0]], name, value)
+        for place in places:
+            terms[place] = _with_one(terms[place], name, value)
     return Composition(tuple(terms), composition.handovers)
 
 
-def _declared(term: Term, settings: dict[str, Any]) -> tuple[str, ...]:
-    memory = ("embedding_dim",) if settings.get("memory_size") and term.record.family == "metric" else ()
-    return (*term.record.hyperparameters, *term.record.required, *_SETTINGS.get(term.record.family, ()), *memory)
+def _declared(term: Term) -> tuple[str, ...]:
+    return (*term.record.hyperparameters, *term.record.settings, *term.required)
+
+
+def _no_place(name: str, composition: Composition, terms: list[Term]) -> str:
+    """One sentence on a keyword that no term takes."""
+    for term in terms:
+        if name in term.record.instead:
+            return refer_to_another(term.record, name)
+    if name in _OF_THE_CALL:
+        return f"`{name}` is given when the loss is called, as in loss('focal')(logits, labels, {name}=...)."
+    known = sorted({n for term in terms for n in _declared(term)})
+    takes = f"It takes {', '.join(f'`{n}`' for n in known)}." if known else "It takes none."
+    return f"'{composition}' has no hyper-parameter `{name}`.{did_you_mean(name, known)} {takes}"
 
 
 def _with_one(term: Term, name: str, value: Any) -> Term:

@@ -33,6 +33,12 @@ class Term:
     phase: int = 0
     """Place of the term's sum in a schedule."""
 
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Sizes that must be given as keywords: those of proxies, and of a memory."""
+        memory = ("embedding_dim",) if self.hyperparameters.get("memory_size") else ()
+        return tuple(dict.fromkeys((*self.record.required, *memory)))
+
     def __str__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in self.hyperparameters.items())
         call = f"{self.record.name}({inside})" if inside else self.record.name
@@ -74,7 +80,7 @@ class Composition:
     @property
     def required(self) -> tuple[str, ...]:
         """Sizes (`num_classes`, `embedding_dim`) that some term needs."""
-        return tuple(dict.fromkeys(name for term in self.terms for name in term.record.required))
+        return tuple(dict.fromkeys(name for term in self.terms for name in term.required))
 
     @property
     def reads_embeddings(self) -> bool:
@@ -110,7 +116,7 @@ def parse_composition(text: str) -> Composition:
     The grammar is that of Python expressions, cut down to numbers, `+ - * /`, parentheses, loss names,
     `name(hyperparameter=literal)` and a label scope `name[scope]`. Nothing is evaluated. Sums may follow each other
     over training: `A -> B @ 0.3` is A for the first 30% of it, then a linear hand-over that ends with training;
-    `A -> B @ 0.3:0.5` ends it at 50%, and a further `-> C @ 0.8` may follow.
+    `A -> B @ 0.3:0.5` ends it at 50% (`@ 0.3:0.3` switches at once), and a further `-> C @ 0.8` may follow.
 
     Args:
         text: For example `"0.6*cross_entropy + 0.4*lovasz_softmax"` or `"cross_entropy -> focal(gamma=1) @ 0.3"`.
@@ -175,8 +181,12 @@ def _handover(text: str, arrow: int, at: int | None, end: int, after: float) -> 
         first, last = [float(number) for number in (*text[at + 1 : end].split(":"), "1")][:2]
     except ValueError:
         raise _at(text, at, "Behind @ stand one or two shares of training, as in @ 0.3 or @ 0.3:0.5") from None
-    if not after <= first < last <= 1:
-        raise _at(text, at, f"A hand-over must lie in {_number(after)} <= begin < end <= 1, this is {first:g}:{last:g}")
+    if not after <= first <= last <= 1:
+        if after == 1 > first:
+            raise _at(text, at, "The hand-over before this one ends at 1: give it an end, as in @ 0.3:0.5")
+        raise _at(
+            text, at, f"A hand-over must lie in {_number(after)} <= begin <= end <= 1, this is {first:g}:{last:g}"
+        )
     return first, last
 
 
@@ -277,6 +287,8 @@ def _term(node: ast.expr, weight: float, text: str) -> Term:
         record = get_record(called.id)
     except ObjectiveInputError as error:
         raise _quoting(error, text, called.col_offset) from None
+    if scope is not None and record.family in ("preference", "unpaired"):
+        raise _at(text, called.col_offset, f"'{record.name}' reads no labels, so it has no label scope [{scope}]")
     for name, (value, place) in given.items():
         try:
             check_hyperparameters(record, {name: value})
@@ -288,7 +300,7 @@ def _term(node: ast.expr, weight: float, text: str) -> Term:
 
 def _quoting(error: ObjectiveInputError, text: str, place: int) -> CompositionError:
     """The sentences of `error` with a caret; a list of what is known comes after it, where it hides nothing."""
-    sentence, *names = re.split(r" (?=Known: |It takes )", str(error), maxsplit=1)
+    sentence, *names = re.split(r" (?=Known: |It takes |`lossmith\.list_losses)", str(error), maxsplit=1)
     return _at(text, place, sentence, "".join(names))
 
 
@@ -316,12 +328,12 @@ def refer_to_another(record: ObjectiveRecord, name: str) -> str:
 
 
 def check_hyperparameters(record: ObjectiveRecord, given: dict[str, Any]) -> dict[str, Any]:
-    """The given hyper-parameters in signature order, in the type of their default, defaults dropped.
+    """The given hyper-parameters and settings in their order, in the type of their default, defaults dropped.
 
     Raises:
         ObjectiveInputError: For an unknown name (with the nearest one) or a value of another kind.
     """
-    known = record.hyperparameters
+    known = {**record.hyperparameters, **record.settings}
     for name in given:
         if name in record.instead:
             raise ObjectiveInputError(refer_to_another(record, name))

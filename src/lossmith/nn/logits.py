@@ -5,7 +5,7 @@ from typing import Any, final
 import torch
 
 from lossmith._checks import check_label_range, check_labels, check_one_of
-from lossmith._debug import check_finite_rows
+from lossmith._debug import check_finite_rows, check_possible_labels
 from lossmith._numerics import at_least_float32
 from lossmith._typing import Tensor
 from lossmith.engines import DenseTokenStatistics, region_statistics
@@ -24,7 +24,8 @@ class TokenLoss(ObjectiveModule):
         """One loss per label, in the shape of `labels`."""
         logits, labels, valid = _checked(inputs)
         rows, classes = _counted(logits, labels, valid)
-        check_finite_rows("logits", rows, masked=True)
+        check_finite_rows("logits", rows, valid, masked=True)
+        check_possible_labels(rows, classes, valid)
         statistics = DenseTokenStatistics(rows, classes).get(self.needed)
         return scatter(self.apply_function(statistics, rows=len(classes)), valid), valid
 
@@ -52,7 +53,7 @@ class RegionLoss(ObjectiveModule):
         region: str = "batch",
         gather: bool = False,
     ):
-        super().__init__(record, hyperparameters)
+        super().__init__(record, hyperparameters, region=region, gather=gather)
         check_one_of("region", region, ("batch", "sequence"))
         if gather and region == "sequence":
             raise ObjectiveInputError("`gather=True` needs `region='batch'`: a sequence lies on one rank.")
@@ -68,7 +69,8 @@ class RegionLoss(ObjectiveModule):
                 f"`region='sequence'` needs `labels` of shape [batch, seq], got {tuple(labels.shape)}."
             )
         rows, classes = _counted(logits, labels, valid)
-        check_finite_rows("logits", rows, masked=True)
+        check_finite_rows("logits", rows, valid, masked=True)
+        check_possible_labels(rows, classes, valid)
         counts = [len(classes)] if self.region == "batch" else valid.flatten(1).sum(1).tolist()
         regions = region_statistics(rows, classes, counts, self.needed, gather=self.gather)
         values = [self.apply_function(s, rows=len(s["class_ids"])) if s else None for s in regions]

@@ -1,12 +1,13 @@
 """A queue of embeddings of earlier batches: a cross-batch memory."""
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import nn
 
 from lossmith._typing import Float, Int, Tensor
 from lossmith.engines.similarity import IGNORED
+from lossmith.errors import ObjectiveInputError
 
 
 @final
@@ -28,6 +29,7 @@ class EmbeddingMemory(nn.Module):
         self.register_buffer("embeddings", torch.zeros(size, embedding_dim))
         self.register_buffer("labels", torch.full((size,), IGNORED))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.long))
+        self.register_load_state_dict_pre_hook(_check_saved_rows)
 
     @torch.no_grad()
     def push(self, embeddings: Float[Tensor, "rows dim"], labels: Int[Tensor, " rows"]) -> None:
@@ -38,3 +40,11 @@ class EmbeddingMemory(nn.Module):
         self.embeddings = self.embeddings.index_copy(0, places, embeddings.to(self.embeddings.dtype))
         self.labels = self.labels.index_copy(0, places, labels)
         self.pushed = self.pushed + len(labels)
+
+
+def _check_saved_rows(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    saved, own = state.get(f"{prefix}embeddings"), tuple(module.get_buffer("embeddings").shape)
+    if isinstance(saved, Tensor) and tuple(saved.shape) != own:
+        raise ObjectiveInputError(
+            f"The saved memory has shape {tuple(saved.shape)}, this loss needs (memory_size, embedding_dim) = {own}."
+        )

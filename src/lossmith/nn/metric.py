@@ -49,7 +49,8 @@ class MetricLoss(ObjectiveModule):
         memory_size: int = 0,
         gather: bool = False,
     ):
-        super().__init__(record, hyperparameters)
+        settings = {"gather": gather, **({"memory_size": memory_size} if record.row_local else {})}
+        super().__init__(record, hyperparameters, **settings)
         self.num_classes = num_classes
         self.gather = gather
         self._compares_rows = any(name in record.reads for name in _TABLES)
@@ -63,8 +64,8 @@ class MetricLoss(ObjectiveModule):
         if memory_size:
             if not record.row_local:
                 raise ObjectiveInputError(
-                    f"'{record.name}' cannot use `memory_size`: its losses need more than each anchor's own row of "
-                    f"comparisons. supcon, nt_xent or triplet_margin can."
+                    f"'{record.name}' cannot use `memory_size`: losses that compare each row with others on its own "
+                    f"can, such as supcon, nt_xent or triplet_margin."
                 )
             size = _size(record, "memory_size", memory_size)
             self.memory = EmbeddingMemory(size, _size(record, "embedding_dim", embedding_dim))
@@ -80,7 +81,7 @@ class MetricLoss(ObjectiveModule):
         check_labels(labels, tuple(embeddings.shape[:1]), scores="embeddings")
         counted = labels != IGNORE_INDEX
         rows, classes = at_least_float32(embeddings[counted]), labels[counted].long()
-        check_finite_rows("embeddings", rows)
+        check_finite_rows("embeddings", rows, counted)
         if self._compares_rows:
             return self._compare(embeddings, counted, rows, classes)
         if self.gather and self.record.item != "anchor":

@@ -93,7 +93,7 @@ class UnpairedLoss(ObjectiveModule):
                 f"`kl` must hold at least one floating-point number, got {given.dtype} {tuple(given.shape)}."
             )
         if given is not None:
-            check_finite_rows("kl", given)
+            check_finite_rows("kl", given.flatten(), torch.ones_like(given, dtype=torch.bool).flatten())
         mean = None if given is None else at_least_float32(given.detach()).mean().to(like.dtype)
         if self.running_kl is None:
             assert mean is not None
@@ -140,7 +140,7 @@ def _rows(inputs: Inputs, names: tuple[str, ...], valid: Tensor) -> dict[str, Te
     rows = {name: inputs[name][valid] for name in names}
     dtype = torch.float32
     for name in names:
-        check_finite_rows(name, rows[name])
+        check_finite_rows(name, rows[name], valid)
         if rows[name].is_floating_point():
             dtype = torch.promote_types(dtype, rows[name].dtype)
     return {name: value if value.dtype == torch.bool else value.to(dtype) for name, value in rows.items()}

@@ -11,28 +11,30 @@ from lossmith._typing import Float, Tensor
 
 @final
 class RunningMean(nn.Module):
-    """Mean of all values given to `observe`; 0 before the first."""
+    """Mean of all values given to `observe`; 0 before the first. It stays float32 where its loss is cast to half."""
 
-    total: Tensor
+    average: Tensor
     count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("total", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("average", torch.zeros(()))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def observe(self, values: Float[Tensor, "*shape"]) -> None:
         """Take the values in."""
-        self.total = self.total + values.sum().to(self.total.dtype)
         self.count = self.count + values.numel()
+        # The mean moves towards the new values by their share: no sum grows until it swallows them.
+        step = (values.to(self.average.dtype) - self.average).sum() / self.count.clamp(min=1)
+        self.average = self.average + step
 
     def mean(self, like: Tensor) -> Float[Tensor, ""]:
         """The mean so far, without a graph, in the dtype of `like`."""
-        return (self.total / self.count.clamp(min=1)).to(like.dtype)
+        return self.average.to(like.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RunningMean":
+        exact = self.average
         super()._apply(fn, recurse)
-        # A loss cast to half precision keeps the sum of many steps exact; MPS has no float64.
-        self.total = self.total.to(torch.float32 if self.total.device.type == "mps" else torch.float64)
+        self.average = exact.to(self.average.device) if self.average.element_size() < 4 else self.average
         return self

@@ -12,18 +12,19 @@ from lossmith.errors import ObjectiveInputError
 
 @final
 class PKBatchSampler(Sampler[list[int]]):
-    """Batches of P classes with K rows each, drawn without replacement while they last.
+    """Batches of P classes with K rows each, new ones on every pass over the sampler.
 
     Each class hands out its rows in a shuffled order, and again when they run out; only a class with fewer than K rows
-    repeats some within a batch. Classes take turns in a shuffled order, so over an epoch every class comes equally
-    often (once more or less). For `torch.utils.data.DataLoader(dataset, batch_sampler=...)`.
+    repeats some within a batch, and a class with a single row is left out: it would be its own positive. Classes take
+    turns in a shuffled order, so over a pass every class comes equally often (once more or less). For
+    `torch.utils.data.DataLoader(dataset, batch_sampler=...)`.
 
     Args:
         labels: Class of every row of the data set; rows labelled -100 are never drawn.
-        classes_per_batch: P, >= 1, at most the number of classes.
+        classes_per_batch: P, >= 1, at most the number of classes with two rows or more.
         samples_per_class: K, >= 2: with one row per class no anchor has a positive.
         num_batches: Batches of an epoch; None for as many as the rows fill.
-        seed: Seed of the draws; the epoch is added to it.
+        seed: Seed of the draws. The first pass is epoch 0 and each further one the next; `set_epoch` names it.
 
     Raises:
         ObjectiveInputError: For labels that are no flat list of integers, or more classes per batch than there are.
@@ -48,12 +49,14 @@ class PKBatchSampler(Sampler[list[int]]):
             raise ObjectiveInputError(
                 f"`labels` must be a flat list of class ids, got {given.dtype} of shape {tuple(given.shape)}."
             )
-        self.rows = {int(c): (given == c).nonzero().flatten() for c in given[given != -100].unique()}
+        rows = {int(c): (given == c).nonzero().flatten() for c in given[given != -100].unique()}
+        self.rows = {c: places for c, places in rows.items() if len(places) > 1}
         _check_count("classes_per_batch", classes_per_batch, 1)
         _check_count("samples_per_class", samples_per_class, 2)
         if classes_per_batch > len(self.rows):
             raise ObjectiveInputError(
-                f"`classes_per_batch` must be at most the number of classes, {len(self.rows)}, got {classes_per_batch}."
+                f"`classes_per_batch` must be at most the number of classes with two rows or more, {len(self.rows)}, "
+                f"got {classes_per_batch}."
             )
         if num_batches is not None:
             _check_count("num_batches", num_batches, 1)
@@ -65,7 +68,7 @@ class PKBatchSampler(Sampler[list[int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the batches of this epoch; a resumed run names the epoch that it continues."""
+        """Draw the batches of this epoch on the next pass; a resumed run names the epoch that it continues."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -73,6 +76,7 @@ class PKBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        self.epoch += 1
         left: dict[int, list[int]] = {c: [] for c in self.rows}
         turns: list[int] = []
         for _ in range(self.num_batches):

@@ -1,7 +1,7 @@
 """A weighted sum of losses, called with the union of its terms' inputs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import final
 
 import torch
@@ -37,7 +37,7 @@ class WeightedSum(LossModule):
             for spec, term in zip(composition.terms, terms, strict=True)
         )
         # NaN until told: a schedule that never moves would train its first phase without a word.
-        self.register_buffer("progress", torch.tensor(math.nan, dtype=torch.float64), persistent=self.scheduled)
+        self.register_buffer("progress", torch.tensor(math.nan), persistent=self.scheduled)
 
     @property
     def scheduled(self) -> bool:
@@ -53,7 +53,7 @@ class WeightedSum(LossModule):
         Raises:
             ObjectiveInputError: If it is not in [0, 1].
         """
-        if not 0 <= progress <= 1:
+        if not (isinstance(progress, int | float) and 0 <= progress <= 1):
             raise ObjectiveInputError(f"`progress` must be in [0, 1], the share of training done, got {progress}.")
         self.progress.fill_(progress)
 
@@ -87,7 +87,7 @@ class WeightedSum(LossModule):
                 f"reduction 'none' needs one kind of item, this sum mixes {', '.join(self.items)}: call its terms."
             )
         divisors = self._divisors(num_items)
-        scopes = self._checked_scopes(scopes or {})
+        scopes = self._checked_scopes({} if scopes is None else scopes)
         shares = self._shares()
         total: Tensor | None = None
         for spec, module, count in zip(self.composition.terms, self.terms, self.counts, strict=True):
@@ -115,7 +115,8 @@ class WeightedSum(LossModule):
     def _shares(self) -> tuple[float, ...]:
         if not self.scheduled:
             return (1.0,)
-        progress = float(self.progress)
+        # float32 keeps 7 digits: what was set as 0.3 is 0.3 again.
+        progress = round(float(self.progress), 6)
         if math.isnan(progress):
             raise ObjectiveInputError(
                 f"'{self}' changes over training: call `set_progress(step / num_steps)` before each step."
@@ -158,7 +159,19 @@ class WeightedSum(LossModule):
             raise ObjectiveInputError(f"`weights` must be a dict by kind of item here ({', '.join(self.items)}).")
         return None
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "WeightedSum":
+        exact = self.progress
+        super()._apply(fn, recurse)
+        # A loss cast to half precision still knows where in training it is.
+        self.progress = exact.to(self.progress.device)
+        return self
+
     def _checked_scopes(self, scopes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if not isinstance(scopes, Mapping):
+            raise ObjectiveInputError(
+                f"`scopes` must be a dict of a bool tensor per name, as in {{'answer': mask}}, got "
+                f"{type(scopes).__name__}."
+            )
         wanted = {term.scope for term in self.composition.terms if term.scope is not None}
         missing, unused = sorted(wanted - set(scopes)), sorted(set(scopes) - wanted)
         if missing:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from lossmith._checks import did_you_mean
 from lossmith.errors import ObjectiveInputError
-from lossmith.objectives._vocabulary import ITEMS, VOCABULARY
+from lossmith.objectives._vocabulary import ITEMS, SETTINGS, VOCABULARY
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -55,6 +55,12 @@ class ObjectiveRecord:
         return ("num_classes", "embedding_dim") if self.proxy_shape else ()
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What its module can be told beside the hyper-parameters, with defaults: its region, a memory, ranks."""
+        settings = SETTINGS.get(self.family, {})
+        return {name: default for name, default in settings.items() if self.row_local or name != "memory_size"}
+
+    @property
     def summary(self) -> str:
         """First line of the docstring: what minimising this makes the model do."""
         return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
@@ -65,12 +71,34 @@ class ObjectiveRecord:
 
 _REGISTRY: dict[str, ObjectiveRecord] = {}
 
+SAID_ELSEWHERE = {
+    "apo": "apo_zero",
+    "bce": "cross_entropy",
+    "ce": "cross_entropy",
+    "discopop_loss": "lrml",
+    "eaft": "entropy_adaptive",
+    "exo": "exo_pair",
+    "gce": "generalized_cross_entropy",
+    "info_nce": "nt_xent",
+    "infonce": "nt_xent",
+    "nll": "cross_entropy",
+    "nca_proxy": "proxy_nca",
+    "robust": "robust_dpo",
+    "sigmoid": "dpo",
+    "sigmoid_norm": "dpo_length_normalized",
+    "sppo": "sppo_hard",
+    "triplet": "triplet_margin",
+}
+"""Names that other frameworks or papers use, none of ours -> the objective that is meant."""
+
 
 def objective(
+    function: Callable[..., Any] | None = None,
+    /,
     *,
-    family: str,
-    item: str,
-    source: str,
+    family: str = "",
+    item: str = "",
+    source: str = "",
     batch_coupled: bool = False,
     aliases: tuple[str, ...] = (),
     proxy_shape: tuple[str, ...] = (),
@@ -88,11 +116,12 @@ def objective(
     battery of checks on such a function.
 
     Args:
+        function: Nothing; a bare `@objective` lacks what it must be told, and says so.
         family: `token`, `region`, `preference`, `unpaired` or `metric`.
         item: What one returned loss belongs to. For `anchor`, `token`, `pair` of a preference and `completion` there is
             one per row; a metric objective may return any number of `pair`s or `triplet`s, which all count, or one
             scalar for the `batch`; a region objective returns a scalar.
-        source: Address of the publication.
+        source: Address of the publication, where there is one.
         batch_coupled: Whether an item's loss depends on the other items.
         aliases: Other names for `lossmith.loss`.
         proxy_shape: Shape of learnable proxies that a module owns, in terms of `num_classes`, `embedding_dim` and
@@ -107,6 +136,11 @@ def objective(
     Raises:
         ObjectiveInputError: If the signature does not follow this contract or the name is taken.
     """
+    if function is not None or not family or not item:
+        raise ObjectiveInputError(
+            "`@objective` must be told what the function is, as in @objective(family='token', item='token'); families: "
+            f"{', '.join(VOCABULARY)}."
+        )
 
     def record(function: Function) -> Function:
         entry = describe(
@@ -127,12 +161,19 @@ def objective(
         for name in (entry.name, *aliases):
             known = _REGISTRY.get(name)
             # The same function again (a reloaded module) is no clash.
-            if known is not None and known.function.__qualname__ != function.__qualname__:
-                raise ObjectiveInputError(f"An objective named '{name}' is already recorded.")
+            if known is not None and _address(known.function) != _address(function):
+                raise ObjectiveInputError(
+                    f"An objective named '{name}' is already recorded, in {known.function.__module__}: rename the "
+                    f"function."
+                )
             _REGISTRY[name] = entry
         return function
 
     return record
+
+
+def _address(function: Callable[..., Any]) -> tuple[str, str]:
+    return function.__module__, function.__qualname__
 
 
 def describe(
@@ -197,14 +238,15 @@ def get_record(name: str) -> ObjectiveRecord:
     """The record of a name or alias.
 
     Raises:
-        ObjectiveInputError: For an unknown name, with the nearest one and the list.
+        ObjectiveInputError: For an unknown name, with the nearest one or the list.
     """
-    if name not in _REGISTRY:
-        known = sorted(record.name for record in list_losses())
-        raise ObjectiveInputError(
-            f"No objective named '{name}'.{did_you_mean(name, _REGISTRY)} Known: {', '.join(known)}."
-        )
-    return _REGISTRY[name]
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    known = sorted(record.name for record in list_losses())
+    said = SAID_ELSEWHERE.get(name.lower().replace("-", "_"))
+    hint = f" Did you mean '{said}'?" if said else did_you_mean(name, _REGISTRY)
+    more = f"`lossmith.list_losses()` has all {len(known)}." if hint else f"Known: {', '.join(known)}."
+    raise ObjectiveInputError(f"No objective named '{name}'.{hint} {more}")
 
 
 def list_losses(family: str | None = None) -> list[ObjectiveRecord]:
@@ -218,8 +260,9 @@ def list_losses(family: str | None = None) -> list[ObjectiveRecord]:
         ['bco', 'kto']
     """
     if family is not None and family not in VOCABULARY:
+        where = " The discovered losses are of family 'preference'." if family == "discovered" else ""
         raise ObjectiveInputError(
-            f"No family named '{family}'.{did_you_mean(family, VOCABULARY)} Known: {', '.join(VOCABULARY)}."
+            f"No family named '{family}'.{where or did_you_mean(family, VOCABULARY)} Known: {', '.join(VOCABULARY)}."
         )
     unique = {record.name: record for record in _REGISTRY.values()}.values()
     order = list(VOCABULARY)

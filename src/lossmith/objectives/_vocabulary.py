@@ -33,3 +33,9 @@ ITEMS: dict[str, tuple[str, ...]] = {
     "metric": ("anchor", "pair", "triplet", "batch"),
 }
 """Family -> the kinds of item that its objectives may return one loss for."""
+
+SETTINGS: dict[str, dict[str, object]] = {
+    "region": {"region": "batch", "gather": False},
+    "metric": {"memory_size": 0, "gather": False},
+}
+"""Family -> what every module of it can be told beside the objective's own hyper-parameters, with defaults."""

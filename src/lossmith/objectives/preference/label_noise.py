@@ -185,7 +185,8 @@ def exo_pair_loss(
             "`label_smoothing` of 'exo_pair' must be in (0, 0.5), got 0, whose logarithm the loss contains: "
             "give a small value such as 0.001 or use `dpo`."
         )
-    check_below_half("label_smoothing", label_smoothing)
+    if not 0 < label_smoothing < 0.5:
+        raise ObjectiveInputError(f"`label_smoothing` must be in (0, 0.5), got {label_smoothing}.")
     x = beta * log_ratio_margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     right = saturating_sigmoid(x) * (F.logsigmoid(x) - math.log1p(-label_smoothing))
     wrong = saturating_sigmoid(-x) * (F.logsigmoid(-x) - math.log(label_smoothing))
