@@ -43,8 +43,11 @@ def _dft(row: Row, label: int, held: Row) -> float:
     return -probs(held)[label] * log_probs(row)[label]
 
 
-def _entropy_adaptive(row: Row, label: int, held: Row, alpha: float = 1.0, normalizer: float = 1.0) -> float:
-    return -((entropy(held) / normalizer) ** alpha) * log_probs(row)[label]
+def _entropy_adaptive(
+    row: Row, label: int, held: Row, alpha: float = 1.0, normalizer: float = 1.0, truncated: bool = False
+) -> float:
+    undecided = entropy(sorted(held)[-20:] if truncated else held)
+    return -((undecided / normalizer) ** alpha) * log_probs(row)[label]
 
 
 def _deft(row: Row, label: int, held: Row) -> float:

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from lossmith._checks import check_one_of
+from lossmith._debug import debugging
 from lossmith._typing import Tensor
 from lossmith.errors import ObjectiveInputError
 
@@ -59,7 +60,7 @@ def _weigh(losses: Tensor, valid: Tensor, weights: Tensor, *, needs_positive: bo
         )
     # An ignored item may carry any weight, NaN included: it is removed, not multiplied.
     weights = torch.where(valid, weights.to(losses.dtype), torch.zeros_like(losses))
-    if needs_positive and weights.device.type == "cpu" and bool((weights < 0).any()):
+    if needs_positive and (weights.device.type == "cpu" or debugging()) and bool((weights < 0).any()):
         raise ObjectiveInputError(
             "Negative `weights` with reduction 'mean' need `num_items`: their sum is no number of items."
         )
@@ -78,7 +79,9 @@ def _divisor(valid: Tensor, weights: Tensor | None, num_items: NumItems | None, 
 def _given_divisor(num_items: NumItems, valid: Tensor, total: Tensor) -> Tensor:
     if isinstance(num_items, Tensor) and num_items.numel() != 1:
         raise ObjectiveInputError(f"`num_items` must be one number, got a tensor of shape {tuple(num_items.shape)}.")
-    if not isinstance(num_items, Tensor) or num_items.device.type == "cpu":
+    if not isinstance(num_items, Tensor | int | float):
+        raise ObjectiveInputError(f"`num_items` must be a number, got {type(num_items).__name__}.")
+    if not isinstance(num_items, Tensor) or num_items.device.type == "cpu" or debugging():
         count = float(num_items)
         if not (math.isfinite(count) and count >= 0) or (count == 0 and bool(valid.any())):
             raise ObjectiveInputError(f"`num_items` must be > 0, got {count:g}.")

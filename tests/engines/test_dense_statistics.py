@@ -14,12 +14,16 @@ from lossmith.objectives import VOCABULARY
 TOKEN = {
     "token_logps": lambda row, y: oracle.log_probs(row)[y],
     "entropy": lambda row, y: oracle.entropy(row),
+    "top_20_entropy": lambda row, y: oracle.entropy(sorted(row)[-20:]),
+    "mean_class_logps": lambda row, y: math.fsum(oracle.log_probs(row)) / len(row),
     "log_normalizer": lambda row, y: oracle.log_sum_exp(row),
     "mean_logits": lambda row, y: math.fsum(row) / len(row),
     "log_sum_sq_probs": lambda row, y: math.log(math.fsum(p * p for p in oracle.probs(row))),
     "max_logps": lambda row, y: max(oracle.log_probs(row)),
     "complement_logps": lambda row, y: oracle.complement_logp(row, y),
 }
+CONSTANT = "top_20_entropy"
+"""Has no gradient."""
 SHIFT_FREE = [name for name in TOKEN if name not in ("log_normalizer", "mean_logits")]
 
 
@@ -43,6 +47,9 @@ def test_token_statistic_and_its_gradient(name: str) -> None:
     values = DenseTokenStatistics(logits, labels).get((name,))[name]
     expected = [TOKEN[name](row, y) for row, y in zip(logits.tolist(), labels.tolist(), strict=True)]
     assert_close(values, _double(expected), rtol=1e-13, atol=1e-15)
+    if name == CONSTANT:
+        assert not values.requires_grad
+        return
     # A random upstream gradient: a uniform one hides scaling mistakes.
     upstream = [0.3, -1.7, 0.9, 2.2, -0.4]
 
@@ -60,6 +67,12 @@ def test_ties(name: str) -> None:
     assert_close(values, _double([TOKEN[name](row, y) for row, y in zip(rows, (1, 3), strict=True)]))
 
 
+def test_top_20_entropy_leaves_the_rest_of_a_long_row_out() -> None:
+    logits = _logits(3, 33)
+    values = DenseTokenStatistics(logits, torch.tensor([0, 1, 2])).top_20_entropy
+    assert_close(values, _double([oracle.entropy(sorted(row)[-20:]) for row in logits.tolist()]), rtol=1e-13, atol=0)
+
+
 def test_max_logps_shares_its_gradient_between_ties() -> None:
     logits = _double([[2.0, 2.0, 0.0]]).requires_grad_()
     slopes = torch.autograd.grad(DenseTokenStatistics(logits, torch.tensor([2])).max_logps.sum(), logits)[0]
@@ -74,11 +87,13 @@ def test_one_class() -> None:
     expected["complement_logps"] = [-math.inf, -math.inf]
     for name, values in found.items():
         assert_close(values, _double(expected[name]), msg=name)
+        if name == CONSTANT:
+            continue
         slopes = torch.autograd.grad(values.sum(), logits, retain_graph=True)[0]
         assert_close(slopes, torch.full_like(logits, float(name in ("log_normalizer", "mean_logits"))), msg=name)
 
 
-@pytest.mark.parametrize("name", [name for name in TOKEN if name != "mean_logits"])
+@pytest.mark.parametrize("name", [name for name in TOKEN if name not in ("mean_logits", "mean_class_logps")])
 def test_masked_vocabulary(name: str) -> None:
     """Logits of -inf are classes that cannot be: statistics are those of the row without them."""
     full = [[0.7, -math.inf, 1.9, -math.inf, -0.3], [-math.inf, 2.0, 0.5, 0.1, -math.inf]]
@@ -87,6 +102,8 @@ def test_masked_vocabulary(name: str) -> None:
     values = DenseTokenStatistics(logits, torch.tensor([2, 1])).get((name,))[name]
     wanted = DenseTokenStatistics(cut, torch.tensor([1, 0])).get((name,))[name]
     assert_close(values, wanted)
+    if name == CONSTANT:
+        return
     slopes = torch.autograd.grad(values.sum(), logits)[0]
     assert_close(slopes[torch.isfinite(logits)], torch.autograd.grad(wanted.sum(), cut)[0].flatten())
     assert bool((slopes[torch.isinf(logits)] == 0).all())
@@ -132,7 +149,8 @@ def test_extreme_gaps_are_finite(name: str) -> None:
     for labels in ([0, 0, 0], [1, 2, 0]):
         values = DenseTokenStatistics(logits, torch.tensor(labels)).get((name,))[name]
         assert bool(torch.isfinite(values).all())
-        assert bool(torch.isfinite(torch.autograd.grad(values.sum(), logits)[0]).all())
+        if name != CONSTANT:
+            assert bool(torch.isfinite(torch.autograd.grad(values.sum(), logits)[0]).all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

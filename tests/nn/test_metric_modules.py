@@ -10,21 +10,22 @@ from torch.testing import assert_close
 
 import lossmith
 from library import DIM, build, gradients, scores_for
-from lossmith import ObjectiveInputError
+from lossmith import ObjectiveInputError, list_losses
+from lossmith.engines import similarity
 
 
-def test_a_class_with_one_sample_is_defined_and_warns_once_a_call() -> None:
+def test_a_class_with_one_sample_is_defined_and_warns_once() -> None:
     module = build("supcon")
     embeddings = scores_for(module, 5)
     labels = torch.tensor([0, 0, 1, 2, 2])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         value = module(embeddings, labels)
+        module(embeddings, labels)
     assert len(caught) == 1
     assert issubclass(caught[0].category, RuntimeWarning)
     assert "no other row of their class" in str(caught[0].message)
-    with pytest.warns(RuntimeWarning, match="no other row"):
-        items = module(embeddings, labels, reduction="none")
+    items = module(embeddings, labels, reduction="none")
     assert items[2].item() == 0
     assert_close(value, items.sum() / 4)
 
@@ -156,3 +157,45 @@ def test_fresh_proxies_have_about_unit_length() -> None:
     assert lengths.shape == (6, 10)
     assert lengths.mean().item() == pytest.approx(1.0, abs=0.02)
     assert math.isfinite(lengths.max().item())
+
+
+def test_pairs_of_no_class_are_defined_and_warn() -> None:
+    module = build("n_pairs")
+    embeddings = scores_for(module, 3)
+    with pytest.warns(RuntimeWarning, match="'n_pairs': some rows have no other row of their class"):
+        value = module(embeddings, torch.arange(3))
+    assert value.item() == 0
+    assert not bool(torch.autograd.grad(value, embeddings)[0].any())
+
+
+@pytest.mark.parametrize("name", [record.name for record in list_losses("metric")])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside autocast a matrix product of float32 rows is rounded to half precision; a loss must not be."""
+    module = build(name, dtype=torch.float32)
+    embeddings, labels = scores_for(module, 8, dtype=torch.float32), torch.arange(8) % 3
+    wanted = module(embeddings, labels)
+    slopes = gradients(wanted, module, embeddings)
+    for entries in (similarity.CHUNK_ENTRIES, 24):
+        monkeypatch.setattr(similarity, "CHUNK_ENTRIES", entries)
+        with torch.autocast("cpu", dtype=dtype):
+            value = module(embeddings, labels)
+        assert value.dtype == torch.float32
+        assert_close(value, wanted, rtol=1e-6, atol=0)
+        for got, slope in zip(gradients(value, module, embeddings), slopes, strict=True):
+            assert_close(got, slope, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_on_another_device_than_its_inputs() -> None:
+    module = lossmith.loss("cosface", num_classes=2, embedding_dim=DIM)
+    embeddings, labels = torch.ones(2, DIM), torch.tensor([0, 1])
+    with pytest.raises(
+        ObjectiveInputError, match=r"^All inputs must be on one device, got `embeddings` on cpu, `weights`"
+    ):
+        lossmith.loss("supcon")(embeddings, labels, weights=torch.ones(2, device="meta"))
+    with pytest.raises(ObjectiveInputError, match=r"got `embeddings` on cpu, `proxies` on meta\.$"):
+        module.to("meta")(embeddings, labels)
+    with pytest.raises(ObjectiveInputError, match=r"got `labels` on cpu, `scopes\['answer'\]` on meta\.$"):
+        lossmith.loss("focal[answer]")(embeddings, labels, scopes={"answer": torch.ones(2, device="meta") > 0})
+    with torch.device("meta"):
+        lossmith.loss("cosface", num_classes=2, embedding_dim=DIM)

@@ -60,7 +60,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_made() -> None:
         ),
         (
             "contrastive",
-            r"'contrastive' compares 1,073,741,824 pairs of 32,768 embeddings, 4.0 GiB at once, where 2 GiB",
+            r"'contrastive' compares 1,073,741,824 pairs of 32,768 embeddings, 4.0 GiB at once, where 1 GiB",
         ),
         ("lifted_structure", r"'lifted_structure' compares 1,073,741,824 pairs"),
     ):

@@ -13,8 +13,9 @@ CHUNK_ENTRIES = 40 * 2**20
 """Entries of one table of a chunk of rows; an objective makes some ten tables at a time. A table of bools of this size
 is larger than 32 MiB: glibc keeps freed blocks up to that size and reuses them badly, so that with smaller chunks
 memory grew with the square of the rows after all (2,752 MiB for supcon at 32,768 rows with chunks of 16 * 2**20)."""
-TABLE_BYTES = 2**31
-"""Largest table (or list of pairs or triplets) that is made where an objective needs all of it at once."""
+TABLE_BYTES = 2**30
+"""Largest table (or list of pairs or triplets) that is made where an objective needs all of it at once; an objective
+makes some eight of that size, forward and backward."""
 
 IGNORED = -100
 
@@ -109,6 +110,6 @@ def check_table(name: str, entries: int, element_size: int, *, what: str, anchor
     if entries * element_size > TABLE_BYTES:
         size = f"{entries * element_size / 2**30:.1f} GiB at once, where {TABLE_BYTES / 2**30:.0f} GiB is the most"
         raise ObjectiveInputError(
-            f"'{name}' compares {entries:,} {what} of {anchors:,} embeddings, {size}. Give smaller batches "
-            f"(`PKBatchSampler`), or use a loss that works in chunks, such as supcon or nt_xent."
+            f"'{name}' compares {entries:,} {what} of {anchors:,} embeddings, {size}. Give smaller batches or "
+            f"fewer rows per class (`PKBatchSampler`), or use a loss that keeps one number per row, such as supcon."
         )

@@ -45,6 +45,13 @@ class DenseTokenStatistics:
         return self.logits.mean(-1)
 
     @cached_property
+    def mean_class_logps(self) -> Float[Tensor, " tokens"]:
+        """Mean over all classes of their log-probabilities, in nats: `mean_logits - log_normalizer`, where the digits
+        that two large numbers share do not cancel.
+        """
+        return self._log_probs.mean(-1)
+
+    @cached_property
     def _log_probs(self) -> Float[Tensor, "tokens vocab"]:
         return F.log_softmax(self.logits, dim=-1)
 
@@ -55,6 +62,14 @@ class DenseTokenStatistics:
         # even where `where` drops the value.
         log_probs = self._log_probs.masked_fill(self._log_probs == -torch.inf, 0.0)
         return -(self._log_probs.exp() * log_probs).sum(-1)
+
+    @cached_property
+    def top_20_entropy(self) -> Float[Tensor, " tokens"]:
+        """Entropy of the row's 20 most probable classes, renormalised, in nats; a constant (no gradient)."""
+        with torch.no_grad():
+            highest = self.logits.topk(min(20, self.logits.shape[-1]), dim=-1).values
+            log_probs = F.log_softmax(highest, dim=-1)
+            return -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1)
 
     @cached_property
     def log_sum_sq_probs(self) -> Float[Tensor, " tokens"]:

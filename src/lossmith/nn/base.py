@@ -2,14 +2,15 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from lossmith._checks import check_positive, check_same_device, did_you_mean
-from lossmith._debug import check_finite_weights
+from lossmith._debug import check_finite_weights, debugging
 from lossmith._reduce import NumItems, reduce_loss
 from lossmith._typing import Tensor
 from lossmith.errors import LossmithWarning, ObjectiveInputError
@@ -148,11 +149,14 @@ class ObjectiveModule(LossModule):
             raise ObjectiveInputError(
                 f"'{self}' sorts its {self.items[0]}s, so no loss belongs to one of them: it takes no `weights`."
             )
-        losses, valid = self.item_losses(self.bind(args, kwargs))
-        check_finite_weights(self._own(weights, "weights"), valid)
-        divisor = self._own(num_items, "num_items")
-        self._warn_of_accumulation(divisor, valid)
-        return self.reduce(losses, valid, self._own(weights, "weights"), divisor, reduction)
+        inputs = self.bind(args, kwargs)
+        weights, divisor = self._own(weights, "weights"), self._own(num_items, "num_items")
+        self._check_places(inputs, weights)
+        with _full_precision(inputs):
+            losses, valid = self.item_losses(inputs)
+            check_finite_weights(weights, valid)
+            self._warn_of_accumulation(divisor, valid)
+            return self.reduce(losses, valid, weights, divisor, reduction)
 
     @abstractmethod
     def item_losses(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -198,6 +202,16 @@ class ObjectiveModule(LossModule):
             )
         return values
 
+    def _check_places(self, inputs: Inputs, weights: object) -> None:
+        """Weights and the loss's own parameters and buffers lie where its inputs do."""
+        own = {name.rpartition(".")[2]: value for name, value in (*self.named_parameters(), *self.named_buffers())}
+        if weights is not None:
+            if not isinstance(weights, Tensor):
+                raise ObjectiveInputError(f"`weights` must be a torch.Tensor, got {type(weights).__name__}.")
+            own["weights"] = weights
+        first = self.required[0]
+        check_same_device(**{first: inputs[first], **own})
+
     def _own(self, value: Any, name: str) -> Any:
         """The entry of this loss's kind of item where the caller gave a dict by kind."""
         if not isinstance(value, Mapping):
@@ -207,9 +221,12 @@ class ObjectiveModule(LossModule):
         return value[self.items[0]]
 
     def _warn_of_accumulation(self, num_items: NumItems | None, valid: Tensor) -> None:
-        if num_items is None or not self.batch_coupled or self._warned_of_accumulation or valid.device.type != "cpu":
+        if num_items is None or not self.batch_coupled or self._warned_of_accumulation:
             return
-        here = int(valid.sum())
+        if isinstance(num_items, Tensor) and num_items.device.type != "cpu" and not debugging():
+            return
+        # Counting what is valid makes a GPU wait; there the number of items of the batch is a bound.
+        here = int(valid.sum()) if valid.device.type == "cpu" or debugging() else valid.numel()
         if float(num_items) > here > 0:
             self._warned_of_accumulation = True
             warnings.warn(
@@ -218,6 +235,17 @@ class ObjectiveModule(LossModule):
                 LossmithWarning,
                 stacklevel=4,
             )
+
+
+@contextmanager
+def _full_precision(inputs: Inputs) -> Iterator[None]:
+    """Autocast off: inside it a matrix product of float32 rows would be rounded to half precision."""
+    device = next(iter(inputs.values())).device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            yield
+    else:
+        yield
 
 
 def graph_zero(*tensors: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lossmith._checks import check_label_range, check_labels
-from lossmith._debug import check_finite_rows, note_classes
+from lossmith._debug import check_finite_rows, debugging, note_classes
 from lossmith._numerics import at_least_float32
 from lossmith._reduce import NumItems
 from lossmith._typing import Tensor
@@ -53,6 +53,7 @@ class MetricLoss(ObjectiveModule):
         super().__init__(record, hyperparameters, **settings)
         self.num_classes = num_classes
         self.gather = gather
+        self._warned_of_single_rows = False
         self._compares_rows = any(name in record.reads for name in _TABLES)
         if record.proxy_shape:
             sizes = {**self.hyperparameters, "num_classes": num_classes, "embedding_dim": embedding_dim}
@@ -89,6 +90,8 @@ class MetricLoss(ObjectiveModule):
         statistics: dict[str, Tensor] = {"embeddings": rows, "labels": classes}
         if self.record.proxy_shape:
             statistics["proxies"] = self._checked_proxies(rows, classes)
+        else:
+            self._warn_of_lone_rows(SimilarityRows(rows, classes, rows, classes).positive_counts)
         values = self.apply_function(statistics, rows=len(rows))
         if self.record.item == "anchor":
             return scatter(values, counted), counted
@@ -110,7 +113,7 @@ class MetricLoss(ObjectiveModule):
     def _compare(self, embeddings: Tensor, counted: Tensor, rows: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         rows_of_batch = self._rows(rows, classes)
         positives = rows_of_batch.positive_counts
-        self._warn_of_single_rows(positives)
+        self._warn_of_lone_rows(positives)
         self._check_size(rows_of_batch, positives)
         if self.record.row_local:
             values = apply_by_rows(self._chunk, rows_of_batch, self.needed)
@@ -173,8 +176,11 @@ class MetricLoss(ObjectiveModule):
         note_classes(id(self), self.record.name, self.proxies.shape[0], classes)
         return self.proxies.to(rows.dtype)
 
-    def _warn_of_single_rows(self, positives: Tensor) -> None:
-        if positives.device.type == "cpu" and bool((positives == 0).any()):
+    def _warn_of_lone_rows(self, positives: Tensor) -> None:
+        if self._warned_of_single_rows or (positives.device.type != "cpu" and not debugging()):
+            return
+        if bool((positives == 0).any()):
+            self._warned_of_single_rows = True
             fate = "do not count" if self.record.needs_positives else "are compared with no positive"
             warnings.warn(
                 f"'{self.record.name}': some rows have no other row of their class in the batch and {fate}; "

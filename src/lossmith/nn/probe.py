@@ -12,6 +12,8 @@ _PROBE: dict[str, Tensor] = {
     "entropy": -_TWO,
     "log_normalizer": -_TWO,
     "mean_logits": torch.zeros(2),
+    "mean_class_logps": _TWO,
+    "top_20_entropy": -_TWO,
     "log_sum_sq_probs": _TWO,
     "max_logps": _TWO,
     "complement_logps": _TWO,
@@ -47,6 +49,8 @@ def probe(module: ObjectiveModule) -> None:
     statistics = {name: _PROBE[name] for name in module.record.reads if name in _PROBE}
     if module.record.proxy_shape:
         proxies = module.get_parameter("proxies").detach()
+        if proxies.is_meta:
+            return
         statistics["proxies"] = proxies
         statistics["embeddings"] = proxies.new_ones(2, proxies.shape[-1])
     module.apply_function(statistics, rows=2)

@@ -75,8 +75,12 @@ class PKBatchSampler(Sampler[list[int]]):
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
-        self.epoch += 1
+        # Here, not in `_draw`: a generator would first run, and count its pass, when its first batch is asked for.
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        return self._draw(epoch)
+
+    def _draw(self, epoch: int) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * epoch)
         left: dict[int, list[int]] = {c: [] for c in self.rows}
         turns: list[int] = []
         for _ in range(self.num_batches):

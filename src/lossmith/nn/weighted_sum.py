@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import nn
 
+from lossmith._checks import check_same_device
 from lossmith._reduce import NumItems
 from lossmith._typing import Tensor
 from lossmith.errors import ObjectiveInputError
@@ -188,6 +189,7 @@ def _union(groups: object) -> tuple[str, ...]:
 
 
 def _restrict(labels: Tensor, keep: Tensor, scope: str) -> Tensor:
+    check_same_device(labels=labels, **{f"scopes['{scope}']": keep})
     if keep.dtype != torch.bool or keep.shape != labels.shape:
         raise ObjectiveInputError(
             f"Scope '{scope}' must be a bool tensor of the shape of `labels`, {tuple(labels.shape)}, got {keep.dtype} "

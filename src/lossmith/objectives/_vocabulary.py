@@ -4,8 +4,10 @@ VOCABULARY: dict[str, tuple[str, ...]] = {
     "token": (
         "token_logps",
         "entropy",
+        "top_20_entropy",
         "log_normalizer",
         "mean_logits",
+        "mean_class_logps",
         "log_sum_sq_probs",
         "max_logps",
         "complement_logps",

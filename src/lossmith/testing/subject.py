@@ -114,6 +114,8 @@ def require_equal(what: str, got: Tensor, wanted: Tensor, *, rtol: float = 1e-10
     got, wanted = got.detach().double(), wanted.detach().double()
     if torch.allclose(got, wanted, rtol=rtol, atol=atol):
         return
+    if bool(torch.isnan(wanted).any()):
+        raise Failure(f"{what}: expected numbers, what they are compared with is nan itself")
     off = ((got - wanted).abs() / (wanted.abs() + atol + 1e-300)).nan_to_num(nan=torch.inf).flatten()
     place = int(off.argmax())
     came, expected = got.flatten()[place].item(), wanted.flatten()[place].item()

@@ -32,7 +32,7 @@ def lrml_loss(
     tau: float = 0.05,
     form: str = "released",
 ) -> Float[Tensor, " pairs"]:
-    r"""Learn far-off pairs by the logistic loss, won ones by the exponential, and leave undecided ones in a dent.
+    r"""Learn wrong pairs by the logistic loss and right ones by the exponential; hold undecided ones in a dent.
 
     With $\rho$ the chosen minus the rejected log-ratio of policy to reference and $x = \beta\rho$,
 

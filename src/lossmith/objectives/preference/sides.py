@@ -347,7 +347,7 @@ def apo_down_loss(
 
     Use when:
         The policy already writes better answers than both completions, so that only their order is worth learning; in
-        any other case it unlearns good answers.
+        any other case it makes good answers less likely.
 
     Relatives:
         `apo_zero` raises the chosen completion instead. Its second term alone is a bounded `dpo`.

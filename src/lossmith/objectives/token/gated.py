@@ -51,14 +51,16 @@ def dft_loss(token_logps: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
     family="token",
     item="token",
     source="https://arxiv.org/abs/2601.02151",
-    needed_when={"entropy": "alpha"},
+    needed_when={"entropy": "alpha", "top_20_entropy": "truncated"},
 )
 def entropy_adaptive_loss(
     token_logps: Float[Tensor, " tokens"],
     entropy: Float[Tensor, " tokens"],
+    top_20_entropy: Float[Tensor, " tokens"],
     *,
     alpha: float = 1.0,
     normalizer: float = 1.0,
+    truncated: bool = False,
 ) -> Float[Tensor, " tokens"]:
     r"""Raise the probability of the label where the model is undecided, and spare what it is sure of.
 
@@ -69,8 +71,11 @@ def entropy_adaptive_loss(
     Args:
         token_logps: Log-probability of each token's label, in nats, <= 0.
         entropy: Entropy of each row, in nats, >= 0.
+        top_20_entropy: Entropy of the 20 most probable classes of each row, renormalised, in nats, in [0, log 20].
         alpha: Sharpness of the gate, >= 0; 0 is cross-entropy.
         normalizer: Entropy at which the weight is 1, > 0, in nats; log V makes the weight at most 1.
+        truncated: Whether $H$ is the entropy of the 20 most probable classes instead of that of the whole row. The
+            paper has `truncated=True, normalizer=2.9957` (log 20).
 
     Returns:
         One loss per token, >= 0. On uniform logits over V classes (log V)^2 with the defaults, and log V with
@@ -81,8 +86,7 @@ def entropy_adaptive_loss(
 
     Source:
         "Entropy-Adaptive Fine-Tuning" (EAFT) 2026, https://arxiv.org/abs/2601.02151, the gated loss. Deviation: the
-        entropy of the whole row and no normaliser by default; the paper takes the entropy of the renormalised 20
-        largest logits, divided by log 20.
+        entropy of the whole row and no normaliser by default; the paper's is one of the settings.
 
     Use when:
         Fine-tuning makes the model forget: tokens where it is sure and the label disagrees ("confident conflicts") do
@@ -98,7 +102,7 @@ def entropy_adaptive_loss(
         open).
 
     Example:
-        >>> entropy_adaptive_loss(torch.tensor([0.5]).log(), torch.tensor([2.0]))
+        >>> entropy_adaptive_loss(torch.tensor([0.5]).log(), torch.tensor([2.0]), torch.tensor([1.5]))
         tensor([1.3863])
     """
     check_not_negative("alpha", alpha)
@@ -107,7 +111,8 @@ def entropy_adaptive_loss(
     if alpha == 0:
         return -logps
     # An engine may round the entropy of a certain row below 0, and a fractional power of that is NaN.
-    relative = at_least_float32(entropy).detach().clamp(min=0) / normalizer
+    undecided = top_20_entropy if truncated else entropy
+    relative = at_least_float32(undecided).detach().clamp(min=0) / normalizer
     return -relative.pow(alpha) * logps
 
 
@@ -190,8 +195,9 @@ def tailr_loss(
         https://arxiv.org/abs/2302.13344. Deviation: none.
 
     Use when:
-        The corpus holds some garbage that the model rightly finds absurd; the default only touches tokens near p = 1e-5
-        and is safe almost everywhere. Not to protect a strong model's knowledge: that needs `gamma` near 1 or `dft`.
+        The corpus holds some wrong tokens that the model rightly finds absurd; the default only touches those near
+        p = 1e-5 and is safe almost everywhere. Not to protect a strong model's knowledge: that needs `gamma` near 1 or
+        `dft`.
 
     Relatives:
         `cross_entropy` at `gamma=0` or `min_weight=1`; `dft` at `gamma=1`.

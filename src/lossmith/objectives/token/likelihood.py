@@ -15,12 +15,11 @@ from lossmith.objectives._registry import objective
     family="token",
     item="token",
     source="https://arxiv.org/abs/1512.00567",
-    needed_when={"log_normalizer": "label_smoothing", "mean_logits": "label_smoothing"},
+    needed_when={"mean_class_logps": "label_smoothing"},
 )
 def cross_entropy_loss(
     token_logps: Float[Tensor, " tokens"],
-    log_normalizer: Float[Tensor, " tokens"],
-    mean_logits: Float[Tensor, " tokens"],
+    mean_class_logps: Float[Tensor, " tokens"],
     *,
     label_smoothing: float = 0.0,
 ) -> Float[Tensor, " tokens"]:
@@ -30,12 +29,12 @@ def cross_entropy_loss(
 
     $$\ell = -(1-e)\log p_y - \frac{e}{V}\sum_k \log p_k = (1-e)(-\log p_y) + e\,(Z - \bar z),$$
 
-    where $Z$ is the log-normaliser and $\bar z$ the mean logit of the row.
+    where $Z$ is the log-normaliser and $\bar z$ the mean logit of the row; the two are never subtracted, since logits
+    of size 1e4 would lose their digits in that.
 
     Args:
         token_logps: Log-probability of each token's label, in nats, <= 0.
-        log_normalizer: Log-sum-exp of each row of logits.
-        mean_logits: Mean of each row of logits.
+        mean_class_logps: Mean over all classes of the log-probabilities of each row, in nats, <= -log V.
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1).
 
     Returns:
@@ -63,15 +62,14 @@ def cross_entropy_loss(
 
     Example:
         >>> half = torch.tensor([0.5]).log()
-        >>> cross_entropy_loss(half, torch.tensor([0.6931]), torch.tensor([0.0]))
+        >>> cross_entropy_loss(half, half)
         tensor([0.6931])
     """
     check_unit_interval("label_smoothing", label_smoothing)
     likelihood = -at_least_float32(token_logps)
     if label_smoothing == 0:
         return likelihood
-    to_uniform = at_least_float32(log_normalizer) - at_least_float32(mean_logits)
-    return (1 - label_smoothing) * likelihood + label_smoothing * to_uniform
+    return (1 - label_smoothing) * likelihood - label_smoothing * at_least_float32(mean_class_logps)
 
 
 @objective(family="token", item="token", source="https://arxiv.org/abs/1708.02002")
@@ -156,7 +154,7 @@ def self_adjusting_dice_loss(
 
     Use when:
         You reproduce the segmentation losses for language models, or want a bounded loss that leaves confident tokens
-        alone (`alpha` about 0.1). Not at `alpha=1` where the model shall be sure of its answers.
+        alone (`alpha` about 0.1). Not at `alpha=1` where the model should be sure of its answers.
 
     Relatives:
         At `alpha=0, gamma=0` it is (1 - p)/(1 + p): `dice` at `smooth=0` of a region of this token alone. `focal` has
@@ -254,7 +252,7 @@ def generalized_cross_entropy_loss(
         Deviation: q > 1 is allowed, as in the objectives "-p^k" of Li et al. 2025, https://arxiv.org/abs/2510.00526.
 
     Use when:
-        Labels are noisy (q of 0.5 to 0.8), or a strong model shall not unlearn what it knows (q of 1 and more). Not for
+        Labels are noisy (q of 0.5 to 0.8), or a strong model should keep what it knows (q of 1 and more). Not for
         a task that is new to the model: where p is near 0 the gradient is too.
 
     Relatives:
@@ -296,8 +294,10 @@ def unlikelihood_loss(complement_logps: Float[Tensor, " tokens"]) -> Float[Tenso
         class is the label gives 0, where the formula is infinite and would spoil the mean of the batch.
 
     Use when:
-        You know tokens that are wrong (repetitions, contradictions, unsafe words); as a term of a sum over its own
-        labels, next to a loss that says what is right. Not alone: nothing in it makes text good.
+        You know tokens that are wrong (repetitions, contradictions, unsafe words), next to a loss that says what is
+        right; not alone, since nothing in it makes text good. All terms of a sum share `labels`, so it needs a call of
+        its own, `loss("unlikelihood")(logits, wrong_labels)`, added to the other loss; a sum with scopes,
+        `cross_entropy[right] + unlikelihood[wrong]`, does where each position is either right or wrong.
 
     Relatives:
         The mirror of `cross_entropy`: on a row of two classes it equals `cross_entropy` of the other class.
