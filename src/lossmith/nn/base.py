@@ -150,13 +150,14 @@ class ObjectiveModule(LossModule):
                 f"'{self}' sorts its {self.items[0]}s, so no loss belongs to one of them: it takes no `weights`."
             )
         inputs = self.bind(args, kwargs)
-        weights, divisor = self._own(weights, "weights"), self._own(num_items, "num_items")
-        self._check_places(inputs, weights)
+        item_weights: Tensor | None = self._own(weights, "weights")
+        divisor: NumItems | None = self._own(num_items, "num_items")
+        self._check_places(inputs, item_weights)
         with _full_precision(inputs):
             losses, valid = self.item_losses(inputs)
-            check_finite_weights(weights, valid)
+            check_finite_weights(item_weights, valid)
             self._warn_of_accumulation(divisor, valid)
-            return self.reduce(losses, valid, weights, divisor, reduction)
+            return self.reduce(losses, valid, item_weights, divisor, reduction)
 
     @abstractmethod
     def item_losses(self, inputs: Inputs) -> tuple[Tensor, Tensor]:

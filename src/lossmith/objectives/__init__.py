@@ -2,6 +2,7 @@
 
 from lossmith.objectives._registry import ObjectiveRecord, get_record, list_losses, objective
 from lossmith.objectives._vocabulary import VOCABULARY
+from lossmith.objectives.metric.angular import arcface_loss, cosface_loss
 from lossmith.objectives.metric.contrastive import n_pairs_loss, nca_loss, nt_xent_loss, supcon_loss
 from lossmith.objectives.metric.pairwise import (
     circle_loss,
@@ -11,8 +12,6 @@ from lossmith.objectives.metric.pairwise import (
     triplet_margin_loss,
 )
 from lossmith.objectives.metric.proxy import (
-    arcface_loss,
-    cosface_loss,
     normalized_softmax_loss,
     proxy_anchor_loss,
     proxy_nca_loss,

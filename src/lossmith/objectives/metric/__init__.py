@@ -1,1 +1,1 @@
-"""Metric objectives: `proxy` (learnable class vectors), `contrastive` (a softmax over rows), `pairwise` (margins)."""
+"""Metric objectives: `proxy` and `angular` (learnable class vectors), `contrastive` (softmax over rows), `pairwise`."""
