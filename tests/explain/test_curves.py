@@ -127,7 +127,7 @@ def test_every_loss_draws(record):
     assert all(math.isfinite(value) for value in curve.loss + curve.gradient)
     assert any(slope != 0 for slope in curve.gradient)
     assert curve.setting.endswith(".")
-    assert len(curve.setting) < 140  # one line below a picture
+    assert len(curve.setting) < 150  # one line below a picture
     assert (curve.implied_target is None) == (record.family not in ("token", "region"))
     assert list(curve.x) == sorted(curve.x)
     assert curve.x[4] == pytest.approx(0.5 if curve.implied_target else 0.0, abs=1e-15)
@@ -164,7 +164,8 @@ def test_dpo_runs_to_five_over_beta():
     curve = check("dpo", lambda x: softplus(-0.1 * x), lambda x: -0.1 * sigmoid(-0.1 * x))
     assert curve.x == pytest.approx([5 * (i - 10) for i in range(1, 20)])
     assert curve.implied_target is None
-    assert curve.setting == "One pair of 20 tokens each, -25 nats under the reference."
+    assert curve.setting == "The reference gives each completion of 20 tokens a log-probability of -25."
+    assert curve.x_name == "log-ratio margin of the pair in nats"
     sharp = check("dpo(beta=2)", lambda x: softplus(-2 * x), lambda x: -2 * sigmoid(-2 * x))
     assert sharp.x[-1] == pytest.approx(2.25)
 
@@ -199,14 +200,35 @@ def test_losses_without_a_reference_work_on_the_sums():
         return (20 - x / 2) / 20 + 0.1 * softplus(log_odds(-1 - x / 40) - log_odds(-1 + x / 40))
 
     curve = loss_curve("orpo", points=19)
-    assert curve.x == pytest.approx([i - 10 for i in range(1, 20)])
+    assert curve.x == pytest.approx([4 * (i - 10) for i in range(1, 20)])
     assert curve.loss == pytest.approx([odds(x) for x in curve.x], rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["orpo", "simpo", "cpo"])
+def test_a_curve_without_a_reference_does_not_speak_of_one(name):
+    curve = loss_curve(name, points=3)
+    assert curve.setting == "At 0 the policy gives each completion of 20 tokens a log-probability of -20."
+    assert curve.x_name == "chosen minus rejected log-probability in nats"
+    assert curve.x[-1] == pytest.approx(20)
+    assert "The reference gives" in loss_curve(f"{name} + dpo", points=3).setting
+
+
+def test_a_span_narrows_the_line_in_units_of_beta():
+    wide, narrow = loss_curve("lrml", points=399), loss_curve("lrml", points=199, span=0.5)
+    assert narrow.x[0] == pytest.approx(-9.9)  # 0.5 / 0.05 = 10, of which the ends are left out
+    assert narrow.loss[99] == wide.loss[199]
+    ends = [x for x, (a, b) in zip(narrow.x, itertools.pairwise(narrow.gradient), strict=False) if a * b < 0]
+    assert ends == pytest.approx([-2.371, 1.440], abs=0.1)  # the dent of the docstring
+    assert loss_curve("dpo_length_normalized", points=3, span=1).x[-1] == pytest.approx(100)
+    assert loss_curve("kto", points=3, span=1).x[-1] == pytest.approx(5)
+    assert loss_curve("orpo", points=3, span=10).x[-1] == pytest.approx(5)
+    assert loss_curve("cpo", points=3, span=10).x[-1] == pytest.approx(20)  # certain at 40
 
 
 def test_a_loss_that_averages_over_tokens_runs_further():
     curve = check("dpo_length_normalized", lambda x: softplus(-0.005 * x), lambda x: -0.005 * sigmoid(-0.005 * x))
     assert curve.x[-1] == pytest.approx(900)
-    assert "-500 nats" in curve.setting  # no completion above probability one
+    assert "log-probability of -500" in curve.setting  # no completion above probability one
     assert loss_curve("ipo", points=3).x[-1] == pytest.approx(25)
     assert loss_curve("ipo(average=True)", points=3).x[-1] == pytest.approx(500)
 
@@ -230,7 +252,7 @@ def test_a_coupled_loss_is_that_of_the_moving_pair_beside_fixed_ones(name):
     curve = loss_curve(name, points=20)
     assert curve.loss == pytest.approx([value(x) for x in curve.x], rel=1e-9)
     assert curve.gradient == pytest.approx([slope(x) for x in curve.x], rel=1e-6, abs=1e-9)
-    assert curve.setting.endswith("beside pairs at margins -4.3, 1.1, 6.7.")
+    assert curve.setting.endswith("; other pairs at margins -4.3, 1.1, 6.7.")
 
 
 def test_kto_pair_is_the_mean_of_the_two_completions():
@@ -240,7 +262,7 @@ def test_kto_pair_is_the_mean_of_the_two_completions():
         up, down = 0.1 * (x / 2 - max(0, -drift)), 0.1 * (max(0, drift) + x / 2)
         assert value == pytest.approx((sigmoid(-up) + sigmoid(-down)) / 2, rel=1e-9)
         assert slope == pytest.approx(-0.025 * (sigmoid(up) * sigmoid(-up) + sigmoid(down) * sigmoid(-down)), rel=1e-9)
-    assert "beside pairs at margins -4.3, 1.1, 6.7; mean over its two completions" in curve.setting
+    assert "other pairs at margins -4.3, 1.1, 6.7; mean over its two completions" in curve.setting
 
 
 @pytest.mark.parametrize("name", ["aot", "aot_unpaired"])
@@ -354,6 +376,14 @@ def test_drawing_leaves_no_trace():
         ("focal *", {}, CompositionError, "cannot be read"),
         ("focal", {"classes": 1}, ObjectiveInputError, "`classes` must be an int >= 2, got 1"),
         ("focal", {"points": 1.5}, ObjectiveInputError, "`points` must be an int >= 2, got 1.5"),
+        ("dpo", {"span": 0}, ObjectiveInputError, "`span` must be > 0, got 0"),
+        (
+            "focal",
+            {"span": 1},
+            ObjectiveInputError,
+            "`span` is for preference and unpaired.*'focal', which reads logits",
+        ),
+        ("supcon", {"span": 1}, ObjectiveInputError, "'supcon', which reads embeddings, has fixed ends"),
     ],
 )
 def test_what_cannot_be_drawn_says_why(text, settings, error, message):

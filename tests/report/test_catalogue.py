@@ -15,7 +15,7 @@ from lossmith.explain import loss_curve, loss_facts
 from lossmith.objectives import get_record
 from lossmith.report import catalogue
 from lossmith.report.catalogue import COMMAND, catalogue_pages, losses_markdown, picture, update_readme, write_catalogue
-from lossmith.report.catalogue_guide import BESIDE, NOTES, PAGES
+from lossmith.report.catalogue_guide import BESIDE, NOTES, PAGES, SPANS
 from lossmith.report.losses import MODULE_SETTINGS
 from lossmith.report.markdown import prose, table
 
@@ -67,7 +67,7 @@ def test_every_page_names_the_command_that_makes_it(pages):
         assert text.startswith(f"<!-- Generated from the docstrings by `{COMMAND}`")
         assert text.endswith("\n")
         assert not text.endswith("\n\n")
-        assert "\n\n\n" not in text
+        assert "\n\n\n" not in re.sub(r"```python.*?```", "code", text, flags=re.DOTALL)
 
 
 def test_every_loss_has_one_section(sections):
@@ -132,7 +132,7 @@ def test_what_other_frameworks_call_alike_is_not_linked(sections):
 
 
 def test_records_are_told_in_words(sections):
-    assert "`mean_logits` (only where `label_smoothing` is not 0)" in sections["cross_entropy"]
+    assert "`mean_class_logps` (only where `label_smoothing` is not 0)" in sections["cross_entropy"]
     assert "`chosen_lengths` (only with `average`)" in sections["ipo"]
     assert "Looking for `label_smoothing`? That is [`cdpo`](preference.md#cdpo)." in sections["dpo"]
     assert "`num_classes` x `centers_per_class` x `embedding_dim`" in sections["soft_triple"]
@@ -203,9 +203,9 @@ def test_both_forms_are_written_out_and_drawn(name, sections):
 
 @pytest.mark.parametrize("name", BESIDE)
 def test_what_is_drawn_beside_a_loss_runs_along_its_line_and_differs(name):
-    own = loss_curve(name, points=9)
+    own = loss_curve(name, points=9, span=SPANS.get(name))
     for text in BESIDE[name]:
-        beside = loss_curve(text, points=9)
+        beside = loss_curve(text, points=9, span=SPANS.get(name))
         assert beside.x == own.x
         reach = max(own.gradient) - min(own.gradient)
         gap = max(abs(a - b) for a, b in zip(own.gradient, beside.gradient, strict=True))
@@ -213,7 +213,32 @@ def test_what_is_drawn_beside_a_loss_runs_along_its_line_and_differs(name):
 
 
 def test_notes_belong_to_losses():
-    assert set(NOTES) | set(BESIDE) <= NAMES
+    assert set(NOTES) | set(BESIDE) | set(SPANS) <= NAMES
+
+
+def test_the_picture_of_lrml_shows_its_dent():
+    curve = loss_curve("lrml", span=SPANS["lrml"])
+    uphill = [x for x, slope in zip(curve.x, curve.gradient, strict=True) if slope > 0]
+    assert (curve.x[-1] - curve.x[0]) / 8 < uphill[-1] - uphill[0] < (curve.x[-1] - curve.x[0]) / 2
+    assert uphill[0] == pytest.approx(-2.4, abs=0.15)
+    assert uphill[-1] == pytest.approx(1.4, abs=0.15)
+
+
+def test_the_index_says_which_losses_take_a_memory_and_which_accumulate_exactly(pages):
+    index = pages["README.md"]
+    (memory,) = re.findall(r"^\| `memory_size=4096` \| (.*?) \|", index, flags=re.MULTILINE)
+    assert set(re.findall(r"\[`(\w+)`\]", memory)) == {record.name for record in RECORDS if record.row_local}
+    (exact,) = re.findall(r"^- \*\*Exact\*\*: (.*)$", index, flags=re.MULTILINE)
+    token, metric, preference, unpaired = (
+        set(re.findall(r"\[`(\w+)`\]", part))
+        for part in re.split(r"metric losses|all preference|unpaired losses", exact)
+    )
+    coupled = {record.name: record.family for record in RECORDS if record.batch_coupled}
+    assert token == {name for name, family in coupled.items() if family == "token"}
+    assert preference == {name for name, family in coupled.items() if family == "preference"}
+    uncoupled = {record.name: record.family for record in RECORDS if not record.batch_coupled}
+    assert metric == {name for name, family in uncoupled.items() if family == "metric"}
+    assert unpaired == {name for name, family in uncoupled.items() if family == "unpaired"}
 
 
 def test_a_picture_shows_the_loss_and_what_is_beside_it(tmp_path):

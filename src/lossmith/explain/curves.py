@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lossmith._checks import check_positive
 from lossmith._typing import Float, Tensor
 from lossmith.errors import ObjectiveInputError
 from lossmith.nn import (
@@ -35,6 +36,9 @@ OTHER_MARGINS = (-4.3, 1.1, 6.7)
 """Margins of the pairs beside the moving one, for losses coupled over the batch; odd ones, so that no place ties."""
 SHAPE_REACH, DEFAULT_REACH = 5.0, 10.0
 """A line runs to this beta times log-ratio on both sides; without a beta to this log-ratio."""
+CERTAIN = 2.0 * LENGTH
+"""Margin at which a chosen completion that began at one nat per token has probability one: a line without a reference
+ends there."""
 
 
 class NoCurveError(ObjectiveInputError):
@@ -64,7 +68,7 @@ class Curve:
     """One sentence on the inputs behind the line."""
 
 
-def loss_curve(text: str, *, classes: int = 2, points: int = 199) -> Curve:
+def loss_curve(text: str, *, classes: int = 2, points: int = 199, span: float | None = None) -> Curve:
     """Follow a loss along the line that shows what it asks for, in float64.
 
     Losses on logits (token, region and sums of them) see one row: a batch, and so a region, of a single token. The
@@ -77,11 +81,12 @@ def loss_curve(text: str, *, classes: int = 2, points: int = 199) -> Curve:
     no loss per anchor it is the mean over the batch.
 
     Preference losses see one pair of completions of 20 tokens, equally likely under the reference. Its log-ratio margin
-    runs as far as beta times it is 5 on both sides (the smallest beta of a sum; divided by 20 where the loss averages
-    over tokens; 10 nats without a beta): half of it lifts the chosen completion, half lowers the rejected one. A loss
-    that reads no reference stops at 40, where the chosen completion has probability one. Losses coupled over the batch
-    see three more pairs, at margins -4.3, 1.1 and 6.7. The loss is that of the moving pair (the mean of its two
-    completions where those are the items); where the values belong to no single pair it is the mean over the batch.
+    runs as far as beta times it is `span` on both sides (the smallest beta of a sum; divided by 20 where the loss
+    averages over tokens): half of it lifts the chosen completion, half lowers the rejected one. Where no loss reads a
+    reference the margin is that of the log-probabilities, which begin at -1 per token, and the line ends at 40, where
+    the chosen completion has probability one. Losses coupled over the batch see three more pairs, at margins -4.3, 1.1
+    and 6.7. The loss is that of the moving pair (the mean of its two completions where those are the items); where the
+    values belong to no single pair it is the mean over the batch.
 
     Unpaired losses see one desirable completion, its log-ratio running as for pairs, at a `kl` of 0.
 
@@ -92,9 +97,11 @@ def loss_curve(text: str, *, classes: int = 2, points: int = 199) -> Curve:
         text: A name or a composition, hyper-parameters inside, as for `lossmith.loss`.
         classes: Classes of the row of logits, >= 2; no other line depends on it.
         points: Places on the line, evenly spread without its ends, >= 2.
+        span: How far the line of a preference or unpaired loss runs on both sides, as beta times log-ratio, > 0; in
+            nats where a loss has no beta. None for 5; without a beta 10 nats, or 40 where nothing reads a reference.
 
     Raises:
-        ObjectiveInputError: For what `lossmith.loss` refuses.
+        ObjectiveInputError: For what `lossmith.loss` refuses, and for a `span` on a line that has fixed ends.
         NoCurveError: For a schedule, and for a sum whose terms do not all read the same kind of input.
 
     Example:
@@ -105,6 +112,8 @@ def loss_curve(text: str, *, classes: int = 2, points: int = 199) -> Curve:
     for name, value in (("classes", classes), ("points", points)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 2:
             raise ObjectiveInputError(f"`{name}` must be an int >= 2, got {value}.")
+    if span is not None:
+        check_positive("span", span)
     composition = parse_composition(text)
     if composition.handovers:
         phases = [str(Composition(tuple(replace(term, phase=0) for term in phase))) for phase in composition.phases]
@@ -119,15 +128,20 @@ def loss_curve(text: str, *, classes: int = 2, points: int = 199) -> Curve:
             f"'{composition}' reads {' and '.join(reads)}, so no single line shows it: draw its terms. Sums of token "
             f"and region losses, of metric, of preference or of unpaired losses can be drawn."
         )
+    if span is not None and reads[0] in ("logits", "embeddings"):
+        raise ObjectiveInputError(
+            f"`span` is for preference and unpaired losses: the line of '{composition}', which reads {reads[0]}, has "
+            f"fixed ends."
+        )
     match reads[0]:
         case "logits":
             return _logits_curve(composition, module, classes, points)
         case "embeddings":
             return _embeddings_curve(composition, module, points)
         case "pairs of completions":
-            return _pairs_curve(composition, module, points)
+            return _pairs_curve(composition, module, points, span)
         case _:
-            return _completions_curve(composition, module, points)
+            return _completions_curve(composition, module, points, span)
 
 
 def _build(composition: Composition) -> LossModule:
@@ -197,13 +211,13 @@ def _embeddings_curve(composition: Composition, module: LossModule, points: int)
     )
 
 
-def _pairs_curve(composition: Composition, module: LossModule, points: int) -> Curve:
+def _pairs_curve(composition: Composition, module: LossModule, points: int, span: float | None) -> Curve:
     terms = _terms(composition, module)
     coupled = any(part.record.batch_coupled for _, part in terms)
-    reach = max(_reach(part) for _, part in terms)
-    if not all("ref_chosen_logps" in part.needed for _, part in terms):
-        # At one nat per token, a margin of two per token takes the chosen completion to probability one.
-        reach = min(reach, 2.0 * LENGTH)
+    referenced = [_reads_reference(part) for _, part in terms]
+    reach = max(_reach(part, span) for _, part in terms)
+    if not all(referenced):
+        reach = min(reach, CERTAIN)
     # Low enough that no completion becomes more likely than certain.
     line = _PairLine(start=-max(float(LENGTH), reach / 2), others=OTHER_MARGINS if coupled else ())
     per_pair = [line.belongs_to_pairs(part, 0.37 * reach) for _, part in terms]
@@ -217,20 +231,24 @@ def _pairs_curve(composition: Composition, module: LossModule, points: int) -> C
 
     margins = _symmetric_grid(reach, points)
     losses, gradient = _follow(at, margins)
-    beside = f", beside pairs at margins {', '.join(f'{margin:g}' for margin in OTHER_MARGINS)}" if coupled else ""
+    if any(referenced):
+        x_name, begin = "log-ratio margin of the pair in nats", "The reference"
+    else:
+        x_name, begin = "chosen minus rejected log-probability in nats", "At 0 the policy"
+    beside = f"; other pairs at margins {', '.join(f'{margin:g}' for margin in OTHER_MARGINS)}" if coupled else ""
     averaged = [part.record.name for (_, part), single in zip(terms, per_pair, strict=True) if not single]
     whose = f"; {' and '.join(averaged)}: mean over the batch" if averaged else ""
     if any(part.items == ("completion",) for _, part in terms):
         whose += "; mean over its two completions"
     return Curve(
         name=str(composition),
-        x_name="log-ratio margin of the pair in nats",
+        x_name=x_name,
         x=tuple(margins.tolist()),
         loss=losses,
         gradient_name="the margin",
         gradient=gradient,
         implied_target=None,
-        setting=f"One pair of {LENGTH} tokens each, {line.start:g} nats under the reference{beside}{whose}.",
+        setting=f"{begin} gives each completion of {LENGTH} tokens a log-probability of {line.start:g}{beside}{whose}.",
     )
 
 
@@ -270,9 +288,9 @@ class _PairLine:
         return bool(torch.isclose(seen, seen[0]).all())
 
 
-def _completions_curve(composition: Composition, module: LossModule, points: int) -> Curve:
+def _completions_curve(composition: Composition, module: LossModule, points: int, span: float | None) -> Curve:
     terms = _terms(composition, module)
-    reach = max(_reach(part) for _, part in terms)
+    reach = max(_reach(part, span) for _, part in terms)
     reference = torch.full((1,), -max(float(LENGTH), reach), dtype=torch.float64)
     zero = torch.zeros(1, dtype=torch.float64)
     for _, part in terms:
@@ -305,13 +323,17 @@ def _terms(composition: Composition, module: LossModule) -> list[tuple[float, Ob
     return [(term.weight, part) for term, part in pairs if isinstance(part, ObjectiveModule)]
 
 
-def _reach(part: ObjectiveModule) -> float:
+def _reach(part: ObjectiveModule, span: float | None) -> float:
     """How far the line runs on both sides to show the loss at its own beta."""
     beta = part.hyperparameters.get("beta")
     if beta is None:
-        return DEFAULT_REACH
+        return span or (DEFAULT_REACH if _reads_reference(part) else CERTAIN)
     averages = isinstance(part, PreferenceLoss) and {"chosen_lengths", "rejected_lengths"} <= set(part.needed)
-    return SHAPE_REACH / beta * (LENGTH if averages else 1)
+    return (span or SHAPE_REACH) / beta * (LENGTH if averages else 1)
+
+
+def _reads_reference(part: ObjectiveModule) -> bool:
+    return "ref_chosen_logps" in part.needed or "ref_logps" in part.needed
 
 
 def _place_proxies(module: LossModule, ends: Float[Tensor, "2 2"]) -> None:

@@ -9,7 +9,8 @@ from lossmith._extras import require
 from lossmith.errors import EvidenceError
 from lossmith.explain import LossFacts, loss_curve, loss_facts
 from lossmith.objectives import ObjectiveRecord, list_losses
-from lossmith.report.catalogue_guide import BESIDE, DISCOVERY, NOTES, PAGES
+from lossmith.report.catalogue_calls import EXAMPLES, calls_text
+from lossmith.report.catalogue_guide import BESIDE, DISCOVERY, NOTES, PAGES, SPANS
 from lossmith.report.losses import (
     CALLED_WITH,
     MODULE_SETTINGS,
@@ -38,7 +39,9 @@ def losses_markdown(folder: str = "docs/losses") -> str:
     items = []
     for page, records in pages.items():
         names = ", ".join(_name_and_aliases(record) for record in records)
-        call = "as those" if page == "discovered" else f"with `{CALLED_WITH[PAGES[page].family]}`"
+        call = f"with `{CALLED_WITH[PAGES[page].family]}`"
+        if page == "discovered":
+            call = f"as those, and of the same family (preference, {len(list_losses('preference'))} in all)"
         text = f"**[{PAGES[page].title}]({folder}/{page}.md)** ({len(records)}), called {call}: {names}."
         items.append(_folded(text, first="- ", then="  "))
     return "\n".join([_folded(lead), "", *items]) + "\n"
@@ -94,7 +97,8 @@ def picture(record: ObjectiveRecord) -> bytes:
 
     from lossmith.report.canvas import png_bytes
 
-    figure = curve_figure(*(loss_curve(text) for text in (record.name, *BESIDE.get(record.name, ()))))
+    texts = (record.name, *BESIDE.get(record.name, ()))
+    figure = curve_figure(*(loss_curve(text, span=SPANS.get(record.name)) for text in texts))
     drawn = Image.open(io.BytesIO(png_bytes(figure, dpi=DPI))).convert("RGB")
     buffer = io.BytesIO()
     drawn.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
@@ -141,8 +145,10 @@ def _index(pages: dict[str, list[ObjectiveRecord]]) -> str:
         "## All losses",
         *(_family_table(page, of_page) for page, of_page in pages.items()),
         "## How to call them",
-        "Every loss of a family takes the same inputs, and ignores those it does not read.",
+        "Every loss of a family takes the same inputs, and ignores those it does not read. Each page begins with an "
+        "example that runs.",
         _calls(pages),
+        calls_text(records, links),
         "## Aliases",
         "\n".join(
             f"- `{alias}` is [`{record.name}`]({links[record.name]})" for record in records for alias in record.aliases
@@ -150,9 +156,9 @@ def _index(pages: dict[str, list[ObjectiveRecord]]) -> str:
         "## Coupled over the batch",
         prose(
             "The loss of an item depends on the other items of the batch, so that several micro-batches under gradient "
-            "accumulation do not equal one batch; `loss.batch_coupled` says so and the loss warns once. Region losses "
-            "are not coupled with `region='sequence'`. `kto` with `running_kl=True` and `bco_pair` with "
-            "`running_delta=True` become coupled through their running mean.",
+            "accumulation do not equal one batch; `loss.batch_coupled` says so. Region losses are not coupled with "
+            "`region='sequence'`. `kto` with `running_kl=True` and `bco_pair` with `running_delta=True` become coupled "
+            "through their running mean.",
             links,
         ),
         "\n".join(
@@ -201,6 +207,7 @@ def _page(page: str, records: list[ObjectiveRecord]) -> str:
         f"# {PAGES[page].title}",
         prose(PAGES[page].intro, links),
         f"Called as `loss({CALLED_WITH[PAGES[page].family]})`. [How to choose](README.md#how-to-choose).",
+        *([EXAMPLES[page]] if page in EXAMPLES else []),
         contents,
         *(block for record in records for block in _section(record, links)),
     )
@@ -225,7 +232,7 @@ def _section(record: ObjectiveRecord, links: dict[str, str]) -> Iterator[str]:
 
 def _curves(record: ObjectiveRecord, links: dict[str, str]) -> str:
     # Neither the names nor the sentence on the setting depend on the number of points.
-    curve = loss_curve(record.name, points=2)
+    curve = loss_curve(record.name, points=2, span=SPANS.get(record.name))
     panels = "Loss and gradient" if curve.implied_target is None else "Loss, gradient and implied target"
     shown = f"![{panels} of {record.name} over the {curve.x_name}. {curve.setting}]({record.name}.png)"
     beside = ", ".join(_code_link(text, links) for text in BESIDE.get(record.name, ()))

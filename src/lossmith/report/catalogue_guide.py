@@ -36,11 +36,11 @@ PAGES = {
             ),
             (
                 "Some labels or tokens are wrong",
-                "`generalized_cross_entropy` (q of 0.5 to 0.8); `tailr` where only "
-                "garbage near p = 0 shall go; not `focal`, which learns wrong labels hardest",
+                "`generalized_cross_entropy` (q of 0.5 to 0.8); `tailr` to leave out only tokens that the model finds "
+                "absurd (p near 0); not `focal`, which learns wrong labels hardest",
             ),
             (
-                "A strong model shall not unlearn what it knows",
+                "A strong model should keep what it knows",
                 "`dft`, `generalized_cross_entropy` (q of 1 and more), "
                 "`deft` (nothing to tune); none of them for what is new to the model",
             ),
@@ -54,8 +54,13 @@ PAGES = {
                 "`confidence_penalty`, or `cross_entropy` with `label_smoothing`",
             ),
             ("Logits drift (half precision, long training)", "`z_loss` as a term: `cross_entropy + z_loss`"),
-            ("Tokens that must not be said", "`unlikelihood` as a term over its own labels"),
-            ("To reproduce the segmentation losses", "`self_adjusting_dice`, after a look at its picture"),
+            (
+                "Tokens that must not be said",
+                "`unlikelihood` in a call of its own, with those tokens as labels: all terms of a sum share theirs. "
+                "Where a position is either right or wrong also `cross_entropy[right] + unlikelihood[wrong]`, with a "
+                "scope for each",
+            ),
+            ("To repeat studies with segmentation losses", "`self_adjusting_dice`, after a look at its picture"),
         ),
     ),
     "region": Page(
@@ -66,8 +71,8 @@ PAGES = {
         "simplest one, a region of one token, in which the overlap losses differ only by how they bend.",
         guide=(
             (
-                "The score is an F1 of classes, some of them rare",
-                "`dice`; `generalized_dice` where the classes are very uneven and jumps are bearable",
+                "The score is an F1 over classes, some of them rare",
+                "`dice`; `generalized_dice` where the classes are very uneven and a loss that jumps is acceptable",
             ),
             (
                 "The score is an intersection over union",
@@ -76,7 +81,7 @@ PAGES = {
             ),
             (
                 "A miss costs more than a false alarm, or less",
-                "`tversky`; `focal_tversky` late, when most classes are nearly right",
+                "`tversky`; `focal_tversky` late in training, when most classes are nearly right",
             ),
             ("Free text, where most classes have one token", "none of them alone: stay with a token loss"),
         ),
@@ -93,12 +98,13 @@ PAGES = {
                 "Proxies, first",
                 "`normalized_softmax`: no margin, one temperature, any batch; `proxy_nca` where lengths mean something",
             ),
-            ("A class has several modes", "`soft_triple`; in the batch `nca`, which is content with one near positive"),
+            ("A class has several modes", "`soft_triple`; without proxies `nca`, to which one near positive is enough"),
             ("Many classes, few examples of each per batch", "`proxy_anchor`"),
             ("Many classes, clean labels, enough steps", "`arcface`, `cosface`"),
             (
                 "A few classes with many rows of each per batch",
-                "`supcon`; `multi_similarity` where hard pairs, `circle` where the worse side should count most",
+                "`supcon`; `multi_similarity` if hard pairs should count most, `circle` if the worse of both sides "
+                "should",
             ),
             ("Pairs: two views, a question and its answer", "`nt_xent`, `n_pairs`"),
             ("A threshold on the distance decides later", "`contrastive`"),
@@ -112,7 +118,8 @@ PAGES = {
         intro="One loss per pair of a chosen and a rejected completion (`kto_pair`: per completion). The pictures "
         "follow one pair along its log-ratio margin $\\rho$: how much more the chosen than the rejected completion "
         "gained over the reference, half of it by the rise of the one, half by the fall of the other. At 0 policy and "
-        "reference agree. The range is set by beta, so that shapes can be compared.",
+        "reference agree. Losses without a reference (`cpo`, `orpo`, `simpo`) follow the difference of the two "
+        "log-probabilities. The range is set by beta, so that shapes can be compared.",
         guide=(
             ("Clean pairs and a reference model", "`dpo`: the baseline"),
             (
@@ -120,7 +127,10 @@ PAGES = {
                 "`cdpo`, which stops at a finite margin; `robust_dpo` where the share is known",
             ),
             ("Pairs that are right should stop moving the policy", "`hinge`"),
-            ("Nearly deterministic preferences, margins without end", "`ipo`, which pulls back from beyond its margin"),
+            (
+                "Nearly certain preferences, margins that grow without end",
+                "`ipo`, which pulls back what is beyond its margin",
+            ),
             ("The likelihood of chosen answers falls", "`dpop`, `nca_pair`"),
             ("Answers grow longer and longer", "`dpo_length_normalized`; `simpo` without a reference"),
             ("No memory or time for a reference", "`simpo`, `cpo`; `orpo` from a base model, in one stage"),
@@ -135,11 +145,13 @@ PAGES = {
     "discovered": Page(
         title="Discovered preference losses",
         family="preference",
-        intro="The seven preference losses that a language model wrote (Lu et al. 2024). All take `form`: "
+        intro="The seven preference losses that a language model wrote (Lu et al. 2024); in code they are of family "
+        '`"preference"` like the others. All take `form`: '
         '`"discovered"` is the function as it was written, with a beta of 0.05 in it; `"released"`, the default, is '
         "the authors' corrected code, in which every use of the margin scales with beta. Several are not monotone: "
         "they push some pairs *down*. Look at the gradient before you train. The pictures are those of the other "
-        "preference losses; the ones coupled over the batch see three more pairs, at margins -4.3, 1.1 and 6.7.",
+        "preference losses; the ones coupled over the batch see three more pairs, at margins -4.3, 1.1 and 6.7, and "
+        "`lrml` is drawn over a tenth of the range, where it differs.",
         guide=(
             ("Noisy labels, where the noise sits in close pairs", "`lrml` (DiscoPOP), many or long steps"),
             ("Labels may be flipped", "`padll`: half the force on pairs far on the wrong side"),
@@ -179,24 +191,33 @@ BESIDE = {
     "aql": ("aql(form='discovered')", "dpo(beta=0.05)"),
     "pfl": ("pfl(form='discovered')", "dpo(beta=0.05)"),
     **dict.fromkeys(("lrml", "padll", "cell", "dbaql", "aqfl"), ("dpo(beta=0.05)",)),
+    "orpo": ("cpo",),
     "kto": ("bco",),
     "bco": ("kto",),
 }
 """Loss -> what its picture shows beside it: its other form, a setting or a relative that explains its shape."""
 
+SPANS = {"lrml": 0.5}
+"""Loss -> `span` of its picture, where the usual one hides what is particular to it."""
+
 NOTES = {
-    "mile": "A batch of one token has weight 1, so the line is that of `cross_entropy`; the weights show in larger "
-    "batches only.",
+    "mile": "A token alone has weight 1, so this line is that of `cross_entropy`. In a batch the weight is 1 plus the "
+    "token's entropy over the mean of that: of one undecided token (entropy 0.69 nats, p = 0.5 of two classes) and one "
+    "sure token (entropy 0), the first has weight 1.26 and the second 0.74.",
     "tailr": "At the default the weight falls only below p of about 0.0001, so its line looks like that of "
     "`cross_entropy`.",
     "unlikelihood": "The label is the token that should not be said.",
-    "z_loss": "The logit of the label rises and the other stays at 0; the loss would be the same for any other label.",
+    "z_loss": "The logit of the label rises and the other stays at 0; the loss would be the same for any other label. "
+    "It pulls by 0.001 at most, so that its implied target is p itself and hides the dotted line.",
     "contrastive": "The kink at -0.5 is where the negatives come within their margin.",
     "triplet_margin": "The mean runs over violating triplets only, so it steps where one joins or leaves.",
     "arcface": "The step at -0.88 is where the angle plus the margin passes 180 degrees.",
     "circle": "The two weights are constants in the gradient; that of the negatives ends at 0.4.",
     "aot_unpaired": "The slope steps where the moving pair changes its rank.",
-    **dict.fromkeys(("lrml", "dbaql", "aqfl"), "At the default beta both forms are this line."),
+    "lrml": "At the default beta both forms are this line. Where the gradient is positive, between -2.4 and 1.4 nats, "
+    "a pair falls back; far out on the left the loss is that of `dpo`.",
+    **dict.fromkeys(("dbaql", "aqfl"), "At the default beta both forms are this line."),
+    "orpo": "At the left end the rejected completion has probability one, and its odds are infinite.",
     "cell": "Both forms are this line.",
     "padll": "Both forms are this line. The loss jumps up where the pair becomes right, though the gradient is "
     "negative on both sides.",

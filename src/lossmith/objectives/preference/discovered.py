@@ -129,7 +129,7 @@ def padll_loss(
 
     Use when:
         Labels may be flipped: pairs far on the wrong side pull half as hard. Compare gradients, not values: the jump
-        makes the loss a bad thing to watch.
+        makes the loss a poor guide.
 
     Relatives:
         Equals 0.9 times `dpo` at $\rho \ge 0$ and 0.45 times `dpo` below. `cdpo` and `robust_dpo` model flipped labels.
@@ -185,7 +185,7 @@ def cell_loss(
         https://arxiv.org/abs/2406.08414. Deviation: the exponential continues as its tangent below x = -50.
 
     Use when:
-        Labels are clean and wrong pairs must be mended first. Not with noisy labels or a large beta: one pair at
+        Labels are clean and wrong pairs must be put right first. Not with noisy labels or a large beta: one pair at
         x = -20 weighs as much as 300 million at 0; clip gradients.
 
     Relatives:

@@ -165,7 +165,7 @@ def exo_pair_loss(
 
     Use when:
         A policy too small to cover all good answers should settle on some of them; not from a start where pairs
-        are lost by far, since the slope vanishes there ($x \ll 0$).
+        are far on the wrong side, since the slope vanishes there ($x \ll 0$).
 
     Relatives:
         `cdpo` is the forward divergence between the same two distributions plus a constant, with the same minimum.

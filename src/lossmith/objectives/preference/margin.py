@@ -110,8 +110,8 @@ def hinge_loss(
         You want pairs that are already right to stop moving the policy; not when all pairs must keep contributing.
 
     Relatives:
-        `dpo` is its smooth version: on pairs lost by far both slopes are $-\beta$. `ipo` also aims at a margin, but
-        pulls back from beyond it.
+        `dpo` is its smooth version: on pairs far on the wrong side both slopes are $-\beta$. `ipo` also aims at a
+        margin, but pulls back from beyond it.
 
     Elsewhere:
         TRL: `loss_type="hinge"`, same value. HALOs' `SLiCTrainer` keeps the paper's form: `beta` is the margin

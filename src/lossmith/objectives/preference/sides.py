@@ -292,7 +292,7 @@ def apo_zero_loss(
 
     Use when:
         The chosen answers are better than what the policy writes; if the policy is already better than both, take
-        `apo_down`. Not for far-off starts: a completion that has lost by far has almost no slope.
+        `apo_down`. Not from a poor start: a completion far on the wrong side has almost no slope.
 
     Relatives:
         Equals `kto` with kl 0 of the chosen completion plus the same of the rejected one; `bco_pair` without shift is
