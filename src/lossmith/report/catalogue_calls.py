@@ -231,7 +231,8 @@ def calls_text(records: Sequence[ObjectiveRecord], links: Mapping[str, str]) -> 
             prose(
                 "Exact, which means that k micro-batches give the gradient of one batch, where each call gets the same "
                 "`num_items`: the number of items that count in *all* micro-batches together (with `weights`, the sum "
-                "of those). Under DDP, which averages over ranks, give the total over ranks divided by their number."
+                "of those). Under DDP, which averages over ranks, give the total over ranks divided by their number "
+                "(the total itself to metric losses with `gather=True`)."
             ),
             ACCUMULATION,
             "\n".join(
