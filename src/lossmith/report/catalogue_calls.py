@@ -242,7 +242,8 @@ def calls_text(records: Sequence[ObjectiveRecord], links: Mapping[str, str]) -> 
                     f"unpaired losses {exact_unpaired}. Neither `running_kl` nor `running_delta` is exact.",
                     "- **Not exact**: [those coupled over the batch](#coupled-over-the-batch). An item's loss depends "
                     "on the other items of its micro-batch, and no divisor mends that. Such a loss warns once, where "
-                    "`num_items` is more than the items of the call (on a GPU: more than the batch has, as counting what is valid would make it wait).",
+                    "`num_items` is more than the items of the call (on a GPU: more than "
+                    " the batch has, as counting what is valid would make it wait).",
                 ]
             ),
         ]
