@@ -262,7 +262,7 @@ BAD = [
         for value in (0.0, -0.1)
     ),
     *(
-        (name, {"label_smoothing": value}, rf"`label_smoothing` must be in \[0, 0.5\), got {value}")
+        (name, {"label_smoothing": value}, rf"`label_smoothing` must be in [\[(]0, 0.5\), got {value}")
         for name in ("cdpo", "robust_dpo", "exo_pair", "aot", "aot_unpaired")
         for value in (-0.1, 0.5, math.nan)
     ),

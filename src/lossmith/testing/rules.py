@@ -13,7 +13,7 @@ import torch
 from lossmith._typing import Tensor
 from lossmith.errors import LossmithWarning, ObjectiveInputError
 from lossmith.testing.constants import hold_constants
-from lossmith.testing.samples import ROWS, draw_batch, extreme_batches, statistics_of
+from lossmith.testing.samples import ROWS, Batch, draw_batch, extreme_batches, statistics_of
 from lossmith.testing.subject import Failure, Skip, Subject, require_equal, require_finite, run, slopes
 
 DRAWS = 3
@@ -285,6 +285,12 @@ def settings(subject: Subject) -> None:
     proxies = dict(subject.module().named_parameters()).get("proxies")
     for _, batch in extreme_batches(subject.record, proxies=proxies):
         draws.append(statistics_of(subject.record, batch, proxies=proxies))
+    if subject.record.family == "token":
+        # Rows long enough for statistics of the most probable classes only.
+        wide = Batch(
+            {"logits": torch.linspace(-2, 3, 62, dtype=torch.float64).view(2, 31), "labels": torch.tensor([4, 30])}
+        )
+        draws.append(statistics_of(subject.record, wide, proxies=None))
     for name, default in (subject.record.hyperparameters | subject.hyperparameters).items():
         if isinstance(default, str):
             continue
