@@ -5,8 +5,6 @@ from pathlib import Path
 
 import torch
 
-import lossmith
-
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -36,10 +34,3 @@ def test_links_lead_somewhere():
         assert (ROOT / file).exists()
         if anchor:
             assert f"\n### {anchor.replace('-', ' ').capitalize()}\n" in (ROOT / file).read_text(encoding="utf-8")
-
-
-def test_the_losses_that_accumulate_exactly_are_counted():
-    records = lossmith.list_losses()
-    exact = [record for record in records if not record.batch_coupled]
-    assert f"({len(exact)} of {len(records)}, and the\n6 region losses" in README
-    assert len([record for record in records if record.family == "region" and record.batch_coupled]) == 6
