@@ -43,7 +43,8 @@ def kto_loss(
         undesirable_weight: Weight of bad completions, >= 0.
 
     Returns:
-        One loss per completion, between 0 and its weight. Equal to half the weight where policy and reference agree.
+        One loss per completion, between 0 and its weight. Equal to half the weight where policy and reference agree and
+        `kl` is 0.
 
     Raises:
         ObjectiveInputError: If `beta` is not positive or a weight is negative.

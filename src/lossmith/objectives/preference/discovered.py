@@ -175,7 +175,7 @@ def cell_loss(
 
     Returns:
         One loss per pair, in nats, >= 0. Equal to (1 + log 2)/2, with slope -0.75 beta, where policy and reference
-        agree.
+        agree. Its slope grows to beta e^50 / 2 on pairs lost by far, beyond the range of float16: give float32.
 
     Raises:
         ObjectiveInputError: If `beta` is not positive or `form` is unknown.
