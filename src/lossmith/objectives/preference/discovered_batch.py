@@ -50,8 +50,8 @@ def dbaql_loss(
         form: "released" (variance of $x/0.05$) or "discovered" (variance of $\rho$); equal at beta = 0.05.
 
     Returns:
-        One loss per pair, in nats, >= 0. Equal to (1 + log 2)/2 where policy and reference agree on all pairs. Its slope
-        grows to about beta e^50 / 2 on pairs lost by far, beyond the range of float16: give float32.
+        One loss per pair, in nats, >= 0. Equal to (1 + log 2)/2 where policy and reference agree on all pairs. Its
+        slope can grow to 0.45 beta e^50 on pairs lost by far, beyond the range of float16: give float32.
 
     Raises:
         ObjectiveInputError: If `beta` is not positive or `form` is unknown.
