@@ -19,6 +19,11 @@ from lossmith.objectives import ObjectiveRecord
 IGNORE_INDEX = -100
 """Label of a row that does not count."""
 
+_HINTS = {
+    "kl": " Give log-ratios of policy to reference over prompts paired with other prompts' completions (any number; they "
+    "are averaged), or torch.tensor(0.0) to go without.",
+}
+
 Inputs = dict[str, Tensor]
 
 
@@ -79,7 +84,8 @@ class LossModule(nn.Module, ABC):
         inputs = {name: value for name, value in inputs.items() if value is not None}
         missing = [name for name in self.required if name not in inputs]
         if missing:
-            raise ObjectiveInputError(f"'{self}' also needs {', '.join(f'`{name}`' for name in missing)}.")
+            hint = "".join(_HINTS.get(name, "") for name in missing)
+            raise ObjectiveInputError(f"'{self}' also needs {', '.join(f'`{name}`' for name in missing)}.{hint}")
         tensors: Inputs = {}
         for name, value in inputs.items():
             if not isinstance(value, Tensor):
