@@ -20,8 +20,8 @@ IGNORE_INDEX = -100
 """Label of a row that does not count."""
 
 _HINTS = {
-    "kl": " Give log-ratios of policy to reference over prompts paired with other prompts' completions (any number; they "
-    "are averaged), or torch.tensor(0.0) to go without.",
+    "kl": " Give log-ratios of policy to reference over prompts paired with other prompts' completions (any number; "
+    "they are averaged), or torch.tensor(0.0) to go without.",
 }
 
 Inputs = dict[str, Tensor]
