@@ -9,6 +9,7 @@ from pathlib import Path
 
 from test_compare import command_words
 
+from lossmith.errors import EvidenceError
 from lossmith.evidence import VOLATILE_FIELDS, EvidenceStore
 
 KILLS = 10
@@ -25,27 +26,39 @@ def attempts(folder: Path) -> int:
         return sum(record.attempts for record in store.records())
 
 
+def finished(folder: Path) -> int:
+    if not (folder / "evidence.sqlite").exists():
+        return 0
+    try:
+        return len(rows(folder))
+    except EvidenceError:
+        return 0  # the file is there a moment before its tables
+
+
 def test_ten_kills_change_no_row(settings, tmp_path):
     words = [sys.executable, "-m", "lossmith", "compare", *command_words(settings | {"seeds": 6, "epochs": 12})]
-    began = time.monotonic()
     calm_run = subprocess.Popen([*words, "--out", str(tmp_path / "calm")], stdout=subprocess.PIPE, text=True)
     assert calm_run.stdout is not None
     assert calm_run.stdout.readline().startswith("[ 1/12]")
-    first_run = time.monotonic() - began
+    began = time.monotonic()
     calm_run.communicate(timeout=600)
+    one_run = (time.monotonic() - began) / 11
     assert calm_run.returncode == 0
 
     draw = random.Random(20)
     disturbed = [*words, "--out", str(tmp_path / "killed")]
     finished_before_kill = []
     for _ in range(KILLS):
+        before = finished(tmp_path / "killed")
         process = subprocess.Popen(disturbed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # From before the first run of this process to some runs later.
-        time.sleep(first_run * draw.uniform(0.7, 1.2))
+        # Once one more run is finished, at a random moment of the next one or two: however slow the machine is, the
+        # kill hits a run, and ten kills leave work to do for those that come later.
+        while process.poll() is None and finished(tmp_path / "killed") == before:
+            time.sleep(0.02)
+        time.sleep(one_run * draw.uniform(0.0, 1.2))
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
-        stored = tmp_path / "killed" / "evidence.sqlite"
-        finished_before_kill.append(len(rows(tmp_path / "killed")) if stored.exists() else 0)
+        finished_before_kill.append(finished(tmp_path / "killed"))
     subprocess.run(disturbed, check=True, capture_output=True, timeout=600)
 
     calm, killed = rows(tmp_path / "calm"), rows(tmp_path / "killed")
