@@ -99,6 +99,13 @@ def test_progress_travels_with_the_state() -> None:
     assert not build("cross_entropy + focal").state_dict()
 
 
+@pytest.mark.parametrize("text", ["cross_entropy -> focal @ 0.3", "cross_entropy + focal", "bco", "supcon"])
+def test_a_loss_made_on_the_meta_device_can_be_given_memory(text: str) -> None:
+    with torch.device("meta"):
+        module = lossmith.loss(text)
+    assert all(not value.is_meta for value in module.to_empty(device="cpu").state_dict().values())
+
+
 def test_a_phase_that_does_not_count_keeps_its_proxies_in_the_graph() -> None:
     module = _scheduled("cross_entropy -> 0.4*cross_entropy + 0.6*soft_triple @ 0.5")
     module.set_progress(0.2)

@@ -164,7 +164,8 @@ class WeightedSum(LossModule):
         exact = self.progress
         super()._apply(fn, recurse)
         # A loss cast to half precision still knows where in training it is.
-        self.progress = exact.to(self.progress.device)
+        if self.progress.element_size() < 4:
+            self.progress = exact.to(self.progress.device)
         return self
 
     def _checked_scopes(self, scopes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
