@@ -7,6 +7,7 @@ from typing import Any
 
 from lossmith._debug import debug
 from lossmith._version import __version__
+from lossmith.engines import LinearLogits, set_chunk_budget
 from lossmith.errors import LossmithError, ObjectiveInputError
 from lossmith.nn import loss
 from lossmith.objectives import list_losses, objective
@@ -21,4 +22,14 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'lossmith' has no attribute '{name}'")
 
 
-__all__ = ["LossmithError", "ObjectiveInputError", "__version__", "debug", "list_losses", "loss", "objective"]
+__all__ = [
+    "LinearLogits",
+    "LossmithError",
+    "ObjectiveInputError",
+    "__version__",
+    "debug",
+    "list_losses",
+    "loss",
+    "objective",
+    "set_chunk_budget",
+]

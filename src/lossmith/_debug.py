@@ -1,6 +1,6 @@
 """`lossmith.debug()`: checks that read tensor values, which make a GPU wait and are therefore off by default."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -94,10 +94,10 @@ def check_finite_weights(weights: Tensor | None, valid: Tensor) -> None:
         check_finite_rows("weights", weights[valid], valid)
 
 
-def check_possible_labels(logits: Tensor, labels: Tensor, valid: Tensor) -> None:
+def check_possible_labels(label_scores: Callable[[], Tensor], labels: Tensor, valid: Tensor) -> None:
     """Under `debug()`, raise `ObjectiveInputError` where the label's own logit is -inf: its loss is infinite."""
     if debugging() and len(labels):
-        own = logits.gather(1, labels[:, None]).squeeze(1)
+        own = label_scores()
         if bool((own == -torch.inf).any()):
             place = (own == -torch.inf).nonzero()[0, 0]
             _refuse("logits", -torch.inf, valid.nonzero()[place], more=f" for the label {labels[place].item()}")

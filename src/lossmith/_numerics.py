@@ -1,8 +1,22 @@
 """Small numerical pieces that keep losses exact at the ends of their range."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from lossmith._typing import Float, Tensor
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Autocast off: inside it a matrix product of float32 rows would be rounded to half precision."""
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            yield
+    else:
+        yield
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -53,11 +53,28 @@ def reduce_loss(
     return total / _divisor(valid, weights, num_items, total)
 
 
-def _weigh(losses: Tensor, valid: Tensor, weights: Tensor, *, needs_positive: bool) -> tuple[Tensor, Tensor]:
-    if weights.shape != losses.shape:
+def own_divisor(valid: Tensor, weights: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What "mean" divides by where the caller does not say: items that count, or the sum of their weights; 1 for 0.
+
+    Raises:
+        ObjectiveInputError: For weights of another shape or negative ones.
+    """
+    like = valid.to(dtype)
+    return _divisor(
+        valid, None if weights is None else _weigh(like, valid, weights, needs_positive=True)[1], None, like
+    )
+
+
+def check_weights_shape(weights: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise `ObjectiveInputError` unless there is one weight per item."""
+    if tuple(weights.shape) != tuple(shape):
         raise ObjectiveInputError(
-            f"`weights` must have one entry per item, {tuple(losses.shape)}, got {tuple(weights.shape)}."
+            f"`weights` must have one entry per item, {tuple(shape)}, got {tuple(weights.shape)}."
         )
+
+
+def _weigh(losses: Tensor, valid: Tensor, weights: Tensor, *, needs_positive: bool) -> tuple[Tensor, Tensor]:
+    check_weights_shape(weights, losses.shape)
     # An ignored item may carry any weight, NaN included: it is removed, not multiplied.
     weights = torch.where(valid, weights.to(losses.dtype), torch.zeros_like(losses))
     if needs_positive and (weights.device.type == "cpu" or debugging()) and bool((weights < 0).any()):

@@ -1,6 +1,7 @@
 """Logits as the linear map that would make them: accepted wherever logits are, and never built."""
 
 import math
+from copy import copy
 from typing import Any, final
 
 import torch
@@ -122,6 +123,16 @@ class LinearLogits:
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
         return scores
+
+    def flattened(self) -> "LinearLogits":
+        """The same logits with one axis for all rows."""
+        flat = copy(self)
+        flat.hidden = self.hidden.reshape(-1, self.hidden.shape[-1])
+        return flat
+
+    def zero(self) -> Float[Tensor, ""]:
+        """A 0 in the graph of everything that the logits are made of, whatever values that holds."""
+        return torch.stack([part.reshape(-1)[:0].sum().to(self.dtype) for part in self.parts]).sum()
 
     def __repr__(self) -> str:
         parts = [f"hidden={tuple(self.hidden.shape)}", f"weight={tuple(self.weight.shape)}"]

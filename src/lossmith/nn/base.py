@@ -2,18 +2,20 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from lossmith._checks import check_positive, check_same_device, did_you_mean
+from lossmith._checks import check_one_of, check_positive, check_same_device, did_you_mean
 from lossmith._debug import check_finite_weights, debugging
+from lossmith._numerics import full_precision
 from lossmith._reduce import NumItems, reduce_loss
 from lossmith._typing import Tensor
+from lossmith.engines import LinearLogits, StatisticsSource
 from lossmith.errors import LossmithWarning, ObjectiveInputError
+from lossmith.nn.plan import Plan
 from lossmith.objectives import ObjectiveRecord
 
 IGNORE_INDEX = -100
@@ -24,7 +26,8 @@ _HINTS = {
     "they are averaged), or torch.tensor(0.0) to go without.",
 }
 
-Inputs = dict[str, Tensor]
+Inputs = dict[str, Any]
+"""Tensors by name; `logits` may be `LinearLogits` or a source of statistics."""
 
 
 class LossModule(nn.Module, ABC):
@@ -61,6 +64,39 @@ class LossModule(nn.Module, ABC):
     def set_progress(self, progress: float) -> None:
         """Say which share of training is done, in [0, 1]; only a schedule listens."""
 
+    def plan(
+        self,
+        *args: object,
+        weights: Tensor | Mapping[str, Tensor] | None = None,
+        num_items: NumItems | Mapping[str, NumItems] | None = None,
+        reduction: str = "mean",
+        **kwargs: object,
+    ) -> Plan:
+        """How a call with these arguments is going to be computed, and why: engine, plan, products, memory.
+
+        It takes what a call takes and computes nothing but which rows count.
+
+        Raises:
+            ObjectiveInputError: For arguments that a call would refuse.
+
+        Example:
+            >>> import lossmith
+            >>> logits = lossmith.LinearLogits(torch.ones(4, 3, requires_grad=True), torch.ones(8, 3))
+            >>> plan = lossmith.loss("focal").plan(logits, torch.tensor([0, 1, 2, -100]))
+            >>> plan.engine, plan.name, plan.products, plan.items
+            ('chunked', 'gradient in forward', 2, 3)
+        """
+        inputs = self.bind(args, kwargs)
+        check_one_of("reduction", reduction, ("none", "sum", "mean"))
+        return self._plan(inputs, weights, reduction)
+
+    def _plan(self, inputs: Inputs, weights: object, reduction: str) -> Plan:
+        first = inputs[self.required[0]]
+        reason = f"'{self}' is a formula of numbers that exist already."
+        return Plan(
+            engine="dense", name="dense", products=0, items=len(first), chunks=1, scratch_bytes=0, reason=reason
+        )
+
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Inputs:
         """The inputs by name, those left out or None missing.
 
@@ -88,8 +124,12 @@ class LossModule(nn.Module, ABC):
             raise ObjectiveInputError(f"'{self}' also needs {', '.join(f'`{name}`' for name in missing)}.{hint}")
         tensors: Inputs = {}
         for name, value in inputs.items():
+            if name == "logits" and isinstance(value, LinearLogits | StatisticsSource):
+                tensors[name] = value
+                continue
             if not isinstance(value, Tensor):
-                raise ObjectiveInputError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}.")
+                kinds = "a torch.Tensor or lossmith.LinearLogits" if name == "logits" else "a torch.Tensor"
+                raise ObjectiveInputError(f"`{name}` must be {kinds}, got {type(value).__name__}.")
             tensors[name] = value
         check_same_device(**tensors)
         return tensors
@@ -159,11 +199,15 @@ class ObjectiveModule(LossModule):
         item_weights: Tensor | None = self._own(weights, "weights")
         divisor: NumItems | None = self._own(num_items, "num_items")
         self._check_places(inputs, item_weights)
-        with _full_precision(inputs):
-            losses, valid = self.item_losses(inputs)
-            check_finite_weights(item_weights, valid)
-            self._warn_of_accumulation(divisor, valid)
-            return self.reduce(losses, valid, item_weights, divisor, reduction)
+        with full_precision(next(iter(inputs.values())).device):
+            return self.evaluate(inputs, item_weights, divisor, reduction)
+
+    def evaluate(self, inputs: Inputs, weights: Tensor | None, num_items: NumItems | None, reduction: str) -> Tensor:
+        """The loss of inputs that are bound and checked."""
+        losses, valid = self.item_losses(inputs)
+        check_finite_weights(weights, valid)
+        self._warn_of_accumulation(num_items, valid)
+        return self.reduce(losses, valid, weights, num_items, reduction)
 
     @abstractmethod
     def item_losses(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -242,17 +286,6 @@ class ObjectiveModule(LossModule):
                 LossmithWarning,
                 stacklevel=4,
             )
-
-
-@contextmanager
-def _full_precision(inputs: Inputs) -> Iterator[None]:
-    """Autocast off: inside it a matrix product of float32 rows would be rounded to half precision."""
-    device = next(iter(inputs.values())).device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False):
-            yield
-    else:
-        yield
 
 
 def graph_zero(*tensors: Tensor) -> Tensor:

@@ -1,37 +1,95 @@
 """Modules on logits and aligned labels: token losses and region losses."""
 
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
 
 from lossmith._checks import check_label_range, check_labels, check_one_of
-from lossmith._debug import check_finite_rows, check_possible_labels
-from lossmith._numerics import at_least_float32
+from lossmith._debug import check_finite_weights
+from lossmith._reduce import NumItems, check_weights_shape, own_divisor
 from lossmith._typing import Tensor
-from lossmith.engines import DenseTokenStatistics, region_statistics
+from lossmith.engines import Demand, DenseSource, LinearLogits, StatisticsSource
 from lossmith.errors import ObjectiveInputError
 from lossmith.nn.base import IGNORE_INDEX, Inputs, ObjectiveModule, scatter
+from lossmith.nn.linear import LinearCall, LinearTerm
+from lossmith.nn.plan import Plan
 from lossmith.objectives import ObjectiveRecord
 
 
-@final
-class TokenLoss(ObjectiveModule):
-    """A token objective on `logits` [..., vocab] against aligned `labels` [...]; a label of -100 does not count."""
+class LogitsLoss(ObjectiveModule):
+    """A loss on logits, built or not."""
 
     inputs = ("logits", "labels")
 
-    def item_losses(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """One loss per label, in the shape of `labels`."""
-        logits, labels, valid = _checked(inputs)
-        rows, classes = _counted(logits, labels, valid)
-        check_finite_rows("logits", rows, valid, masked=True)
-        check_possible_labels(rows, classes, valid)
-        statistics = DenseTokenStatistics(rows, classes).get(self.needed)
-        return scatter(self.apply_function(statistics, rows=len(classes)), valid), valid
+    @abstractmethod
+    def demand(self, labels: Tensor) -> Demand:
+        """What it reads of logits against these labels."""
+
+    def term(self, labels: Tensor) -> LinearTerm:
+        """Itself as a term of a call on `LinearLogits`."""
+        return LinearTerm(name=str(self), record=self.record, demand=self.demand(labels))
+
+    def evaluate(self, inputs: Inputs, weights: Tensor | None, num_items: NumItems | None, reduction: str) -> Tensor:
+        """The loss, by the plan that suits the call."""
+        if not isinstance(inputs["logits"], LinearLogits):
+            return super().evaluate(inputs, weights, num_items, reduction)
+        call, labels = self._call(inputs, weights, reduction), inputs["labels"]
+        if not call.in_forward:
+            return super().evaluate({**inputs, "logits": call.source()}, weights, num_items, reduction)
+        valid = labels != IGNORE_INDEX
+        if weights is not None:
+            check_weights_shape(weights, labels.shape)
+            check_finite_weights(weights, valid)
+        if reduction == "mean" and num_items is None:
+            num_items = own_divisor(valid, weights, call.linear.dtype)
+        whole = super()
+
+        def evaluate(source: StatisticsSource, take: Callable[[Tensor], Tensor]) -> Tensor:
+            part = {"logits": source, "labels": take(labels)}
+            return whole.evaluate(part, None if weights is None else take(weights), num_items, reduction)
+
+        return call.run_in_forward(evaluate)
+
+    def _plan(self, inputs: Inputs, weights: object, reduction: str) -> Plan:
+        return logits_plan(inputs, lambda: self._call(inputs, weights, reduction))
+
+    def _call(self, inputs: Inputs, weights: object, reduction: str) -> LinearCall:
+        linear, labels = inputs["logits"], inputs["labels"]
+        check_logits_labels(linear.shape, labels)
+        given = (weights,) if isinstance(weights, Tensor) else ()
+        return LinearCall(linear=linear, terms=[self.term(labels)], weights=given, reduction=reduction)
+
+
+def logits_plan(inputs: Inputs, call: Callable[[], LinearCall]) -> Plan:
+    """The plan of a call on logits, built or not."""
+    logits = inputs["logits"]
+    if isinstance(logits, LinearLogits):
+        return call().plan()
+    rows = int((inputs["labels"] != IGNORE_INDEX).sum())
+    reason = "The logits exist already; `lossmith.LinearLogits` would do without them."
+    return Plan(engine="dense", name="dense", products=0, items=rows, chunks=1, scratch_bytes=0, reason=reason)
 
 
 @final
-class RegionLoss(ObjectiveModule):
+class TokenLoss(LogitsLoss):
+    """A token objective on `logits` [..., vocab] against aligned `labels` [...]; a label of -100 does not count."""
+
+    def demand(self, labels: Tensor) -> Demand:
+        """What it reads of logits against these labels."""
+        return Demand(labels=labels, names=self.needed)
+
+    def item_losses(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """One loss per label, in the shape of `labels`."""
+        source, labels, valid = _checked(inputs)
+        statistics = source.tokens(labels, self.needed)
+        rows = len(next(iter(statistics.values())))
+        return scatter(self.apply_function(statistics, rows=rows), valid), valid
+
+
+@final
+class RegionLoss(LogitsLoss):
     """A region objective on `logits` [..., vocab] against aligned `labels` [...]: one loss per region.
 
     Args:
@@ -42,8 +100,6 @@ class RegionLoss(ObjectiveModule):
         gather: Whether the region is the batch of all ranks of torch.distributed; the mean over ranks of its gradients
             (what DDP does) is the gradient of one rank that holds all rows.
     """
-
-    inputs = ("logits", "labels")
 
     def __init__(
         self,
@@ -61,45 +117,40 @@ class RegionLoss(ObjectiveModule):
         self.gather = gather
         self.batch_coupled = record.batch_coupled and region == "batch"
 
+    def demand(self, labels: Tensor) -> Demand:
+        """What it reads of logits against these labels."""
+        return Demand(labels=labels, names=self.needed, region=self.region, gather=self.gather)
+
     def item_losses(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """One loss per region: one, or as many as the first axis of `labels` is long."""
-        logits, labels, valid = _checked(inputs)
+        source, labels, _ = _checked(inputs)
         if self.region == "sequence" and labels.ndim < 2:
             raise ObjectiveInputError(
                 f"`region='sequence'` needs `labels` of shape [batch, seq], got {tuple(labels.shape)}."
             )
-        rows, classes = _counted(logits, labels, valid)
-        check_finite_rows("logits", rows, valid, masked=True)
-        check_possible_labels(rows, classes, valid)
-        counts = [len(classes)] if self.region == "batch" else valid.flatten(1).sum(1).tolist()
-        regions = region_statistics(rows, classes, counts, self.needed, gather=self.gather)
+        regions = source.regions(self.demand(labels))
         values = [self.apply_function(s, rows=len(s["class_ids"])) if s else None for s in regions]
         # An empty region is a 0; where nothing at all counts it is in the graph of the logits.
-        zero = at_least_float32(rows).new_zeros(()) if len(classes) else at_least_float32(rows).sum()
+        known = [value for value in values if value is not None]
+        zero = known[0].new_zeros(()) if known else source.zero()
         losses = torch.stack([zero if value is None else value for value in values]) if values else zero.expand(0)
         return losses, torch.tensor([bool(s) for s in regions], device=labels.device)
 
 
-def _checked(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, labels and which labels count."""
+def _checked(inputs: Inputs) -> tuple[StatisticsSource, Tensor, Tensor]:
+    """A source of statistics, labels and which labels count."""
     logits, labels = inputs["logits"], inputs["labels"]
-    if logits.ndim < 1 or not logits.is_floating_point():
-        raise ObjectiveInputError(
-            f"`logits` must be a floating-point tensor [..., vocab], got {logits.dtype} {tuple(logits.shape)}."
-        )
-    check_labels(labels, tuple(logits.shape[:-1]), scores="logits")
-    check_label_range(labels, logits.shape[-1], size_name="vocab", ignore_index=IGNORE_INDEX)
+    if isinstance(logits, Tensor):
+        if logits.ndim < 1 or not logits.is_floating_point():
+            raise ObjectiveInputError(
+                f"`logits` must be a floating-point tensor [..., vocab], got {logits.dtype} {tuple(logits.shape)}."
+            )
+        logits = DenseSource(logits)
+    check_logits_labels(logits.shape, labels)
     return logits, labels, labels != IGNORE_INDEX
 
 
-def _counted(logits: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows that count, taken out before anything is computed: an ignored NaN must not reach a gradient as 0 * NaN.
-
-    Where all count they are not copied, and by index the gradient is an addition of rows, several times faster than
-    that of a mask.
-    """
-    rows, classes = logits.reshape(-1, logits.shape[-1]), labels.flatten()
-    places = valid.flatten().nonzero().squeeze(1)
-    if len(places) == len(classes):
-        return rows, classes.long()
-    return rows.index_select(0, places), classes.index_select(0, places).long()
+def check_logits_labels(shape: tuple[int, ...], labels: Tensor) -> None:
+    """Raise `ObjectiveInputError` unless the labels are classes of logits of this shape, or -100."""
+    check_labels(labels, tuple(shape[:-1]), scores="logits")
+    check_label_range(labels, shape[-1], size_name="vocab", ignore_index=IGNORE_INDEX)

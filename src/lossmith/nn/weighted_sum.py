@@ -2,17 +2,23 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import final
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import nn
 
-from lossmith._checks import check_same_device
-from lossmith._reduce import NumItems
+from lossmith._checks import check_one_of, check_same_device
+from lossmith._numerics import full_precision
+from lossmith._reduce import NumItems, check_weights_shape, own_divisor
 from lossmith._typing import Tensor
+from lossmith.engines import LinearLogits, StatisticsSource
 from lossmith.errors import ObjectiveInputError
 from lossmith.nn.base import IGNORE_INDEX, Inputs, LossModule, graph_zero
 from lossmith.nn.composition import Composition
+from lossmith.nn.linear import LinearCall
+from lossmith.nn.logits import LogitsLoss, check_logits_labels, logits_plan
+from lossmith.nn.plan import Plan
 
 
 @final
@@ -83,35 +89,131 @@ class WeightedSum(LossModule):
             ObjectiveInputError: For missing or unknown inputs or scopes, or an int `num_items` over mixed kinds.
         """
         inputs = self.bind(args, kwargs)
+        given = [part for value in inputs.values() for part in getattr(value, "parts", (value,))]
         if reduction == "none" and len(self.items) > 1:
             raise ObjectiveInputError(
                 f"reduction 'none' needs one kind of item, this sum mixes {', '.join(self.items)}: call its terms."
             )
         divisors = self._divisors(num_items)
-        scopes = self._checked_scopes({} if scopes is None else scopes)
-        shares = self._shares()
-        total: Tensor | None = None
-        for spec, module, count in zip(self.composition.terms, self.terms, self.counts, strict=True):
-            assert isinstance(module, LossModule)
-            own = {name: inputs[name] for name in module.inputs if name in inputs}
-            if shares[spec.phase] == 0:
-                continue
-            if spec.scope is not None:
-                own["labels"] = _restrict(own["labels"], scopes[spec.scope], spec.scope)
-            loss = module(
-                **own,
-                weights=self._weights_for(module.items[0], weights),
-                num_items=divisors.get(count),
-                reduction=reduction,
+        terms = self._counting(inputs, {} if scopes is None else scopes)
+        parts: list[Tensor] = []
+        if isinstance(inputs.get("logits"), LinearLogits):
+            on_logits = [term for term in terms if isinstance(term.module, LogitsLoss)]
+            call = self._call(inputs, on_logits, weights, reduction) if on_logits else None
+            if call is not None and call.in_forward:
+                terms = [term for term in terms if not isinstance(term.module, LogitsLoss)]
+                parts.append(self._in_forward(call, on_logits, weights, divisors, reduction))
+            elif call is not None:
+                inputs["logits"] = call.source()
+        for term in terms:
+            own = {name: inputs[name] for name in term.module.inputs if name in inputs}
+            if term.labels is not None:
+                own["labels"] = term.labels
+            parts.append(
+                term.weight
+                * term.module(
+                    **own,
+                    weights=self._weights_for(term.module.items[0], weights),
+                    num_items=divisors.get(term.count),
+                    reduction=reduction,
+                )
             )
-            loss = shares[spec.phase] * spec.weight * loss
-            total = loss if total is None else total + loss
-        assert total is not None
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
         if self.scheduled:
             # Inputs and proxies of a phase that does not count keep their place in the graph, with gradient 0.
-            idle = [value for value in (*inputs.values(), *self.parameters()) if value.requires_grad]
+            idle = [value for value in (*given, *self.parameters()) if value.requires_grad]
             total = total + graph_zero(*idle).to(total.dtype) if idle else total
         return total
+
+    def plan(
+        self,
+        *args: object,
+        weights: Tensor | Mapping[str, Tensor] | None = None,
+        num_items: NumItems | Mapping[str, NumItems] | None = None,
+        reduction: str = "mean",
+        scopes: Any = None,
+        **kwargs: object,
+    ) -> Plan:
+        """How a call with these arguments is going to be computed: one plan for all terms on logits."""
+        inputs = self.bind(args, kwargs)
+        check_one_of("reduction", reduction, ("none", "sum", "mean"))
+        terms = self._counting(inputs, {} if scopes is None else scopes)
+        on_logits = [term for term in terms if isinstance(term.module, LogitsLoss)]
+        if not on_logits:
+            first = terms[0].module
+            return first.plan(**{name: inputs[name] for name in first.inputs if name in inputs}, reduction=reduction)
+        return logits_plan(inputs, lambda: self._call(inputs, on_logits, weights, reduction))
+
+    def _counting(self, inputs: Inputs, scopes: Mapping[str, Tensor]) -> list["_Counting"]:
+        """The terms that count now, with the labels of their scope."""
+        scopes = self._checked_scopes(scopes)
+        shares = self._shares()
+        restricted: dict[str | None, Tensor | None] = {None: inputs.get("labels")}
+        counting = []
+        for spec, module, count in zip(self.composition.terms, self.terms, self.counts, strict=True):
+            assert isinstance(module, LossModule)
+            if shares[spec.phase] == 0:
+                continue
+            if spec.scope is not None and spec.scope not in restricted:
+                restricted[spec.scope] = _restrict(inputs["labels"], scopes[spec.scope], spec.scope)
+            labels = restricted[spec.scope] if "labels" in module.inputs else None
+            counting.append(_Counting(module, shares[spec.phase] * spec.weight, count, labels))
+        return counting
+
+    def _call(
+        self,
+        inputs: Inputs,
+        on_logits: list["_Counting"],
+        weights: Tensor | Mapping[str, Tensor] | None,
+        reduction: str,
+    ) -> LinearCall:
+        """What the terms on logits ask of logits that are not built."""
+        check_logits_labels(inputs["logits"].shape, inputs["labels"])
+        given = [self._weights_for(term.module.items[0], weights) for term in on_logits]
+        return LinearCall(
+            linear=inputs["logits"],
+            terms=[term.module.term(term.labels) for term in on_logits],
+            weights=[one for one in given if one is not None],
+            reduction=reduction,
+        )
+
+    def _in_forward(
+        self,
+        call: LinearCall,
+        terms: list["_Counting"],
+        weights: Tensor | Mapping[str, Tensor] | None,
+        divisors: Mapping[str, NumItems],
+        reduction: str,
+    ) -> Tensor:
+        """The terms on logits, their gradients formed chunk by chunk."""
+        own_weights = self._weights_for("token", weights)
+        if own_weights is not None:
+            check_weights_shape(own_weights, call.linear.shape[:-1])
+        known = dict(divisors)
+        if reduction == "mean":
+            for term in terms:
+                valid = term.labels != IGNORE_INDEX
+                known.setdefault(term.count, own_divisor(valid, own_weights, call.linear.dtype))
+
+        def evaluate(source: StatisticsSource, take: Callable[[Tensor], Tensor]) -> Tensor:
+            own = None if own_weights is None else take(own_weights)
+            losses = [
+                term.weight
+                * term.module(
+                    logits=source,
+                    labels=take(term.labels),
+                    weights=own,
+                    num_items=known.get(term.count),
+                    reduction=reduction,
+                )
+                for term in terms
+            ]
+            return torch.stack(losses).sum()
+
+        with full_precision(call.linear.device):
+            return call.run_in_forward(evaluate)
 
     def _shares(self) -> tuple[float, ...]:
         if not self.scheduled:
@@ -181,6 +283,18 @@ class WeightedSum(LossModule):
         if unused:
             raise ObjectiveInputError(f"`scopes` holds {unused}, which no term of '{self}' names.")
         return scopes
+
+
+@dataclass(frozen=True)
+class _Counting:
+    """One term that counts in this call."""
+
+    module: Any
+    weight: float
+    count: str
+    """What its divisor counts."""
+    labels: Any
+    """Labels of its scope; None where it reads none."""
 
 
 def _union(groups: object) -> tuple[str, ...]:

@@ -1,0 +1,399 @@
+"""The triton engine: the sums of the chunked engine and their gradients by Triton kernels, for NVIDIA GPUs.
+
+One kernel multiplies and sums without writing scores. In the backward pass another one makes the scores again and
+writes their derivative, a block of rows x classes within the chunk budget and rounded as the operands are, which two
+plain matrix products turn into gradients. Nothing is added up in an order that changes from run to run.
+
+The 20 highest scores (`top`) come from the chunked engine, by one more product. What regions ask for needs the scores
+of present classes only: narrow products in torch, through the chunked engine's pieces on a narrow vocabulary.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from types import ModuleType
+
+import torch
+
+from lossmith._typing import Float, Int, Tensor
+from lossmith.engines.budget import rows_within_budget
+from lossmith.engines.gradients import Gradients, RowSlopes, TileGradient
+from lossmith.engines.products import transposed_product
+from lossmith.engines.regions import RegionColumns
+from lossmith.engines.row_sums import RowSums, SumStatistics
+from lossmith.engines.tiles import ChunkedPass, ColumnRequest, OnlineSums
+from lossmith.errors import ObjectiveInputError
+
+_CHUNK_ROWS = 8192
+"""Rows of one block of derivatives: enough for the weight's gradient to be one product."""
+_PARTIAL_SUMS = ("tilted", "squares", "centered", "ties")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Shape of one program's tile, and how it is run."""
+
+    rows: int
+    columns: int
+    inner: int
+    per_split: int
+    """Blocks of classes that one program sums over."""
+    warps: int
+    stages: int
+
+
+_BLOCKS = {
+    2: Blocks(rows=128, columns=256, inner=64, per_split=8, warps=8, stages=3),
+    4: Blocks(rows=64, columns=64, inner=32, per_split=16, warps=4, stages=2),
+    8: Blocks(rows=32, columns=32, inner=16, per_split=32, warps=4, stages=2),
+}
+"""By bytes of an operand."""
+
+
+def check_available(device: torch.device) -> ModuleType:
+    """The kernels, or a sentence that says why they cannot run.
+
+    Raises:
+        ObjectiveInputError: Without the `triton` package, or on a device that it has no code for.
+    """
+    try:
+        from lossmith.engines import triton_kernels
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "triton":
+            raise
+        raise ObjectiveInputError(
+            "impl='triton' needs the `triton` package, which is not installed: pip install triton, or use "
+            "impl='chunked'."
+        ) from error
+    if device.type != "cuda" and not triton_kernels.INTERPRETED:
+        raise ObjectiveInputError(
+            f"impl='triton' needs a CUDA device, got {device}: use impl='chunked', or set TRITON_INTERPRET=1 before "
+            f"triton is imported, to try the kernels on a CPU."
+        )
+    return triton_kernels
+
+
+def forward_sums(work: ChunkedPass) -> tuple[RowSums, list[Tensor]]:
+    """Sums of every row, and what each column request asks for."""
+    kernels = check_available(work.linear.device)
+    rows, columns = _tile_shape(work)
+    parts = []
+    for chunk in work.row_chunks(rows):
+        hidden = work.hidden_rows(chunk)
+        partial_sums = [
+            _partial_sums(kernels, work, chunk, tile, hidden, work.weight_tile(tile))
+            for tile in work.column_tiles(columns)
+        ]
+        joined = {name: torch.cat([part[name] for part in partial_sums]) for name in partial_sums[0]}
+        parts.append(_combine(work, joined))
+    sums = RowSums(**{name: torch.cat([part.present()[name] for part in parts]) for name in parts[0].present()})
+    if "top" in work.reads:
+        sums = replace(sums, top=_top(replace(work, reads=frozenset({"top"}), requests=())))
+    return sums, [_Narrow(work, request).value(sums) for request in work.requests]
+
+
+def backward_sums(
+    work: ChunkedPass,
+    sums: RowSums,
+    slopes: RowSlopes,
+    upstream: Sequence[Tensor | None],
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of hidden, weight and bias from the derivatives of the sums and of the column requests."""
+    kernels = check_available(work.linear.device)
+    narrow = []
+    for request, given in zip(work.requests, upstream, strict=True):
+        if given is not None:
+            region = _Narrow(work, request)
+            slopes = region.backward(sums, slopes, given, wanted)
+            narrow.append(region)
+    rows, columns = _tile_shape(work)
+    chunks = work.row_chunks(rows)
+    of_rows = [_RowInputs.of(work, sums.rows(chunk), slopes.map(lambda s, chunk=chunk: s[chunk])) for chunk in chunks]
+    gradients = Gradients(work, wanted, by_tile=True)
+    for total in (gradients.hidden, gradients.bias):
+        if total is not None:
+            total.zero_()
+    for tile in work.column_tiles(columns):
+        weight = work.weight_tile(tile)
+        of_weight = _Total(gradients.weight is not None)
+        for chunk, inputs in zip(chunks, of_rows, strict=True):
+            hidden = work.hidden_rows(chunk)
+            gradient, bias, live = _score_gradient(kernels, work, chunk, tile, hidden, weight, inputs)
+            part = weight
+            if live is not None:
+                gradient, part = gradient.index_select(1, live), weight.index_select(0, live)
+            if gradients.hidden is not None:
+                gradients.hidden[chunk] += transposed_product(gradient, part.T)
+            if of_weight.wanted:
+                of_weight.add(transposed_product(gradient.T, hidden.T), live, tile.stop - tile.start)
+            if gradients.bias is not None and bias is not None:
+                gradients.bias[tile] += bias.sum(0)
+        if gradients.weight is not None and of_weight.value is not None:
+            for region in narrow:
+                region.add_to_weight(of_weight.value, tile)
+            gradients.weight[tile] = of_weight.value
+    for region in narrow:
+        region.add_to_rows(gradients)
+    return gradients.finish()
+
+
+def _top(work: ChunkedPass) -> Float[Tensor, "rows top"]:
+    """The highest scores of every row, by the chunked engine's sums."""
+    rows, columns = work.tile_shape(kept=False)
+    parts = []
+    for chunk in work.row_chunks(rows):
+        hidden = work.hidden_rows(chunk)
+        online = OnlineSums(work, len(hidden))
+        for tile in work.column_tiles(columns):
+            online.add(work.scores(hidden, work.weight_tile(tile), tile), *work.own_place(chunk, tile))
+        parts.append(online.top)
+    return torch.cat(parts)
+
+
+def _tile_shape(work: ChunkedPass) -> tuple[int, int]:
+    """Rows and columns of a block of derivatives.
+
+    Raises:
+        ObjectiveInputError: If the budget does not hold one row.
+    """
+    columns = work.linear.weight.shape[0]
+    entries = rows_within_budget(columns, work.dtype, work.linear.device) * columns
+    most = min(_CHUNK_ROWS, entries)
+    rows = max(math.ceil(work.num_rows / max(math.ceil(work.num_rows / most), 1)), 1)
+    return rows, min(entries // rows, columns)
+
+
+class _Launch:
+    """What both kernels are given: the operands of a tile, its labels and its blocks."""
+
+    def __init__(self, work: ChunkedPass, chunk: slice, tile: slice, hidden: Tensor, weight: Tensor):
+        linear = work.linear
+        # The kernels step over rows only.
+        hidden, weight = (part if part.stride(1) == 1 else part.contiguous() for part in (hidden, weight))
+        bias = None if linear.bias is None else linear.bias.detach()[tile].contiguous()
+        self.blocks = _BLOCKS[hidden.element_size()]
+        self.rows, self.columns = len(hidden), len(weight)
+        self.operands = (hidden, weight, bias, _constant(work, linear.scale, 1.0), _constant(work, linear.softcap))
+        self.labels = work.classes[chunk] - tile.start
+        self.sizes = (self.rows, self.columns, hidden.shape[1], hidden.stride(0), weight.stride(0))
+        self.row_blocks = math.ceil(self.rows / self.blocks.rows)
+        self.column_blocks = math.ceil(self.columns / self.blocks.columns)
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Compile-time settings of both kernels."""
+        own = self.blocks
+        shape = {"BLOCK_T": own.rows, "BLOCK_V": own.columns, "BLOCK_D": own.inner}
+        return {**shape, "num_warps": own.warps, "num_stages": own.stages}
+
+
+def _constant(work: ChunkedPass, value: float | None, nothing: float | None = None) -> Tensor | None:
+    """A number in memory: as an argument it would be rounded to float32, as a compile-time value compiled anew."""
+    return None if value == nothing else torch.full((1,), value, dtype=work.dtype, device=work.linear.device)
+
+
+def _partial_sums(
+    kernels: ModuleType, work: ChunkedPass, chunk: slice, tile: slice, hidden: Tensor, weight: Tensor
+) -> dict[str, Float[Tensor, "splits rows"]]:
+    """Sums of a chunk of rows over each split of a tile's classes."""
+    launch = _Launch(work, chunk, tile, hidden, weight)
+    splits = math.ceil(launch.column_blocks / launch.blocks.per_split)
+    reads = work.reads | ({"ties"} if "highest" in work.reads else frozenset())
+    names = ["label_scores", "maximum", "total", *(name for name in _PARTIAL_SUMS if name in reads)]
+    sums = {name: torch.empty(splits, launch.rows, dtype=work.dtype, device=hidden.device) for name in names}
+    kernels.row_sums_kernel[(launch.row_blocks * splits,)](
+        *launch.operands,
+        launch.labels,
+        *(sums.get(name) for name in ("label_scores", "maximum", "total", *_PARTIAL_SUMS)),
+        *launch.sizes,
+        BLOCKS_PER_SPLIT=launch.blocks.per_split,
+        **launch.options,
+    )
+    starts = torch.arange(splits, device=hidden.device)[:, None] * launch.blocks.per_split * launch.blocks.columns
+    ends = (starts + launch.blocks.per_split * launch.blocks.columns).clamp(max=launch.columns)
+    inside = (launch.labels >= starts) & (launch.labels < ends)
+    sums["seen"] = (ends - starts - inside.long()).to(work.dtype)
+    return sums
+
+
+def _combine(work: ChunkedPass, parts: dict[str, Float[Tensor, "splits rows"]]) -> RowSums:
+    """Sums over all splits, made relative to the highest of their maxima."""
+    maximum = parts["maximum"].amax(0)
+    reference = maximum.masked_fill(maximum == -torch.inf, 0.0)
+    decay = (parts["maximum"] - reference).exp()
+    shift = parts["maximum"].masked_fill(parts["maximum"] == -torch.inf, 0.0) - reference
+    sums = {"maximum": maximum, "label_scores": parts["label_scores"].sum(0), "total": (parts["total"] * decay).sum(0)}
+    if "tilted" in parts:
+        sums["tilted"] = ((parts["tilted"] + parts["total"] * shift) * decay).sum(0)
+    if "squares" in parts:
+        sums["squares"] = (parts["squares"] * decay**2).sum(0)
+    if "centered" in parts:
+        sums["centered"] = (parts["centered"] + parts["seen"] * shift).sum(0)
+    if "ties" in parts:
+        sums["highest"] = torch.zeros_like(maximum)
+        sums["ties"] = torch.where(parts["maximum"] == maximum, parts["ties"], 0.0).sum(0)
+    return RowSums(**sums)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RowInputs:
+    """What the backward kernel reads of each row of a chunk."""
+
+    vectors: tuple[Tensor | None, ...]
+    skip_below: Tensor | None
+    """None where nothing is left out."""
+
+    @staticmethod
+    def of(work: ChunkedPass, sums: RowSums, slopes: RowSlopes) -> "_RowInputs":
+        tie = None
+        if slopes.highest is not None:
+            assert sums.ties is not None
+            tie = slopes.highest / sums.ties.clamp(min=1)
+        # A derivative that is the same for every class has no tile in which it is tiny.
+        skips = work.linear.skip_below > 0 and slopes.centered is None
+        normalizer = SumStatistics(sums, work.linear.vocab).log_normalizer_above_maximum if skips else None
+        vectors = (
+            sums.maximum.masked_fill(sums.maximum == -torch.inf, 0.0),
+            slopes.total,
+            slopes.label_scores,
+            slopes.tilted,
+            slopes.squares,
+            slopes.centered,
+            tie,
+            None if normalizer is None else (-normalizer).exp(),
+        )
+        return _RowInputs(
+            vectors=tuple(None if vector is None else vector.contiguous() for vector in vectors),
+            skip_below=_constant(work, work.linear.skip_below) if skips else None,
+        )
+
+
+def _score_gradient(
+    kernels: ModuleType,
+    work: ChunkedPass,
+    chunk: slice,
+    tile: slice,
+    hidden: Tensor,
+    weight: Tensor,
+    inputs: _RowInputs,
+) -> tuple[Float[Tensor, "rows columns"], Float[Tensor, "blocks columns"] | None, Int[Tensor, " live"] | None]:
+    """Derivative of a tile's scores, its sums over blocks of rows, and the columns that were not left out."""
+    launch = _Launch(work, chunk, tile, hidden, weight)
+    gradient = hidden.new_empty(launch.rows, launch.columns)
+    bias = live = None
+    if work.linear.bias is not None:
+        bias = torch.empty(launch.row_blocks, launch.columns, dtype=work.dtype, device=hidden.device)
+    if inputs.skip_below is not None:
+        live = torch.empty(launch.row_blocks, launch.column_blocks, dtype=torch.int32, device=hidden.device)
+    kernels.score_gradient_kernel[(launch.row_blocks * launch.column_blocks,)](
+        *launch.operands,
+        launch.labels,
+        *inputs.vectors,
+        inputs.skip_below,
+        gradient,
+        bias,
+        live,
+        *launch.sizes,
+        **launch.options,
+    )
+    if live is not None:
+        columns = live.amax(0).repeat_interleave(launch.blocks.columns)[: launch.columns]
+        live = columns.nonzero().squeeze(1)
+    return gradient, bias, live
+
+
+class _Total:
+    """Gradient of one tile of the weight, as chunks of rows add to it."""
+
+    def __init__(self, wanted: bool):
+        self.wanted = wanted
+        self.value: Tensor | None = None
+
+    def add(self, part: Float[Tensor, "classes hidden"], live: Int[Tensor, " classes"] | None, columns: int) -> None:
+        """Add what one chunk gives, to the `live` ones of the tile's columns only where they are given."""
+        if live is not None:
+            part = part.new_zeros(columns, part.shape[1]).index_copy_(0, live, part)
+        self.value = part if self.value is None else self.value.add_(part)
+
+
+class _Narrow:
+    """One region's classes as a vocabulary of their own: a pass of the chunked engine in one tile of columns."""
+
+    def __init__(self, work: ChunkedPass, request: ColumnRequest):
+        linear, device = copy.copy(work.linear), work.linear.device
+        linear.weight = linear.weight.detach().index_select(0, request.columns)
+        linear.bias = None if linear.bias is None else linear.bias.detach().index_select(0, request.columns)
+        linear.vocab = len(request.columns)
+        self._rows, self._columns = request.rows, request.columns
+        self._work = ChunkedPass(
+            linear=linear,
+            places=request.rows if work.places is None else work.places[request.rows],
+            classes=torch.searchsorted(request.columns, work.classes[request.rows]),
+            reads=frozenset(),
+            requests=(
+                ColumnRequest(
+                    rows=torch.arange(len(request.rows), device=device),
+                    columns=torch.arange(len(request.columns), device=device),
+                    mass=request.mass,
+                ),
+            ),
+        )
+        self._chunks = self._work.row_chunks(self._work.tile_shape(kept=True)[0])
+        self._tile = slice(0, linear.vocab)
+        self._gradients = Gradients(self._work, (False, False, False))
+
+    def _region(self, upstream: Tensor | None = None) -> RegionColumns:
+        return RegionColumns(self._work, self._work.requests[0], self._chunks, [self._tile], upstream=upstream)
+
+    def value(self, sums: RowSums) -> Tensor:
+        """What the region asks for."""
+        region, weight, own = self._region(), self._work.weight_tile(self._tile), sums.rows(self._rows)
+        for number, chunk in enumerate(self._chunks):
+            region.pick(number, 0, self._work.scores(self._work.hidden_rows(chunk), weight, self._tile))
+            region.finish_chunk(number, own.rows(chunk))
+        return region.value
+
+    def backward(
+        self, sums: RowSums, slopes: RowSlopes, upstream: Tensor, wanted: tuple[bool, bool, bool]
+    ) -> RowSlopes:
+        """Form the gradients of the region's own scores; the slopes with what a mass adds to them."""
+        work, own = self._work, sums.rows(self._rows)
+        region, zero = self._region(upstream), torch.zeros_like(own.total)
+        none = RowSlopes(total=zero, label_scores=zero)
+        added = region.correct(none, own)
+        # Through the normaliser a mass depends on every class: that part is the kernel's.
+        slopes = replace(
+            slopes,
+            total=slopes.total.index_add(0, self._rows, added.total),
+            label_scores=slopes.label_scores.index_add(0, self._rows, added.label_scores),
+        )
+        weight = work.weight_tile(self._tile)
+        self._gradients = Gradients(work, wanted)
+        for number, chunk in enumerate(self._chunks):
+            hidden = work.hidden_rows(chunk)
+            inside, column = work.own_place(chunk, self._tile)
+            tile_gradient = TileGradient(work, own.rows(chunk), none.map(lambda s, chunk=chunk: s[chunk]))
+            scores = work.scores(hidden, weight, self._tile)
+            scores.scatter_(1, column, scores.gather(1, column).masked_fill(inside, -torch.inf))
+            scores.sub_(tile_gradient.reference[:, None])
+            if not work.keeps_scores:
+                scores.exp_()
+            gradient = tile_gradient(scores, None, inside, column, partial(region.add_gradient, number, 0))
+            self._gradients.add(chunk, self._tile, gradient, hidden, weight)
+        return slopes
+
+    def add_to_weight(self, total: Float[Tensor, "columns hidden"], tile: slice) -> None:
+        """Add the region's part to the gradient of one tile of the weight."""
+        if self._gradients.weight is not None:
+            here = ((self._columns >= tile.start) & (self._columns < tile.stop)).nonzero().squeeze(1)
+            total.index_add_(0, self._columns[here] - tile.start, self._gradients.weight[here])
+
+    def add_to_rows(self, gradients: Gradients) -> None:
+        """Add the region's part to the gradients of hidden states and bias."""
+        if gradients.hidden is not None and self._gradients.hidden is not None:
+            gradients.hidden.index_add_(0, self._rows, self._gradients.hidden)
+        if gradients.bias is not None and self._gradients.bias is not None:
+            gradients.bias.index_add_(0, self._columns, self._gradients.bias)

@@ -1,0 +1,144 @@
+"""A loss called on `LinearLogits`: which plan it takes, and carrying it out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from lossmith._typing import Tensor
+from lossmith.engines import (
+    ChunkedPass,
+    ChunkSource,
+    Demand,
+    DenseSource,
+    GradientInForward,
+    LinearLogits,
+    LinearSource,
+    StatisticsSource,
+    chunked_pass,
+    counted_places,
+    joint_labels,
+)
+from lossmith.nn.plan import Plan
+from lossmith.objectives import ObjectiveRecord
+
+Evaluate = Callable[[StatisticsSource, Callable[[Tensor], Tensor]], Tensor]
+"""The loss of some rows: from a source of their statistics, and how to take their entries out of a tensor of the shape
+of the labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearTerm:
+    """One loss on the logits of a call."""
+
+    name: str
+    record: ObjectiveRecord
+    demand: Demand
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearCall:
+    """One call of a loss, or of the terms of a sum, on logits that are not built."""
+
+    linear: LinearLogits
+    terms: Sequence[LinearTerm]
+    weights: Sequence[Tensor] = ()
+    """Weights of the items, where there are any."""
+    reduction: str = "mean"
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        return joint_labels([term.demand for term in self.terms])
+
+    @cached_property
+    def _places(self) -> Tensor | None:
+        return counted_places(self._labels)
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for term in self.terms for name in term.demand.token_names))
+
+    @cached_property
+    def _work(self) -> ChunkedPass:
+        return chunked_pass(self.linear, self._labels, self._places, self._names)
+
+    @cached_property
+    def choice(self) -> tuple[str, str]:
+        """Name of the plan and the reason for it."""
+        if self.linear.engine == "dense":
+            return "dense", "impl='dense' builds the logits."
+        if not (torch.is_grad_enabled() and self.linear.requires_grad):
+            return "forward only", "No gradient is asked for."
+        again = self._why_again()
+        if again:
+            return "recompute", again
+        return (
+            "gradient in forward",
+            "Each row's loss is its own and the sum weighs it by a known number, so its gradient is formed while its "
+            "scores are there.",
+        )
+
+    def _why_again(self) -> str:
+        if self._work.num_rows == 0:
+            return "No row counts."
+        if self.linear.engine == "triton":
+            return "The triton engine makes scores again in the backward pass."
+        for term in self.terms:
+            if term.demand.region is not None:
+                return f"'{term.name}' couples the rows of a {term.demand.region}, so scores are made again."
+            if term.record.batch_coupled:
+                return f"'{term.name}' couples the rows of the batch, so scores are made again in the backward pass."
+        if self.reduction == "none":
+            return "Reduction 'none' leaves open what each row's loss will count, so scores are made again."
+        if any(weights.requires_grad for weights in self.weights):
+            return "The weights want a gradient too, so scores are made again in the backward pass."
+        return ""
+
+    @property
+    def in_forward(self) -> bool:
+        """Whether gradients are formed in the forward pass."""
+        return self.choice[0] == "gradient in forward"
+
+    def source(self) -> StatisticsSource:
+        """Statistics for all terms, for every plan but that of gradients in the forward pass."""
+        if self.linear.engine == "dense":
+            return DenseSource(self.linear.dense())
+        return LinearSource(self.linear, [term.demand for term in self.terms])
+
+    def run_in_forward(self, evaluate: Evaluate) -> Tensor:
+        """The loss, with its gradients formed chunk by chunk in the forward pass."""
+        work, places = self._work, self._places
+
+        def chunk_loss(statistics: dict[str, Tensor], chunk: slice) -> Tensor:
+            def take(tensor: Tensor) -> Tensor:
+                flat = tensor.flatten()
+                return flat[chunk] if places is None else flat.index_select(0, places[chunk])
+
+            return evaluate(ChunkSource(statistics, self.linear.vocab), take)
+
+        linear = work.linear
+        return GradientInForward.apply(linear.hidden, linear.weight, linear.bias, work, self._names, chunk_loss)
+
+    def plan(self) -> Plan:
+        """What this call is going to do."""
+        name, reason = self.choice
+        rows = self._work.num_rows
+        engine = self.linear.engine
+        frozen = [not self.linear.hidden.requires_grad, not self.linear.weight.requires_grad]
+        backward = 0 if name == "forward only" else 2 - sum(frozen)
+        products = 1 + backward + (name == "recompute")
+        if name == "dense":
+            chunk_rows, columns = max(self.linear.hidden.shape[:-1].numel(), 1), self.linear.vocab
+        else:
+            chunk_rows, columns = self._work.tile_shape(kept=self.in_forward)
+            columns = self.linear.weight.shape[0] if self.in_forward else columns
+        return Plan(
+            engine=engine,
+            name=name,
+            products=products if rows or name == "dense" else 0,
+            items=rows,
+            chunks=-(-rows // chunk_rows),
+            scratch_bytes=chunk_rows * columns * self.linear.dtype.itemsize if rows else 0,
+            reason=reason,
+        )
