@@ -13,13 +13,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from types import ModuleType
 
 import torch
 
+from lossmith._numerics import full_precision
 from lossmith._typing import Float, Int, Tensor
 from lossmith.engines.budget import rows_within_budget
-from lossmith.engines.gradients import Gradients, RowSlopes, TileGradient
+from lossmith.engines.gradients import Gradients, RowSlopes, TileGradient, _add
 from lossmith.engines.products import transposed_product
 from lossmith.engines.regions import RegionColumns
 from lossmith.engines.row_sums import RowSums, SumStatistics
@@ -28,6 +30,8 @@ from lossmith.errors import ObjectiveInputError
 
 _CHUNK_ROWS = 8192
 """Rows of one block of derivatives: enough for the weight's gradient to be one product."""
+_COLUMN_STEP = 2048
+"""Columns of a block are a multiple of this: whole splits, and rows that start at aligned addresses."""
 _PARTIAL_SUMS = ("tilted", "squares", "centered", "ties")
 
 
@@ -59,7 +63,7 @@ def check_available(device: torch.device) -> ModuleType:
         ObjectiveInputError: Without the `triton` package, or on a device that it has no code for.
     """
     try:
-        from lossmith.engines import triton_kernels
+        kernels = import_module("lossmith.engines.triton_kernels")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != "triton":
             raise
@@ -67,31 +71,31 @@ def check_available(device: torch.device) -> ModuleType:
             "impl='triton' needs the `triton` package, which is not installed: pip install triton, or use "
             "impl='chunked'."
         ) from error
-    if device.type != "cuda" and not triton_kernels.INTERPRETED:
+    if device.type != "cuda" and not kernels.INTERPRETED:
         raise ObjectiveInputError(
             f"impl='triton' needs a CUDA device, got {device}: use impl='chunked', or set TRITON_INTERPRET=1 before "
             f"triton is imported, to try the kernels on a CPU."
         )
-    return triton_kernels
+    return kernels
 
 
 def forward_sums(work: ChunkedPass) -> tuple[RowSums, list[Tensor]]:
     """Sums of every row, and what each column request asks for."""
     kernels = check_available(work.linear.device)
     rows, columns = _tile_shape(work)
-    parts = []
-    for chunk in work.row_chunks(rows):
-        hidden = work.hidden_rows(chunk)
-        partial_sums = [
-            _partial_sums(kernels, work, chunk, tile, hidden, work.weight_tile(tile))
-            for tile in work.column_tiles(columns)
-        ]
-        joined = {name: torch.cat([part[name] for part in partial_sums]) for name in partial_sums[0]}
-        parts.append(_combine(work, joined))
-    sums = RowSums(**{name: torch.cat([part.present()[name] for part in parts]) for name in parts[0].present()})
-    if "top" in work.reads:
-        sums = replace(sums, top=_top(replace(work, reads=frozenset({"top"}), requests=())))
-    return sums, [_Narrow(work, request).value(sums) for request in work.requests]
+    with full_precision(work.linear.device):
+        parts = []
+        for chunk in work.row_chunks(rows):
+            hidden = work.hidden_rows(chunk)
+            of_tiles = [
+                _partial_sums(kernels, work, chunk, tile, hidden, work.weight_tile(tile))
+                for tile in work.column_tiles(columns)
+            ]
+            parts.append(_combine({name: torch.cat([part[name] for part in of_tiles]) for name in of_tiles[0]}))
+        sums = RowSums(**{name: torch.cat([part.present()[name] for part in parts]) for name in parts[0].present()})
+        if "top" in work.reads:
+            sums = replace(sums, top=_top(replace(work, reads=frozenset({"top"}), requests=())))
+        return sums, [_Narrow(work, request).value(sums) for request in work.requests]
 
 
 def backward_sums(
@@ -103,41 +107,54 @@ def backward_sums(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of hidden, weight and bias from the derivatives of the sums and of the column requests."""
     kernels = check_available(work.linear.device)
-    narrow = []
-    for request, given in zip(work.requests, upstream, strict=True):
-        if given is not None:
-            region = _Narrow(work, request)
-            slopes = region.backward(sums, slopes, given, wanted)
-            narrow.append(region)
-    rows, columns = _tile_shape(work)
-    chunks = work.row_chunks(rows)
-    of_rows = [_RowInputs.of(work, sums.rows(chunk), slopes.map(lambda s, chunk=chunk: s[chunk])) for chunk in chunks]
-    gradients = Gradients(work, wanted, by_tile=True)
-    for total in (gradients.hidden, gradients.bias):
-        if total is not None:
-            total.zero_()
-    for tile in work.column_tiles(columns):
-        weight = work.weight_tile(tile)
-        of_weight = _Total(gradients.weight is not None)
-        for chunk, inputs in zip(chunks, of_rows, strict=True):
-            hidden = work.hidden_rows(chunk)
-            gradient, bias, live = _score_gradient(kernels, work, chunk, tile, hidden, weight, inputs)
-            part = weight
+    with full_precision(work.linear.device):
+        narrow = []
+        for request, given in zip(work.requests, upstream, strict=True):
+            if given is not None and len(request.rows):
+                region = _Narrow(work, request)
+                slopes = region.backward(sums, slopes, given, wanted)
+                narrow.append(region)
+        gradients = Gradients(work, wanted, by_tile=True)
+        rows, columns = _tile_shape(work)
+        chunks = work.row_chunks(rows)
+        inputs = [_RowInputs.of(work, sums.rows(c), slopes.map(lambda s, c=c: s[c])) for c in chunks]
+        for tile in work.column_tiles(columns):
+            _add_tile(kernels, work, tile, list(zip(chunks, inputs, strict=True)), gradients, narrow)
+        for region in narrow:
+            region.add_to_rows(gradients)
+        return gradients.finish()
+
+
+def _add_tile(
+    kernels: ModuleType,
+    work: ChunkedPass,
+    tile: slice,
+    rows: list[tuple[slice, "_RowInputs"]],
+    gradients: Gradients,
+    narrow: list["_Narrow"],
+) -> None:
+    """Add what all rows give in one tile of classes."""
+    weight, of_weight = work.weight_tile(tile), None
+    for chunk, inputs in rows:
+        hidden = work.hidden_rows(chunk)
+        gradient, bias, live = _score_gradient(kernels, work, chunk, tile, hidden, weight, inputs)
+        factor = weight
+        if live is not None:
+            gradient, factor = gradient.index_select(1, live), weight.index_select(0, live)
+        if gradients.hidden is not None:
+            _add(gradients.hidden[chunk], transposed_product(gradient, factor.T), first=tile.start == 0)
+        if gradients.weight is not None:
+            part = transposed_product(gradient.T, hidden.T)
             if live is not None:
-                gradient, part = gradient.index_select(1, live), weight.index_select(0, live)
-            if gradients.hidden is not None:
-                gradients.hidden[chunk] += transposed_product(gradient, part.T)
-            if of_weight.wanted:
-                of_weight.add(transposed_product(gradient.T, hidden.T), live, tile.stop - tile.start)
-            if gradients.bias is not None and bias is not None:
-                gradients.bias[tile] += bias.sum(0)
-        if gradients.weight is not None and of_weight.value is not None:
-            for region in narrow:
-                region.add_to_weight(of_weight.value, tile)
-            gradients.weight[tile] = of_weight.value
-    for region in narrow:
-        region.add_to_rows(gradients)
-    return gradients.finish()
+                part = part.new_zeros(weight.shape).index_copy_(0, live, part)
+            of_weight = part if of_weight is None else of_weight.add_(part)
+        if gradients.bias is not None and bias is not None:
+            _add(gradients.bias[tile], bias.sum(0), first=chunk.start == 0)
+    if gradients.weight is not None and of_weight is not None:
+        for region in narrow:
+            region.add_to_weight(of_weight, tile)
+        # Rounded to the weight's dtype once, here.
+        gradients.weight[tile] = of_weight
 
 
 def _top(work: ChunkedPass) -> Float[Tensor, "rows top"]:
@@ -163,7 +180,15 @@ def _tile_shape(work: ChunkedPass) -> tuple[int, int]:
     entries = rows_within_budget(columns, work.dtype, work.linear.device) * columns
     most = min(_CHUNK_ROWS, entries)
     rows = max(math.ceil(work.num_rows / max(math.ceil(work.num_rows / most), 1)), 1)
-    return rows, min(entries // rows, columns)
+    wide = entries // rows
+    return rows, min(wide // _COLUMN_STEP * _COLUMN_STEP or wide, columns)
+
+
+def _blocks(work: ChunkedPass, operand_bytes: int) -> Blocks:
+    """The same in both passes: the highest score of a row is found again only where it is made the same way."""
+    own = _BLOCKS[operand_bytes]
+    # Compiled for an H100 or H200, a soft-cap on 256 columns spills 2.4 kB of registers a thread, on 128 some 130 B.
+    return replace(own, columns=own.columns // 2) if own.columns > 128 and work.linear.softcap is not None else own
 
 
 class _Launch:
@@ -174,11 +199,13 @@ class _Launch:
         # The kernels step over rows only.
         hidden, weight = (part if part.stride(1) == 1 else part.contiguous() for part in (hidden, weight))
         bias = None if linear.bias is None else linear.bias.detach()[tile].contiguous()
-        self.blocks = _BLOCKS[hidden.element_size()]
+        scale = None if linear.scale == 1 else linear.scale
+        self.blocks = _blocks(work, hidden.element_size())
         self.rows, self.columns = len(hidden), len(weight)
-        self.operands = (hidden, weight, bias, _constant(work, linear.scale, 1.0), _constant(work, linear.softcap))
+        self.operands = (hidden, weight, bias, _constant(work, scale), _constant(work, linear.softcap))
         self.labels = work.classes[chunk] - tile.start
-        self.sizes = (self.rows, self.columns, hidden.shape[1], hidden.stride(0), weight.stride(0))
+        self.sizes = (self.rows, self.columns, hidden.stride(0), weight.stride(0))
+        self._width = hidden.shape[1]
         self.row_blocks = math.ceil(self.rows / self.blocks.rows)
         self.column_blocks = math.ceil(self.columns / self.blocks.columns)
 
@@ -186,13 +213,13 @@ class _Launch:
     def options(self) -> dict[str, int]:
         """Compile-time settings of both kernels."""
         own = self.blocks
-        shape = {"BLOCK_T": own.rows, "BLOCK_V": own.columns, "BLOCK_D": own.inner}
+        shape = {"BLOCK_T": own.rows, "BLOCK_V": own.columns, "BLOCK_D": own.inner, "WIDTH": self._width}
         return {**shape, "num_warps": own.warps, "num_stages": own.stages}
 
 
-def _constant(work: ChunkedPass, value: float | None, nothing: float | None = None) -> Tensor | None:
+def _constant(work: ChunkedPass, value: float | None) -> Tensor | None:
     """A number in memory: as an argument it would be rounded to float32, as a compile-time value compiled anew."""
-    return None if value == nothing else torch.full((1,), value, dtype=work.dtype, device=work.linear.device)
+    return None if value is None else torch.full((1,), value, dtype=work.dtype, device=work.linear.device)
 
 
 def _partial_sums(
@@ -219,7 +246,7 @@ def _partial_sums(
     return sums
 
 
-def _combine(work: ChunkedPass, parts: dict[str, Float[Tensor, "splits rows"]]) -> RowSums:
+def _combine(parts: dict[str, Float[Tensor, "splits rows"]]) -> RowSums:
     """Sums over all splits, made relative to the highest of their maxima."""
     maximum = parts["maximum"].amax(0)
     reference = maximum.masked_fill(maximum == -torch.inf, 0.0)
@@ -305,20 +332,6 @@ def _score_gradient(
     return gradient, bias, live
 
 
-class _Total:
-    """Gradient of one tile of the weight, as chunks of rows add to it."""
-
-    def __init__(self, wanted: bool):
-        self.wanted = wanted
-        self.value: Tensor | None = None
-
-    def add(self, part: Float[Tensor, "classes hidden"], live: Int[Tensor, " classes"] | None, columns: int) -> None:
-        """Add what one chunk gives, to the `live` ones of the tile's columns only where they are given."""
-        if live is not None:
-            part = part.new_zeros(columns, part.shape[1]).index_copy_(0, live, part)
-        self.value = part if self.value is None else self.value.add_(part)
-
-
 class _Narrow:
     """One region's classes as a vocabulary of their own: a pass of the chunked engine in one tile of columns."""
 
@@ -341,7 +354,8 @@ class _Narrow:
                 ),
             ),
         )
-        self._chunks = self._work.row_chunks(self._work.tile_shape(kept=True)[0])
+        # A region of rows that all lie on other ranks has none here.
+        self._chunks = self._work.row_chunks(self._work.tile_shape(kept=True)[0]) or [slice(0, 0)]
         self._tile = slice(0, linear.vocab)
         self._gradients = Gradients(self._work, (False, False, False))
 

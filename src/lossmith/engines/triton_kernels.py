@@ -59,19 +59,19 @@ def _scores(
     softcap,
     row_T,
     column_V,
-    width,
     hidden_stride,
     weight_stride,
     accumulator: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
 ) -> tl.tensor:
     """One tile of scores; rows and columns must lie inside."""
     inner_D = tl.arange(0, BLOCK_D)
     hidden_at_TD = hidden_TD + row_T[:, None].to(tl.int64) * hidden_stride + inner_D[None, :]
     weight_at_DV = weight_VD + column_V[None, :].to(tl.int64) * weight_stride + inner_D[:, None]
     scores_TV = tl.zeros([row_T.shape[0], column_V.shape[0]], accumulator)
-    for start in range(0, width, BLOCK_D):
-        there_D = inner_D < width - start
+    for start in range(0, WIDTH, BLOCK_D):
+        there_D = inner_D < WIDTH - start
         hidden = tl.load(hidden_at_TD + start, mask=there_D[None, :], other=0.0)
         weight = tl.load(weight_at_DV + start, mask=there_D[:, None], other=0.0)
         # "ieee": float32 stays float32; the default would round it to TensorFloat-32.
@@ -104,12 +104,12 @@ def row_sums_kernel(
     ties_ST,
     rows,
     columns,
-    width,
     hidden_stride,
     weight_stride,
     BLOCK_T: tl.constexpr,
     BLOCK_V: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
     BLOCKS_PER_SPLIT: tl.constexpr,
 ) -> None:
     """Sums of one block of rows over one split of the classes: the online log-sum-exp and its relatives.
@@ -136,8 +136,8 @@ def row_sums_kernel(
     ties_T = tl.zeros([BLOCK_T], accumulator)
 
     first = split * BLOCKS_PER_SPLIT
-    for block in range(first, tl.minimum(first + BLOCKS_PER_SPLIT, blocks)):
-        column_V = block * BLOCK_V + tl.arange(0, BLOCK_V)
+    for block in range(BLOCKS_PER_SPLIT):
+        column_V = (first + block) * BLOCK_V + tl.arange(0, BLOCK_V)
         scores_TV = _scores(
             hidden_TD,
             weight_VD,
@@ -146,11 +146,11 @@ def row_sums_kernel(
             softcap,
             row_inside_T,
             tl.minimum(column_V, columns - 1),
-            width,
             hidden_stride,
             weight_stride,
             accumulator,
             BLOCK_D,
+            WIDTH,
         )
         label_TV = column_V[None, :] == own_T[:, None]
         other_TV = (column_V < columns)[None, :] & (column_V[None, :] != own_T[:, None])
@@ -218,12 +218,12 @@ def score_gradient_kernel(
     live_RC,
     rows,
     columns,
-    width,
     hidden_stride,
     weight_stride,
     BLOCK_T: tl.constexpr,
     BLOCK_V: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
 ) -> None:
     """Derivative with respect to one tile of scores before soft-cap and scale, from those of the sums of its rows.
 
@@ -246,11 +246,11 @@ def score_gradient_kernel(
         softcap,
         row_inside_T,
         tl.minimum(column_V, columns - 1),
-        width,
         hidden_stride,
         weight_stride,
         accumulator,
         BLOCK_D,
+        WIDTH,
     )
     label_TV = column_V[None, :] == own_T[:, None]
     others_TV = tl.where(label_TV, float("-inf"), scores_TV)
