@@ -209,8 +209,13 @@ WRONG = [
         {"nothing_valid"},
         "loss of all rows ignored, reduction 'mean': expected 0, got nan",
     ),
-    (by_place_loss, TOKEN, {"permutation", "accumulation"}, "loss of the items in another order: expected "),
-    (batch_mean_loss, TOKEN, {"accumulation"}, "not declared batch_coupled, but 2 micro-batches: expected "),
+    (by_place_loss, TOKEN, {"permutation", "engines", "accumulation"}, "loss of the items in another order: expected "),
+    (
+        batch_mean_loss,
+        TOKEN,
+        {"engines", "accumulation"},
+        "not declared batch_coupled, but 2 micro-batches: expected ",
+    ),
     (
         goes_half_loss,
         TOKEN,
@@ -220,7 +225,7 @@ WRONG = [
     (
         single_loss,
         TOKEN,
-        {"gradient", "module_gradient", "ignored_rows", "accumulation", "double_precision"},
+        {"gradient", "module_gradient", "ignored_rows", "engines", "accumulation", "double_precision"},
         "losses of float64 inputs: expected torch.float64, got torch.float32",
     ),
     (
@@ -354,7 +359,7 @@ def test_the_report_is_one_line_per_check() -> None:
     assert lines[0] == "'silent'"
     assert len(lines) == 1 + len(CHECKS)
     assert lines[1] == "  shape: passed"
-    assert "  settings: failed (hyper-parameter `power`: expected other losses" in lines[12]
+    assert "  settings: failed (hyper-parameter `power`: expected other losses" in lines[13]
 
 
 def test_the_global_random_state_stays_and_runs_repeat() -> None:

@@ -1,6 +1,6 @@
 """Engines serve the statistics that objectives name; `dense` is the readable reference."""
 
-from lossmith.engines.budget import chunk_budget, set_chunk_budget
+from lossmith.engines.budget import chunk_budget, set_chunk_budget, within_budget
 from lossmith.engines.chunked import GradientInForward
 from lossmith.engines.gather import gather_rows, own_start, row_counts, world_size
 from lossmith.engines.linear_logits import LinearLogits
@@ -41,5 +41,6 @@ __all__ = [
     "region_statistics",
     "row_counts",
     "set_chunk_budget",
+    "within_budget",
     "world_size",
 ]

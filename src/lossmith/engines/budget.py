@@ -1,5 +1,7 @@
 """How much memory one chunk of an engine may take."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,6 +35,17 @@ def set_chunk_budget(num_bytes: int | None) -> None:
         shown: Any = num_bytes
         raise ObjectiveInputError(f"`num_bytes` must be an int >= 1 (bytes), or None for the default, got {shown!r}.")
     _chosen[0] = num_bytes
+
+
+@contextmanager
+def within_budget(num_bytes: int | None) -> Iterator[None]:
+    """`set_chunk_budget` for the length of a block."""
+    before = _chosen[0]
+    set_chunk_budget(num_bytes)
+    try:
+        yield
+    finally:
+        _chosen[0] = before
 
 
 def chunk_budget(device: torch.device) -> int:

@@ -124,8 +124,9 @@ class GradientInForward(torch.autograd.Function):
         if gradients is None:
             _, gradients = loss_and_gradients(ctx.work, ctx.names, ctx.chunk_loss, ctx.needs_input_grad[:3])
         # In place: nobody else holds them, and the copy of a weight's gradient is as large as the weight.
-        scaled = tuple(None if gradient is None else gradient.mul_(upstream[0]) for gradient in gradients)
-        return (*_fit(scaled, parts), None, None, None)
+        if upstream[0].device.type != "cpu" or float(upstream[0]) != 1:
+            gradients = tuple(None if gradient is None else gradient.mul_(upstream[0]) for gradient in gradients)
+        return (*_fit(gradients, parts), None, None, None)
 
 
 def _fit(gradients: tuple[Tensor | None, ...], parts: tuple[Tensor | None, ...]) -> list[Tensor | None]:
@@ -221,6 +222,16 @@ def _add_regions(
         region.add_gradient(number, index, gradient, exponentials)
 
 
+def _engine(work: ChunkedPass) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The forward and the backward pass of the engine that was asked for."""
+    if work.linear.engine == "triton":
+        # Imported here, so that nobody needs Triton who does not ask for it.
+        from lossmith.engines import triton
+
+        return triton.forward_sums, triton.backward_sums
+    return forward_sums, backward_sums
+
+
 class RecomputedSums(torch.autograd.Function):
     """The sums of every row as differentiable vectors, then what each column request asks for."""
 
@@ -229,7 +240,8 @@ class RecomputedSums(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: ChunkedPass, names: tuple[str, ...]
     ) -> tuple[Tensor, ...]:
         """The named sums, then the regions' values."""
-        sums, regions = forward_sums(work)
+        forward, _ = _engine(work)
+        sums, regions = forward(work)
         named = sums.present()
         ctx.work, ctx.names = work, names
         ctx.set_materialize_grads(False)
@@ -250,5 +262,6 @@ class RecomputedSums(torch.autograd.Function):
         given = dict(zip(ctx.names, upstream, strict=False))
         slopes = RowSlopes.of(given, sums.total)
         regions = upstream[len(ctx.names) :]
-        gradients = backward_sums(ctx.work, sums, slopes, regions, ctx.needs_input_grad[:3])
+        _, backward = _engine(ctx.work)
+        gradients = backward(ctx.work, sums, slopes, regions, ctx.needs_input_grad[:3])
         return (*_fit(gradients, parts), None, None)

@@ -20,6 +20,7 @@ _RULES: dict[str, Callable[[Subject], str | None]] = {
     "nothing_valid": rules.nothing_valid,
     "permutation": rules.permutation,
     "chunks": rules.chunks,
+    "engines": rules.engines,
     "accumulation": rules.accumulation,
     "half_precision": rules.half_precision,
     "double_precision": rules.double_precision,
@@ -50,6 +51,7 @@ def check_objective(
     - `nothing_valid`: all rows ignored and an empty batch give 0 with a graph.
     - `permutation`: the order of the items does not matter.
     - `chunks`: where declared `row_local`, rows of a table in chunks give the same.
+    - `engines`: on `LinearLogits`, in chunks of few rows, value and gradients are those on logits (token and region).
     - `accumulation`: 2, 3 and 8 uneven micro-batches over one `num_items` are one batch, unless declared
       `batch_coupled`.
     - `half_precision`, `double_precision`: bf16 and fp16 go up to float32, float64 stays.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lossmith._typing import Tensor
+from lossmith.engines import LinearLogits, within_budget
 from lossmith.errors import LossmithWarning, ObjectiveInputError
 from lossmith.testing.constants import hold_constants
 from lossmith.testing.samples import ROWS, Batch, draw_batch, extreme_batches, statistics_of
@@ -210,6 +211,28 @@ def chunks(subject: Subject) -> None:
     require_equal(
         "declared row_local, but losses of the rows in two chunks", torch.cat(parts), subject.call(statistics)
     )
+
+
+def engines(subject: Subject) -> None:
+    """On logits that are not built, in chunks of few rows, a loss has the value and gradients of those that are."""
+    if subject.record.family not in ("token", "region"):
+        raise Skip("reads no logits")
+    given = draw_batch(subject.record).ignore(torch.arange(ROWS) % 5 == 3)
+    logits, labels = given.inputs["logits"], given.inputs["labels"]
+    # With the identity as output matrix the hidden states are the logits.
+    weight = torch.eye(logits.shape[1], dtype=logits.dtype)
+    for reduction in ("mean", "none"):
+        module = subject.module()
+        built = logits.detach().requires_grad_()
+        wanted = module(built, labels, reduction=reduction)
+        hidden = logits.detach().requires_grad_()
+        with within_budget(3 * logits.shape[1] * logits.element_size()):
+            linear = LinearLogits(hidden, weight)
+            value = module(linear, labels, reduction=reduction)
+            plan = module.plan(linear, labels, reduction=reduction).name
+            (slope,) = slopes(value, [hidden])
+        require_equal(f"loss by the chunked engine ({plan})", value, wanted)
+        require_equal(f"gradient by the chunked engine ({plan})", slope, slopes(wanted, [built])[0])
 
 
 def accumulation(subject: Subject) -> str:
