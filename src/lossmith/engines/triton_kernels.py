@@ -152,8 +152,10 @@ def row_sums_kernel(
             BLOCK_D,
             WIDTH,
         )
-        label_TV = column_V[None, :] == own_T[:, None]
-        other_TV = (column_V < columns)[None, :] & (column_V[None, :] != own_T[:, None])
+        # A label of the next tile may name a column past the end of this one.
+        inside_V = (column_V < columns)[None, :]
+        label_TV = inside_V & (column_V[None, :] == own_T[:, None])
+        other_TV = inside_V & (column_V[None, :] != own_T[:, None])
         label_score_T += tl.sum(tl.where(label_TV, scores_TV, 0.0), 1)
         others_TV = tl.where(other_TV, scores_TV, float("-inf"))
         highest_T = tl.max(others_TV, 1)
