@@ -17,6 +17,7 @@ from lossmith.tasks import load_task
 
 
 def main() -> None:
+    """Compare the two ways."""
     loss = lossmith.loss(sys.argv[1] if len(sys.argv) > 1 else "focal")
     folder = resolve_model("embedded:smollm2-135m").location
     with quiet_transformers():

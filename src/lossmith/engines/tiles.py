@@ -80,12 +80,12 @@ class ChunkedPass:
         device, columns = self.linear.device, self.linear.weight.shape[0]
         budget_rows = rows_within_budget(columns, self.dtype, device)
         kind = device.type if device.type in _TILE_BYTES else "cpu"
-        most = budget_rows if kept else _TILE_ROWS[kind]
-        rows = max(math.ceil(self.num_rows / max(math.ceil(self.num_rows / most), 1)), 1)
         entries = _TILE_BYTES[kind] // self.dtype.itemsize
         if not kept:
             entries = min(entries, budget_rows * columns)
-        return rows, max(min(entries // rows, columns), 1) if entries >= rows else 1
+        most = budget_rows if kept else min(_TILE_ROWS[kind], entries)
+        rows = max(math.ceil(self.num_rows / max(math.ceil(self.num_rows / most), 1)), 1)
+        return rows, min(max(entries // rows, 1), columns)
 
     def row_chunks(self, rows: int) -> list[slice]:
         """Consecutive chunks of the rows that count."""
