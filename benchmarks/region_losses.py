@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from _timing import interleaved, ratio_line
 
 import lossmith
+from lossmith.bench import interleaved, ratio_line
 
 LOSSES = ("cross_entropy", "lovasz_softmax", "generalized_dice", "dice", "focal_tversky")
 BASELINE = "F.cross_entropy"

@@ -158,6 +158,57 @@ def report(folder: Annotated[Path, typer.Argument(help="Results folder of `lossm
 
 
 @app.command()
+def bench(
+    tokens: Annotated[list[int] | None, typer.Option(help="Rows, one or more after the flag; 1024.")] = None,
+    hidden: Annotated[list[int] | None, typer.Option(help="Width of the hidden states; 576.")] = None,
+    vocab: Annotated[list[int] | None, typer.Option(help="Classes; 8192.")] = None,
+    ignored: Annotated[list[float] | None, typer.Option(help="Share of the tokens labelled -100; 0 0.6.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16 or float64.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")] = None,
+    labels: Annotated[str | None, typer.Option(help="How labels are drawn, uniform or zipf.")] = None,
+    loss: Annotated[list[str] | None, typer.Option(help="Names or compositions of our engines.")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="chunked, triton, dense; by default all.")] = None,
+    against: Annotated[list[str] | None, typer.Option(help="Competitors; the first is the baseline.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Turns that count; 7.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write raw seconds here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw time and memory, .svg or .png.")] = None,
+) -> None:
+    """Time and peak memory of forward and backward: our engines beside dense torch and everyone else's."""
+    from lossmith.bench import Benchmark, Grid, check_outputs, results_of, write_outputs
+    from lossmith.bench.shown import LiveBenchmark, results_view
+
+    flags = {
+        "tokens": tokens,
+        "hidden": hidden,
+        "vocab": vocab,
+        "ignored": ignored,
+        "dtype": dtype,
+        "device": device,
+        "labels": labels,
+        "loss": loss,
+        "engine": engine,
+        "against": against,
+        "repeats": repeats,
+    }
+    given = {name: value for name, value in flags.items() if value not in (None, [])}
+    settings: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in given.items()}
+    grid = Grid(**settings)
+    check_outputs(json=json_file, plot=plot)
+    benchmark = Benchmark(grid.groups(), repeats=grid.repeats)
+    console = Console()
+    try:
+        with LiveBenchmark(console) as progress:
+            benchmark.run(progress)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped; what was measured is kept.")
+    results = results_of(benchmark, command=grid.command())
+    console.print(results_view(results))
+    write_outputs(results, json=json_file, plot=plot)
+    if not results.complete:
+        raise typer.Exit(130)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a recipe, for editors."""
     _require_train_extra()
@@ -291,23 +342,33 @@ def _require_train_extra() -> None:
         require(module, extra="train", purpose="run studies")
 
 
-def _spread_losses(words: Sequence[str]) -> list[str]:
+SPREAD = {
+    "compare": ("--losses",),
+    "bench": ("--tokens", "--hidden", "--vocab", "--ignored", "--dtype", "--loss", "--engine", "--against"),
+}
+"""Options of a command that take one or more values."""
+
+
+def _spread_values(words: Sequence[str]) -> list[str]:
     """`--losses a b` as `--losses a --losses b`, which is how click reads several values of one option."""
+    options = SPREAD.get(words[0], ()) if words else ()
     result: list[str] = []
-    collecting = False
+    collecting = ""
     named = 0
     for word in [*words, "--"]:
         # A setting begins with `key=`; a composition never does.
         ends = word.startswith("--") or re.match(r"[a-z_.]+=", word)
         if collecting and ends:
             if not named:
-                raise ConfigurationError("`--losses` names no loss: write one or more names or compositions after it.")
-            collecting = False
-        if word == "--losses":
-            collecting, named = True, 0
+                what = "no loss: write one or more names or compositions" if collecting == "--losses" else "nothing"
+                after = "" if collecting == "--losses" else ": write one or more values"
+                raise ConfigurationError(f"`{collecting}` names {what}{after} after it.")
+            collecting = ""
+        if word in options:
+            collecting, named = word, 0
         elif collecting:
             named += 1
-            result += ["--losses", word]
+            result += [collecting, word]
         else:
             result.append(word)
     return result[:-1]
@@ -319,7 +380,7 @@ def main(words: Sequence[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
-        app(_spread_losses(sys.argv[1:] if words is None else words))
+        app(_spread_values(sys.argv[1:] if words is None else words))
     except BrokenPipeError:
         # Whoever read our output has gone; what is finished is kept.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
