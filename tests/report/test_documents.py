@@ -33,8 +33,9 @@ def run_blocks(text: str) -> dict:
     return scope
 
 
-def test_the_page_on_own_losses_runs_as_a_users_script_and_prints_what_it_says(tmp_path):
-    blocks = BLOCKS.findall(OWN_LOSS)
+@pytest.mark.parametrize("page", ["own-loss.md", "engines.md"])
+def test_a_page_runs_as_a_users_script_and_prints_what_it_says(page, tmp_path):
+    blocks = BLOCKS.findall((DOCS / page).read_text(encoding="utf-8"))
     script = f"\nprint({MARK!r})\n".join(code for kind, code in blocks if kind == "python")
     (tmp_path / "my_losses.py").write_text(script, encoding="utf-8")
     done = subprocess.run(
