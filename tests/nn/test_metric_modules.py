@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -11,7 +12,14 @@ from torch.testing import assert_close
 import lossmith
 from library import DIM, build, gradients, scores_for
 from lossmith import ObjectiveInputError, list_losses
-from lossmith.engines import similarity
+from lossmith.engines.budget import set_chunk_budget
+
+
+@pytest.fixture
+def chunk_budget() -> Iterator[Callable[[int | None], None]]:
+    """Sets the budget for one test."""
+    yield set_chunk_budget
+    set_chunk_budget(None)
 
 
 def test_a_class_with_one_sample_is_defined_and_warns_once() -> None:
@@ -170,16 +178,17 @@ def test_pairs_of_no_class_are_defined_and_warn() -> None:
 
 @pytest.mark.parametrize("name", [record.name for record in list_losses("metric")])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_changes_nothing(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_autocast_changes_nothing(name: str, dtype: torch.dtype, chunk_budget: Callable[[int | None], None]) -> None:
     """Inside autocast a matrix product of float32 rows is rounded to half precision; a loss must not be."""
     module = build(name, dtype=torch.float32)
     embeddings, labels = scores_for(module, 8, dtype=torch.float32), torch.arange(8) % 3
     wanted = module(embeddings, labels)
     slopes = gradients(wanted, module, embeddings)
-    for entries in (similarity.CHUNK_ENTRIES, 24):
-        monkeypatch.setattr(similarity, "CHUNK_ENTRIES", entries)
+    for num_bytes, reduction in ((None, "mean"), (128, "mean"), (128, "none")):
+        chunk_budget(num_bytes)
         with torch.autocast("cpu", dtype=dtype):
-            value = module(embeddings, labels)
+            value = module(embeddings, labels, reduction=reduction)
+            value = value if reduction == "mean" else value.mean()
         assert value.dtype == torch.float32
         assert_close(value, wanted, rtol=1e-6, atol=0)
         for got, slope in zip(gradients(value, module, embeddings), slopes, strict=True):

@@ -25,31 +25,6 @@ def test_which_losses_work_in_chunks() -> None:
     assert ROW_LOCAL == ["circle", "multi_similarity", "nca", "nt_xent", "supcon", "triplet_margin"]
 
 
-@pytest.mark.parametrize("name", ROW_LOCAL)
-@pytest.mark.parametrize("rows", [1, 5])
-def test_chunks_of_rows_are_the_whole(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, embeddings = build(name), scores_for(build(name), len(LABELS))
-    whole = module(embeddings, LABELS)
-    wanted = torch.autograd.grad(whole, embeddings)[0]
-    each = module(embeddings, LABELS, reduction="none")
-    made = []
-    statistics = similarity.SimilarityRows.statistics
-
-    def noted(self: similarity.SimilarityRows, names: tuple[str, ...], *place: int) -> dict[str, Tensor]:
-        made.append(len(self.anchors))
-        return statistics(self, names, *place)
-
-    monkeypatch.setattr(similarity, "CHUNK_ENTRIES", rows * 12)
-    monkeypatch.setattr(similarity.SimilarityRows, "statistics", noted)
-    value = module(embeddings, LABELS)
-    assert_close(value, whole, rtol=1e-14, atol=0)
-    assert max(made) == rows
-    assert len(made) == -(-12 // rows)
-    assert_close(torch.autograd.grad(value, embeddings)[0], wanted, rtol=1e-11, atol=1e-15)
-    assert len(made) == 2 * -(-12 // rows), "the tables are made again, not kept"
-    assert_close(module(embeddings, LABELS, reduction="none"), each, rtol=1e-13, atol=1e-16)
-
-
 def test_what_cannot_fit_is_refused_before_anything_is_made() -> None:
     labels = torch.arange(32_768) // 4
     embeddings = torch.zeros(32_768, 2)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -9,17 +10,44 @@ import torch.nn.functional as F
 from torch import nn
 
 from lossmith._checks import check_label_range, check_labels
-from lossmith._debug import check_finite_rows, debugging, note_classes
+from lossmith._debug import check_finite_rows, check_finite_weights, debugging, note_classes
 from lossmith._numerics import at_least_float32
 from lossmith._reduce import NumItems
 from lossmith._typing import Tensor
-from lossmith.engines import SimilarityRows, apply_by_rows, check_table, gather_rows, own_start, row_counts, world_size
+from lossmith.engines.gather import gather_rows, own_start, row_counts, world_size
+from lossmith.engines.similarity import (
+    COPIES,
+    TABLES,
+    AnchorRows,
+    ProxyRows,
+    SimilarityRows,
+    apply_by_rows,
+    check_table,
+    positive_counts,
+    row_chunks,
+    sum_by_rows,
+)
 from lossmith.errors import LossmithWarning, ObjectiveInputError
 from lossmith.nn.base import IGNORE_INDEX, Inputs, ObjectiveModule, graph_zero, scatter
 from lossmith.nn.memory import EmbeddingMemory
+from lossmith.nn.plan import Plan
 from lossmith.objectives import ObjectiveRecord
 
 _TABLES = ("similarities", "distances")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """The rows of one call, checked."""
+
+    embeddings: Tensor
+    """As they came."""
+    counted: Tensor
+    """Which of them have a label."""
+    valid: Tensor
+    """Which of them count where losses belong to anchors."""
+    rows: AnchorRows
+    chunks: list[slice]
 
 
 @final
@@ -55,6 +83,9 @@ class MetricLoss(ObjectiveModule):
         self.gather = gather
         self._warned_of_single_rows = False
         self._compares_rows = any(name in record.reads for name in _TABLES)
+        # With proxies an anchor needs its own row only, unless its loss depends on the other items of the batch.
+        alone = record.proxy_shape and record.item == "anchor" and not record.batch_coupled
+        self._comes_in_chunks = record.row_local or bool(alone)
         if record.proxy_shape:
             sizes = {**self.hyperparameters, "num_classes": num_classes, "embedding_dim": embedding_dim}
             shape = [_size(record, name, sizes[name]) for name in record.proxy_shape]
@@ -71,8 +102,140 @@ class MetricLoss(ObjectiveModule):
             size = _size(record, "memory_size", memory_size)
             self.memory = EmbeddingMemory(size, _size(record, "embedding_dim", embedding_dim))
 
+    def evaluate(self, inputs: Inputs, weights: Tensor | None, num_items: NumItems | None, reduction: str) -> Tensor:
+        """The loss, by the plan that suits the call."""
+        batch = self._batch(inputs)
+        needs_grad = batch.rows.anchors.requires_grad or batch.rows.others.requires_grad
+        if self._choose(batch.chunks, needs_grad, weights, num_items, reduction)[0] == "gradient in forward":
+            loss = self._sum(batch, weights, num_items, reduction)
+        else:
+            losses, valid = self._losses(batch)
+            loss = self._finish(losses, valid, weights, num_items, reduction)
+        self._remember(batch.rows)
+        return loss
+
     def item_losses(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """One loss per anchor, or as many as there are pairs or triplets, or one for the batch."""
+        batch = self._batch(inputs)
+        losses, valid = self._losses(batch)
+        self._remember(batch.rows)
+        return losses, valid
+
+    def _losses(self, batch: _Batch) -> tuple[Tensor, Tensor]:
+        values = apply_by_rows(self._chunk, batch.rows, self.needed, batch.chunks)
+        if self.record.item == "anchor":
+            return scatter(values, batch.counted), batch.valid
+        # Losses of pairs, triplets or the batch: every one that is returned counts, where any row does.
+        losses = graph_zero(batch.embeddings, *self.parameters()).to(values.dtype) + values.reshape(-1)
+        return losses, torch.full_like(losses, bool(batch.counted.any()), dtype=torch.bool)
+
+    def _sum(self, batch: _Batch, weights: Tensor | None, num_items: NumItems | None, reduction: str) -> Tensor:
+        """The reduced loss with its gradient, in one pass over the chunks."""
+        rows, chunks = batch.rows, batch.chunks
+        if self.record.item != "anchor":
+            total, count = sum_by_rows(self._chunk, rows, self.needed, chunks, None)
+            # As many times their mean, in no memory: how many there are is known only now.
+            losses = (total / max(count, 1)).expand(count)
+            valid = torch.ones((), dtype=torch.bool, device=losses.device).expand(count)
+            return self._finish(losses, valid, weights, num_items, reduction)
+        # A reduction is linear in the losses: its slopes are the weight of each.
+        stand_in = torch.zeros(batch.valid.shape, dtype=rows.anchors.dtype, device=rows.anchors.device)
+        reduced = self._finish(stand_in.requires_grad_(), batch.valid, weights, num_items, reduction)
+        (slopes,) = torch.autograd.grad(reduced, stand_in)
+        return sum_by_rows(self._chunk, rows, self.needed, chunks, slopes[batch.counted])[0]
+
+    def _finish(
+        self, losses: Tensor, valid: Tensor, weights: Tensor | None, num_items: NumItems | None, reduction: str
+    ) -> Tensor:
+        check_finite_weights(weights, valid)
+        self._warn_of_accumulation(num_items, valid)
+        return self.reduce(losses, valid, weights, num_items, reduction)
+
+    def _choose(
+        self, chunks: list[slice], needs_grad: bool, weights: object, num_items: object, reduction: str
+    ) -> tuple[str, str]:
+        """Name of the plan, and why no other."""
+        if not self._comes_in_chunks:
+            return "dense", f"'{self.record.name}' needs the table of all rows at once."
+        if len(chunks) <= 1:
+            return "dense", "The tables of all rows fit the chunk budget together."
+        if not (needs_grad and torch.is_grad_enabled()):
+            return "forward only", "No gradient is wanted, so each chunk's tables are made once."
+        again = ", so each chunk's tables are made again in the backward pass."
+        if reduction == "none":
+            return "recompute", "With reduction 'none' the slope of each loss is not known yet" + again
+        if any(isinstance(value, Tensor) and value.requires_grad for value in (weights, num_items)):
+            return "recompute", "The weights or `num_items` need a gradient, which needs every loss" + again
+        if weights is not None and self.record.item != "anchor":
+            return "recompute", f"Weights belong to {self.record.item}s, which are counted as they come" + again
+        return "gradient in forward", (
+            "The losses of an anchor need its own row only and are added up with constant weights, so each chunk's "
+            "gradient is formed while its tables are there."
+        )
+
+    def _plan(self, inputs: Inputs, weights: object, reduction: str) -> Plan:
+        embeddings, counted = self._checked_embeddings(inputs)
+        labels, items = inputs["labels"][counted], int(counted.sum())
+        wanted = [embeddings.requires_grad]
+        tables: Tensor | None = None
+        width = items
+        if self.record.proxy_shape:
+            width = math.prod(self.proxies.shape[:-1])
+            wanted.append(self.proxies.requires_grad)
+        elif self._compares_rows:
+            wanted *= 2
+            width = items * (world_size() if self.gather else 1) + (0 if self.memory is None else self.memory.size)
+            if self.record.item == "triplet":
+                tables = positive_counts(labels, labels)
+        anchors = at_least_float32(embeddings[:1].detach()).expand(items, -1)
+        chunks = self._chunks(anchors, width, tables)
+        name, reason = self._choose(chunks, any(wanted), self._own(weights, "weights"), None, reduction)
+        slopes = sum(wanted) if torch.is_grad_enabled() else 0
+        rows = max((int(tables[c].sum()) if tables is not None else c.stop - c.start for c in chunks), default=0)
+        return Plan(
+            engine="dense" if name == "dense" else "rows",
+            name=name,
+            products=1 + slopes + (name == "recompute"),
+            items=items,
+            chunks=len(chunks),
+            scratch_bytes=TABLES * rows * width * anchors.element_size(),
+            reason=reason,
+        )
+
+    def reduce(
+        self, losses: Tensor, valid: Tensor, weights: Tensor | None, num_items: NumItems | None, reduction: str
+    ) -> Tensor:
+        """As for every loss; with `gather`, so that the mean over ranks is the loss of one rank with all rows."""
+        ranks = world_size() if self.gather else 1
+        shared = not self.record.row_local
+        if ranks == 1 or reduction == "none" or (shared and self.record.item != "anchor"):
+            return super().reduce(losses, valid, weights, num_items, reduction)
+        if reduction == "mean" and num_items is None:
+            count = valid if weights is None else torch.where(valid, weights.to(losses.dtype), 0.0)
+            num_items = gather_rows(count.sum().to(losses.dtype).detach()[None]).sum()
+        return ranks * super().reduce(losses, valid, weights, num_items, reduction)
+
+    def _batch(self, inputs: Inputs) -> _Batch:
+        embeddings, counted = self._checked_embeddings(inputs)
+        vectors, classes = at_least_float32(embeddings[counted]), inputs["labels"][counted].long()
+        check_finite_rows("embeddings", vectors, counted)
+        valid, tables = counted, None
+        if self._compares_rows:
+            rows = self._rows(vectors, classes)
+            positives = rows.positive_counts
+            self._warn_of_lone_rows(positives)
+            self._check_size(rows, positives)
+            tables = positives if self.record.item == "triplet" else None
+            if self.record.needs_positives and self.record.item == "anchor":
+                valid = counted.masked_scatter(counted, positives > 0)
+        else:
+            rows = self._proxy_rows(vectors, classes)
+        anchors = rows.anchors
+        chunks = self._chunks(anchors, rows.width, tables)
+        return _Batch(embeddings=embeddings, counted=counted, valid=valid, rows=rows, chunks=chunks)
+
+    def _checked_embeddings(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The embeddings, and which of them have a label."""
         embeddings, labels = inputs["embeddings"], inputs["labels"]
         if embeddings.ndim != 2 or not embeddings.is_floating_point():
             raise ObjectiveInputError(
@@ -80,57 +243,40 @@ class MetricLoss(ObjectiveModule):
                 f"{tuple(embeddings.shape)}."
             )
         check_labels(labels, tuple(embeddings.shape[:1]), scores="embeddings")
-        counted = labels != IGNORE_INDEX
-        rows, classes = at_least_float32(embeddings[counted]), labels[counted].long()
-        check_finite_rows("embeddings", rows, counted)
-        if self._compares_rows:
-            return self._compare(embeddings, counted, rows, classes)
+        return embeddings, labels != IGNORE_INDEX
+
+    def _chunks(self, anchors: Tensor, width: int, tables: Tensor | None) -> list[slice]:
+        if not self._comes_in_chunks:
+            return [slice(0, len(anchors))]
+        least = COPIES * anchors.shape[1] // TABLES if self.record.proxy_shape else 1
+        return row_chunks(len(anchors), width, anchors.dtype, anchors.device, tables, least)
+
+    def _remember(self, rows: AnchorRows) -> None:
+        if self.memory is None or not self.training:
+            return
+        assert isinstance(rows, SimilarityRows)
+        everyone = rows.candidates[: len(rows.candidates) - self.memory.size]
+        self.memory.push(everyone.detach(), rows.candidate_labels[: len(everyone)])
+
+    def _proxy_rows(self, rows: Tensor, classes: Tensor) -> ProxyRows:
         if self.gather and self.record.item != "anchor":
             rows, classes = gather_rows(rows), gather_rows(classes)
-        statistics: dict[str, Tensor] = {"embeddings": rows, "labels": classes}
-        if self.record.proxy_shape:
-            statistics["proxies"] = self._checked_proxies(rows, classes)
-        else:
-            self._warn_of_lone_rows(SimilarityRows(rows, classes, rows, classes).positive_counts)
-        values = self.apply_function(statistics, rows=len(rows))
-        if self.record.item == "anchor":
-            return scatter(values, counted), counted
-        return self._all_count(values, embeddings, bool(counted.any()))
-
-    def reduce(
-        self, losses: Tensor, valid: Tensor, weights: Tensor | None, num_items: NumItems | None, reduction: str
-    ) -> Tensor:
-        """As for every loss; with `gather`, so that the mean over ranks is the loss of one rank with all rows."""
-        ranks = world_size() if self.gather else 1
-        shared = not self._compares_rows or not self.record.row_local
-        if ranks == 1 or reduction == "none" or (shared and self.record.item != "anchor"):
-            return super().reduce(losses, valid, weights, num_items, reduction)
-        if reduction == "mean" and num_items is None:
-            count = valid.to(losses.dtype) if weights is None else torch.where(valid, weights.to(losses.dtype), 0.0)
-            num_items = gather_rows(count.sum().detach()[None]).sum()
-        return ranks * super().reduce(losses, valid, weights, num_items, reduction)
-
-    def _compare(self, embeddings: Tensor, counted: Tensor, rows: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        rows_of_batch = self._rows(rows, classes)
-        positives = rows_of_batch.positive_counts
-        self._warn_of_lone_rows(positives)
-        self._check_size(rows_of_batch, positives)
-        if self.record.row_local:
-            values = apply_by_rows(self._chunk, rows_of_batch, self.needed)
-        else:
-            values = self._chunk(rows_of_batch.statistics(self.needed))
-        if self.memory is not None and self.training:
-            everyone = rows_of_batch.candidates[: len(rows_of_batch.candidates) - self.memory.size]
-            self.memory.push(everyone.detach(), rows_of_batch.candidate_labels[: len(everyone)])
-        if self.record.item != "anchor":
-            return self._all_count(values, embeddings, bool(counted.any()))
-        losses = scatter(values, counted)
-        if not self.record.needs_positives:
-            return losses, counted
-        return losses, counted.masked_scatter(counted, positives > 0)
+        if not self.record.proxy_shape:
+            self._warn_of_lone_rows(positive_counts(classes, classes))
+            return ProxyRows(rows, classes, rows.new_empty(0, rows.shape[1]))
+        made = ProxyRows(rows, classes, self._checked_proxies(rows, classes))
+        if not self._comes_in_chunks:
+            advice = (
+                "Give smaller batches, or use a loss whose anchors do not depend on each other, such as soft_triple or "
+                "normalized_softmax."
+            )
+            entries, what = len(rows) * made.width, "pairs of proxy and embedding"
+            check_table(self.record.name, entries, rows.element_size(), what=what, anchors=len(rows), advice=advice)
+        return made
 
     def _chunk(self, statistics: dict[str, Tensor]) -> Tensor:
-        return self.apply_function(statistics, rows=len(statistics[self.needed[0]]))
+        first = next(name for name in self.needed if name != "proxies")
+        return self.apply_function(statistics, rows=len(statistics[first]))
 
     def _rows(self, rows: Tensor, classes: Tensor) -> SimilarityRows:
         """Anchors and candidates: the batch, with `gather` that of all ranks, and the memory behind them."""
@@ -160,11 +306,6 @@ class MetricLoss(ObjectiveModule):
         elif self.record.row_local:
             entries = int(positives.sum()) if self.record.item == "pair" else 0
         check_table(self.record.name, entries, rows.anchors.element_size(), what=what, anchors=anchors)
-
-    def _all_count(self, values: Tensor, embeddings: Tensor, anything: bool) -> tuple[Tensor, Tensor]:
-        """Losses of pairs, triplets or the batch: every one that is returned counts, where any row does."""
-        losses = graph_zero(embeddings, *self.parameters()).to(values.dtype) + values.reshape(-1)
-        return losses, torch.full_like(losses, anything, dtype=torch.bool)
 
     def _checked_proxies(self, rows: Tensor, classes: Tensor) -> Tensor:
         if rows.shape[1] != self.proxies.shape[-1]:
