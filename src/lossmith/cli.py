@@ -195,14 +195,14 @@ def bench(
     grid = Grid(**settings)
     check_outputs(json=json_file, plot=plot)
     benchmark = Benchmark(grid.groups(), repeats=grid.repeats)
-    console = Console()
+    errors = Console(stderr=True)
     try:
-        with LiveBenchmark(console) as progress:
+        with LiveBenchmark(errors) as progress:
             benchmark.run(progress)
     except KeyboardInterrupt:
-        Console(stderr=True).print("Stopped; what was measured is kept.")
+        errors.print("Stopped; what was measured is kept.")
     results = results_of(benchmark, command=grid.command())
-    console.print(results_view(results))
+    Console().print(results_view(results))
     write_outputs(results, json=json_file, plot=plot)
     if not results.complete:
         raise typer.Exit(130)

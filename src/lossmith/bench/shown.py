@@ -15,9 +15,10 @@ from lossmith.bench.run import Row
 
 
 class LiveBenchmark:
-    """A listener that draws a bar on a console; nothing where it is no terminal."""
+    """A listener that draws a bar on a console; a line per step where it is no terminal."""
 
     def __init__(self, console: Console):
+        self._console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -39,6 +40,9 @@ class LiveBenchmark:
 
     def __call__(self, done: int, total: int, text: str) -> None:
         """Move the bar and say what comes now."""
+        if not self._console.is_terminal:
+            self._console.print(f"{done + 1}/{total} {text}", markup=False, highlight=False, soft_wrap=True)
+            return
         if self._task is None:
             self._task = self._bar.add_task("", total=total)
         self._bar.update(self._task, completed=done, description=escape(text))
