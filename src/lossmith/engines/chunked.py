@@ -129,12 +129,12 @@ class GradientInForward(torch.autograd.Function):
         return (*_fit(gradients, parts), None, None, None)
 
 
-def _fit(gradients: tuple[Tensor | None, ...], parts: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+def _fit(gradients: tuple[Tensor | None, ...], parts: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     """Gradients in the dtype of what they are for."""
-    return [
+    return tuple(
         None if gradient is None or part is None else gradient.to(part.dtype)
         for gradient, part in zip(gradients, parts, strict=True)
-    ]
+    )
 
 
 # Plan two: scores are made again in the backward pass. Four products.
