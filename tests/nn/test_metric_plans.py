@@ -112,7 +112,7 @@ def test_chunks_of_anchors_are_the_whole(name: str, anchors: int, budget: Budget
         for got, slope in zip(gradients(-1.7 * value, module, embeddings, mix), wanted, strict=True):
             assert_close(got, slope, rtol=1e-10, atol=1e-14)
         assert sum(made) == COUNTED, "every anchor's tables are made once, forward and backward together"
-        assert max(made) <= _most(module, anchors)
+        assert max(made) == _most(module, anchors) if anchors == 1 else max(made) <= anchors
         assert len(made) > 2
 
 
@@ -164,6 +164,22 @@ def test_backward_twice_and_second_derivatives(name: str, budget: Budget) -> Non
         assert torch.equal(torch.autograd.grad(value, embeddings, retain_graph=True)[0], first)
         for got, slope in zip(penalty(value), wanted, strict=True):
             assert_close(got, slope, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+@pytest.mark.parametrize("derivatives", [1, 2])
+def test_a_backward_pass_inside_autocast_is_not_rounded(name: str, derivatives: int, budget: Budget) -> None:
+    module = build(name, dtype=torch.float32)
+    if derivatives == 2 and "distances" in module.record.reads:
+        pytest.skip("torch has no second derivative of `cdist`")
+    embeddings = scores_for(module, len(LABELS), dtype=torch.float32)
+    budget(module, 2)
+    results = []
+    for enabled in (False, True):
+        losses = module(embeddings, LABELS, reduction="none").sum()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            results.append(torch.autograd.grad(losses, embeddings, create_graph=derivatives == 2)[0])
+    assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ON_PROXIES)

@@ -314,8 +314,7 @@ class RowWork:
                 f"Second derivatives keep every table of {len(anchors):,} x {self.rows.width:,} entries, "
                 f"{size / 2**30:.1f} GiB each, where {TABLE_BYTES / 2**30:.0f} GiB is the most: give smaller batches."
             )
-        with full_precision(anchors.device):
-            return self.function(self.rows.with_vectors(anchors, others).statistics(self.names))
+        return self.function(self.rows.with_vectors(anchors, others).statistics(self.names))
 
 
 def apply_by_rows(
@@ -404,13 +403,14 @@ def _differentiate(
 ) -> list[Tensor | None]:
     """Gradients with a graph of their own; of the losses, or of their weighted sum where `upstream` is one number."""
     # Views: anchors and others may be one tensor, whose whole gradient each of them would get.
-    anchors, others = (part.view_as(part) for part in parts)
-    losses = work.whole(anchors, others)
-    if weights is not None:
-        losses = losses * weights
-    output = losses.sum() if upstream.ndim == 0 else losses
-    wanted = [part for part in (anchors, others) if part.requires_grad]
-    found = iter(torch.autograd.grad(output, wanted, upstream, create_graph=True, allow_unused=True))
+    views = tuple(part.view_as(part) for part in parts)
+    wanted = [part for part in views if part.requires_grad]
+    with full_precision(upstream.device):
+        losses = work.whole(*views)
+        if weights is not None:
+            losses = losses * weights
+        output = losses.sum() if upstream.ndim == 0 else losses
+        found = iter(torch.autograd.grad(output, wanted, upstream, create_graph=True, allow_unused=True))
     return [next(found) if part.requires_grad else None for part in parts]
 
 
