@@ -166,11 +166,11 @@ def measured(bar: Bar, results: Results, shape: Case) -> tuple[float, str] | str
     return "not measured" if of_time is None else (of_time.median, str(of_time))
 
 
-def bar_lines(results: Results, shape: Case, bars: Sequence[Bar]) -> list[str]:
-    """A Markdown table: bar, asked, measured, met or missed."""
+def bar_lines(results: Results | None, shape: Case, bars: Sequence[Bar]) -> list[str]:
+    """A Markdown table: bar, asked, measured, met or missed; without results the last two are empty."""
     lines = ["| bar | asked for | measured | |", "| --- | --- | --- | --- |"]
     for bar in bars:
-        found = measured(bar, results, shape)
+        found = "" if results is None else measured(bar, results, shape)
         value, shown = (None, found) if isinstance(found, str) else found
         verdict = "" if value is None else "met" if value <= bar.limit else "**missed**"
         asked = f"<= {bar.limit:,.0f} MiB" if bar.against is None else f"<= {bar.limit:.2f}x"
@@ -231,13 +231,9 @@ def page(found: dict[str, Results]) -> str:
         shape, bars = BARS[device]
         lines += [f"## {title}", ""]
         if device not in found:
-            lines += [f"Not measured yet: no such machine was at hand. The bars are for {shape}.", ""]
-            lines += ["| bar | asked for |", "| --- | --- |"]
-            lines += [
-                f"| {bar.what} | <= {f'{bar.limit:,.0f} MiB' if bar.against is None else f'{bar.limit:.2f}x'} |"
-                for bar in bars
-            ]
-            lines.append("")
+            why = ": no NVIDIA GPU was at hand" if device == "cuda" else ""
+            lines += [f"Not measured yet{why}. The bars are for {shape}.", ""]
+            lines += [*bar_lines(None, shape, bars), ""]
             continue
         results = found[device]
         shape = shape_of(results)

@@ -488,5 +488,6 @@ def test_the_page_shows_each_case_and_leaves_the_gpu_open(tmp_path):
     page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
     assert page.count("\n### 2,048 tokens") == 4
     assert "Not the shape of the bars" not in page
-    assert "Not measured yet: no such machine was at hand. The bars are for 8,192 tokens, hidden 4,096" in page
+    assert "Not measured yet: no NVIDIA GPU was at hand. The bars are for 8,192 tokens, hidden 4,096" in page
+    assert "| triton / bare three products | <= 1.35x |  |  |" in page
     assert (tmp_path / "images" / "engines-cpu.svg").exists()
