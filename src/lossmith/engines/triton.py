@@ -5,14 +5,13 @@ writes their derivative, a block of rows x classes within the chunk budget and r
 plain matrix products turn into gradients. Nothing is added up in an order that changes from run to run.
 
 The 20 highest scores (`top`) come from the chunked engine, by one more product. What regions ask for needs the scores
-of present classes only: narrow products in torch, through the chunked engine's pieces on a narrow vocabulary.
+of present classes only: narrow products, whose gradients are added to those of the whole vocabulary.
 """
 
 import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import import_module
 from types import ModuleType
 
@@ -21,9 +20,8 @@ import torch
 from lossmith._numerics import full_precision
 from lossmith._typing import Float, Int, Tensor
 from lossmith.engines.budget import rows_within_budget
-from lossmith.engines.gradients import Gradients, RowSlopes, TileGradient, _add
+from lossmith.engines.gradients import Gradients, RowSlopes, _add
 from lossmith.engines.products import transposed_product
-from lossmith.engines.regions import RegionColumns
 from lossmith.engines.row_sums import RowSums, SumStatistics
 from lossmith.engines.tiles import ChunkedPass, ColumnRequest, OnlineSums
 from lossmith.errors import ObjectiveInputError
@@ -95,7 +93,7 @@ def forward_sums(work: ChunkedPass) -> tuple[RowSums, list[Tensor]]:
         sums = RowSums(**{name: torch.cat([part.present()[name] for part in parts]) for name in parts[0].present()})
         if "top" in work.reads:
             sums = replace(sums, top=_top(replace(work, reads=frozenset({"top"}), requests=())))
-        return sums, [_Narrow(work, request).value(sums) for request in work.requests]
+        return sums, [_Narrow(kernels, work, request).value(sums) for request in work.requests]
 
 
 def backward_sums(
@@ -111,7 +109,7 @@ def backward_sums(
         narrow = []
         for request, given in zip(work.requests, upstream, strict=True):
             if given is not None and len(request.rows):
-                region = _Narrow(work, request)
+                region = _Narrow(kernels, work, request)
                 slopes = region.backward(sums, slopes, given, wanted)
                 narrow.append(region)
         gradients = Gradients(work, wanted, by_tile=True)
@@ -246,6 +244,11 @@ def _partial_sums(
     return sums
 
 
+def _reference(sums: RowSums) -> Float[Tensor, " rows"]:
+    """What exponentials are relative to."""
+    return sums.maximum.masked_fill(sums.maximum == -torch.inf, 0.0)
+
+
 def _combine(parts: dict[str, Float[Tensor, "splits rows"]]) -> RowSums:
     """Sums over all splits, made relative to the highest of their maxima."""
     maximum = parts["maximum"].amax(0)
@@ -283,7 +286,7 @@ class _RowInputs:
         skips = work.linear.skip_below > 0 and slopes.centered is None
         normalizer = SumStatistics(sums, work.linear.vocab).log_normalizer_above_maximum if skips else None
         vectors = (
-            sums.maximum.masked_fill(sums.maximum == -torch.inf, 0.0),
+            _reference(sums),
             slopes.total,
             slopes.label_scores,
             slopes.tilted,
@@ -333,71 +336,87 @@ def _score_gradient(
 
 
 class _Narrow:
-    """One region's classes as a vocabulary of their own: a pass of the chunked engine in one tile of columns."""
+    """One region's classes as a vocabulary of their own: what the region asks of their scores, and its gradients."""
 
-    def __init__(self, work: ChunkedPass, request: ColumnRequest):
-        linear, device = copy.copy(work.linear), work.linear.device
+    def __init__(self, kernels: ModuleType, work: ChunkedPass, request: ColumnRequest):
+        linear = copy.copy(work.linear)
         linear.weight = linear.weight.detach().index_select(0, request.columns)
         linear.bias = None if linear.bias is None else linear.bias.detach().index_select(0, request.columns)
         linear.vocab = len(request.columns)
-        self._rows, self._columns = request.rows, request.columns
+        self._kernels = kernels
+        self._rows, self._columns, self._mass = request.rows, request.columns, request.mass
         self._work = ChunkedPass(
             linear=linear,
             places=request.rows if work.places is None else work.places[request.rows],
             classes=torch.searchsorted(request.columns, work.classes[request.rows]),
             reads=frozenset(),
-            requests=(
-                ColumnRequest(
-                    rows=torch.arange(len(request.rows), device=device),
-                    columns=torch.arange(len(request.columns), device=device),
-                    mass=request.mass,
-                ),
-            ),
         )
-        # A region of rows that all lie on other ranks has none here.
-        self._chunks = self._work.row_chunks(self._work.tile_shape(kept=True)[0]) or [slice(0, 0)]
+        self._chunks = self._work.row_chunks(self._work.tile_shape(kept=True)[0])
         self._tile = slice(0, linear.vocab)
         self._gradients = Gradients(self._work, (False, False, False))
 
-    def _region(self, upstream: Tensor | None = None) -> RegionColumns:
-        return RegionColumns(self._work, self._work.requests[0], self._chunks, [self._tile], upstream=upstream)
+    def _above(self, chunk: slice, hidden: Tensor, weight: Tensor, sums: RowSums) -> Float[Tensor, "rows classes"]:
+        """Scores less the row's maximum.
+
+        By a kernel: another product would round them otherwise than in the sums that they are divided by.
+        """
+        launch = _Launch(self._work, chunk, self._tile, hidden, weight)
+        scores = hidden.new_empty(launch.rows, launch.columns, dtype=self._work.dtype)
+        self._kernels.scores_kernel[(launch.row_blocks * launch.column_blocks,)](
+            *launch.operands, scores, *launch.sizes, **launch.options
+        )
+        return scores.sub_(_reference(sums)[chunk, None])
 
     def value(self, sums: RowSums) -> Tensor:
-        """What the region asks for."""
-        region, weight, own = self._region(), self._work.weight_tile(self._tile), sums.rows(self._rows)
-        for number, chunk in enumerate(self._chunks):
-            region.pick(number, 0, self._work.scores(self._work.hidden_rows(chunk), weight, self._tile))
-            region.finish_chunk(number, own.rows(chunk))
-        return region.value
+        """The scores less the row's maximum, or the probabilities summed over the region's rows."""
+        own, weight = sums.rows(self._rows), self._work.weight_tile(self._tile)
+        normalizer = SumStatistics(own, self._work.linear.vocab).log_normalizer_above_maximum
+        value = own.total.new_zeros(len(self._columns)) if self._mass else None
+        parts = []
+        for chunk in self._chunks:
+            above = self._above(chunk, self._work.hidden_rows(chunk), weight, own)
+            if value is None:
+                parts.append(above)
+            else:
+                value += (above - normalizer[chunk, None]).exp_().sum(0)
+        if value is not None:
+            return value
+        return torch.cat(parts) if parts else own.total.new_zeros(0, len(self._columns))
 
     def backward(
         self, sums: RowSums, slopes: RowSlopes, upstream: Tensor, wanted: tuple[bool, bool, bool]
     ) -> RowSlopes:
         """Form the gradients of the region's own scores; the slopes with what a mass adds to them."""
-        work, own = self._work, sums.rows(self._rows)
-        region, zero = self._region(upstream), torch.zeros_like(own.total)
-        none = RowSlopes(total=zero, label_scores=zero)
-        added = region.correct(none, own)
-        # Through the normaliser a mass depends on every class: that part is the kernel's.
-        slopes = replace(
-            slopes,
-            total=slopes.total.index_add(0, self._rows, added.total),
-            label_scores=slopes.label_scores.index_add(0, self._rows, added.label_scores),
-        )
-        weight = work.weight_tile(self._tile)
+        work, own, weight = self._work, sums.rows(self._rows), self._work.weight_tile(self._tile)
+        statistics = SumStatistics(own, work.linear.vocab)
+        share = (-statistics.log_normalizer_above_maximum).exp()
         self._gradients = Gradients(work, wanted)
-        for number, chunk in enumerate(self._chunks):
+        of_others = []
+        for chunk in self._chunks:
             hidden = work.hidden_rows(chunk)
-            inside, column = work.own_place(chunk, self._tile)
-            tile_gradient = TileGradient(work, own.rows(chunk), none.map(lambda s, chunk=chunk: s[chunk]))
-            scores = work.scores(hidden, weight, self._tile)
-            scores.scatter_(1, column, scores.gather(1, column).masked_fill(inside, -torch.inf))
-            scores.sub_(tile_gradient.reference[:, None])
-            if not work.keeps_scores:
-                scores.exp_()
-            gradient = tile_gradient(scores, None, inside, column, partial(region.add_gradient, number, 0))
+            above = self._above(chunk, hidden, weight, own)
+            if self._mass:
+                gradient = (above.exp() * share[chunk, None]).mul_(upstream)
+                gradient.scatter_(1, work.classes[chunk, None], 0.0)
+                of_others.append(gradient.sum(1))
+            else:
+                gradient = upstream[chunk].clone()
+            gradient *= work.linear.scale
+            if work.linear.softcap is not None:
+                scores = above.add_(_reference(own)[chunk, None])
+                gradient *= 1 - (scores / work.linear.softcap).square_()
             self._gradients.add(chunk, self._tile, gradient, hidden, weight)
-        return slopes
+        if not self._mass:
+            return slopes
+        # Through the normaliser a mass depends on every class: that part, and the label's, is the kernel's.
+        others, label, upstream_label = torch.cat(of_others), statistics.token_logps.exp(), upstream[work.classes]
+        of_total = -(others + label * upstream_label) * share
+        of_label = label * (statistics.complement_logps.exp() * upstream_label - others)
+        return replace(
+            slopes,
+            total=slopes.total.index_add(0, self._rows, of_total),
+            label_scores=slopes.label_scores.index_add(0, self._rows, of_label),
+        )
 
     def add_to_weight(self, total: Float[Tensor, "columns hidden"], tile: slice) -> None:
         """Add the region's part to the gradient of one tile of the weight."""

@@ -51,12 +51,21 @@ def _tanh(x) -> tl.tensor:
 
 @triton.jit
 @no_type_check
+def _capped(x, softcap) -> tl.tensor:
+    """The scores under the soft-cap; as they are where there is none."""
+    if softcap is not None:
+        cap = tl.load(softcap)
+        x = _tanh(x / cap) * cap
+    return x
+
+
+@triton.jit
+@no_type_check
 def _scores(
     hidden_TD,
     weight_VD,
     bias_V,
     scale,
-    softcap,
     row_T,
     column_V,
     hidden_stride,
@@ -65,7 +74,7 @@ def _scores(
     BLOCK_D: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> tl.tensor:
-    """One tile of scores; rows and columns must lie inside."""
+    """One tile of scores before the soft-cap; rows and columns must lie inside."""
     inner_D = tl.arange(0, BLOCK_D)
     hidden_at_TD = hidden_TD + row_T[:, None].to(tl.int64) * hidden_stride + inner_D[None, :]
     weight_at_DV = weight_VD + column_V[None, :].to(tl.int64) * weight_stride + inner_D[:, None]
@@ -80,9 +89,6 @@ def _scores(
         scores_TV += tl.load(bias_V + column_V).to(accumulator)[None, :]
     if scale is not None:
         scores_TV *= tl.load(scale)
-    if softcap is not None:
-        cap = tl.load(softcap)
-        scores_TV = _tanh(scores_TV / cap) * cap
     return scores_TV
 
 
@@ -143,7 +149,6 @@ def row_sums_kernel(
             weight_VD,
             bias_V,
             scale,
-            softcap,
             row_inside_T,
             tl.minimum(column_V, columns - 1),
             hidden_stride,
@@ -152,6 +157,7 @@ def row_sums_kernel(
             BLOCK_D,
             WIDTH,
         )
+        scores_TV = _capped(scores_TV, softcap)
         # A label of the next tile may name a column past the end of this one.
         inside_V = (column_V < columns)[None, :]
         label_TV = inside_V & (column_V[None, :] == own_T[:, None])
@@ -240,12 +246,11 @@ def score_gradient_kernel(
     own_T = tl.load(label_T + row_inside_T)
     accumulator: tl.constexpr = total_slope_T.dtype.element_ty
     column_V = block_V * BLOCK_V + tl.arange(0, BLOCK_V)
-    scores_TV = _scores(
+    uncapped_TV = _scores(
         hidden_TD,
         weight_VD,
         bias_V,
         scale,
-        softcap,
         row_inside_T,
         tl.minimum(column_V, columns - 1),
         hidden_stride,
@@ -254,6 +259,7 @@ def score_gradient_kernel(
         BLOCK_D,
         WIDTH,
     )
+    scores_TV = _capped(uncapped_TV, softcap)
     label_TV = column_V[None, :] == own_T[:, None]
     others_TV = tl.where(label_TV, float("-inf"), scores_TV)
     reference = tl.load(reference_T + row_inside_T)
@@ -273,9 +279,9 @@ def score_gradient_kernel(
         derivative_TV += tl.where(highest_TV, tl.load(tie_slope_T + row_inside_T)[:, None], 0.0)
     derivative_TV = tl.where(label_TV, tl.load(label_slope_T + row_inside_T)[:, None], derivative_TV)
     if softcap is not None:
-        # With the score z, the derivative of softcap tanh(x / softcap) is 1 - (z / softcap)^2.
-        share_TV = scores_TV / tl.load(softcap)
-        derivative_TV *= 1 - share_TV * share_TV
+        # 1 - tanh(x)^2 = 4 exp(-2x) / (1 + exp(-2x))^2, which does not cancel where tanh(x) is almost 1.
+        decayed_TV = tl.exp(-2 * tl.abs(uncapped_TV / tl.load(softcap)))
+        derivative_TV *= 4 * decayed_TV / ((1 + decayed_TV) * (1 + decayed_TV))
     if scale is not None:
         derivative_TV *= tl.load(scale)
 
@@ -292,6 +298,46 @@ def score_gradient_kernel(
     if bias_gradient_RV is not None:
         sums_V = tl.sum(tl.where(there_TV, derivative_TV, 0.0), 0)
         tl.store(bias_gradient_RV + block_T.to(tl.int64) * columns + column_V, sums_V, mask=column_V < columns)
+
+
+@triton.jit
+@no_type_check
+def scores_kernel(
+    hidden_TD,
+    weight_VD,
+    bias_V,
+    scale,
+    softcap,
+    scores_TV,
+    rows,
+    columns,
+    hidden_stride,
+    weight_stride,
+    BLOCK_T: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:
+    """One tile of scores, for the few classes whose scores are wanted themselves, rounded as in the kernels above."""
+    block_T, block_V = _place(tl.cdiv(rows, BLOCK_T), tl.cdiv(columns, BLOCK_V))
+    row_T = block_T * BLOCK_T + tl.arange(0, BLOCK_T)
+    column_V = block_V * BLOCK_V + tl.arange(0, BLOCK_V)
+    tile_TV = _scores(
+        hidden_TD,
+        weight_VD,
+        bias_V,
+        scale,
+        tl.minimum(row_T, rows - 1),
+        tl.minimum(column_V, columns - 1),
+        hidden_stride,
+        weight_stride,
+        scores_TV.dtype.element_ty,
+        BLOCK_D,
+        WIDTH,
+    )
+    there_TV = (row_T < rows)[:, None] & (column_V < columns)[None, :]
+    at_TV = row_T[:, None].to(tl.int64) * columns + column_V[None, :]
+    tl.store(scores_TV + at_TV, _capped(tile_TV, softcap), mask=there_TV)
 
 
 INTERPRETED = not isinstance(row_sums_kernel, triton.runtime.JITFunction)
