@@ -70,9 +70,16 @@ def _on(case: Case, device: str, dtype: torch.dtype = torch.float64) -> Case:
     return replace(moved, **parts)
 
 
+def _for(text: str, case: Case) -> Case:
+    """The case as sequences where the loss has a region for each."""
+    if "sequence" not in text or case.hidden.ndim == 3:
+        return case
+    return _on(_on(case, "cpu", case.hidden.dtype).sequences, case.hidden.device.type, case.hidden.dtype)
+
+
 def _run(text: str, case: Case, impl: str | None, **call: object) -> list[Tensor]:
     """Value of a loss and gradients under a random upstream gradient."""
-    own = (case.sequences if "sequence" in text else case).fresh()
+    own = _for(text, case).fresh()
     logits = own.logits() if impl is None else own.linear(impl)
     value = lossmith.loss(text)(logits, own.labels, **call)
     upstream = normal(*value.shape, seed=77).float().to(value)
@@ -178,6 +185,7 @@ def test_regions_are_no_worse_than_naive_code(text: str, device: str) -> None:
     _check_budget(lambda case, impl: _run(text, case, impl), cases)
 
 
+@pytest.mark.usefixtures("few_blocks")
 def test_tanh_keeps_small_scores(device: str) -> None:
     # 1 - 2 / (exp(2x) + 1) would leave no digit of scores of 1e-7 under a soft-cap of 30.
     case = replace(draw(softcap=30.0, bias=False), weight=1e-8 * draw().weight)
@@ -209,6 +217,7 @@ def test_impossible_classes_and_ties(device: str) -> None:
             assert bool(one.isfinite().all())
 
 
+@pytest.mark.usefixtures("few_blocks")
 def test_ignored_rows_change_nothing(device: str) -> None:
     case = _on(draw(), device)
     ignored = case.labels == -100
@@ -219,6 +228,7 @@ def test_ignored_rows_change_nothing(device: str) -> None:
     assert not found[1][ignored].any()
 
 
+@pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
 def test_a_frozen_part(frozen: str, device: str) -> None:
     case = _on(draw(), device)
@@ -243,6 +253,7 @@ def test_the_same_bits_every_time(device: str) -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.usefixtures("few_blocks")
 def test_autocast_rounds_the_operands(device: str) -> None:
     case = _on(draw(), device, torch.float32)
     with torch.autocast(device, torch.bfloat16):
@@ -254,6 +265,7 @@ def test_autocast_rounds_the_operands(device: str) -> None:
         assert (one - unrounded).abs().max() > step / 8
 
 
+@pytest.mark.usefixtures("few_blocks")
 def test_transposed_parts_and_a_bias_of_another_dtype(device: str) -> None:
     case = _on(draw(), device, torch.bfloat16)
     assert case.bias is not None
@@ -266,8 +278,7 @@ def test_transposed_parts_and_a_bias_of_another_dtype(device: str) -> None:
 
 def test_no_tensor_of_tokens_by_vocabulary(device: str) -> None:
     for text in ("confidence_penalty", "lovasz_softmax", "dice(region='sequence')"):
-        case = _on(draw(), device, torch.float32).fresh()
-        case = case.sequences if "sequence" in text else case
+        case = _for(text, _on(draw(), device, torch.float32)).fresh()
         lossmith.set_chunk_budget(7 * VOCAB * 4)
         with Probe() as probe:
             lossmith.loss(text)(case.linear("triton"), case.labels).sum().backward()
@@ -309,6 +320,7 @@ def test_tiles_of_tiny_probabilities_are_left_out(text: str, device: str, monkey
         assert not torch.allclose(one, whole, rtol=1e-8)
 
 
+@pytest.mark.usefixtures("few_blocks")
 def test_what_is_the_same_for_every_class_is_never_left_out(device: str) -> None:
     case = _on(draw(), device)
     text = "cross_entropy(label_smoothing=0.2)"
@@ -339,7 +351,7 @@ def test_importing_lossmith_imports_no_triton() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize("kernel", ["row_sums_kernel", "score_gradient_kernel"])
+@pytest.mark.parametrize("kernel", ["row_sums_kernel", "score_gradient_kernel", "scores_kernel"])
 @pytest.mark.parametrize(("dtype", "whole"), [("bf16", False), ("bf16", True), ("fp32", True)])
 def test_the_kernels_compile_for_a_gpu_that_is_not_here(
     kernel: str, dtype: str, whole: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -359,7 +371,18 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(
     types |= dict.fromkeys(("rows", "columns", "hidden_stride", "weight_stride"), "i32")
     function = getattr(engine.check_available(torch.device("cuda")), kernel)
     if not whole:
-        needed = ("hidden", "weight", "label", "reference", "maximum", "total", "gradient_TV", "rows", "columns")
+        needed = (
+            "hidden",
+            "weight",
+            "label",
+            "reference",
+            "maximum",
+            "total",
+            "gradient_TV",
+            "scores_TV",
+            "rows",
+            "columns",
+        )
         optional = [name for name in function.arg_names if not name.startswith(needed) and name not in constants]
         constants |= dict.fromkeys(optional, None)
     names = function.arg_names

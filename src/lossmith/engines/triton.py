@@ -10,7 +10,8 @@ of present classes only: narrow products, whose gradients are added to those of 
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
@@ -77,11 +78,18 @@ def check_available(device: torch.device) -> ModuleType:
     return kernels
 
 
+@contextmanager
+def _on(device: torch.device) -> Iterator[None]:
+    """Kernels run on the current device, which need not be this one."""
+    with full_precision(device), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
+
+
 def forward_sums(work: ChunkedPass) -> tuple[RowSums, list[Tensor]]:
     """Sums of every row, and what each column request asks for."""
     kernels = check_available(work.linear.device)
     rows, columns = _tile_shape(work)
-    with full_precision(work.linear.device):
+    with _on(work.linear.device):
         parts = []
         for chunk in work.row_chunks(rows):
             hidden = work.hidden_rows(chunk)
@@ -105,7 +113,7 @@ def backward_sums(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of hidden, weight and bias from the derivatives of the sums and of the column requests."""
     kernels = check_available(work.linear.device)
-    with full_precision(work.linear.device):
+    with _on(work.linear.device):
         narrow = []
         for request, given in zip(work.requests, upstream, strict=True):
             if given is not None and len(request.rows):
