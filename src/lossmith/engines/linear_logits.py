@@ -73,7 +73,7 @@ class LinearLogits:
         self.group = group
         self.operand_dtype = _autocast_dtype(hidden) if isinstance(hidden, Tensor) else None
         self._check()
-        self.vocab_start, self.vocab = self._vocabulary()
+        self.vocab_start, self.vocab, self.largest_slice = self._vocabulary()
 
     @property
     def shape(self) -> torch.Size:
@@ -179,15 +179,15 @@ class LinearLogits:
                         f"them, or call the loss under torch.autocast."
                     )
 
-    def _vocabulary(self) -> tuple[int, int]:
-        """First class of this rank and the size of the whole vocabulary."""
+    def _vocabulary(self) -> tuple[int, int, int]:
+        """First class of this rank, the size of the whole vocabulary and that of the largest rank's slice of it."""
         own = self.weight.shape[0]
         if self.group is None:
-            return 0, own
+            return 0, own, own
         counts = [torch.zeros(1, dtype=torch.long, device=self.device) for _ in range(dist.get_world_size(self.group))]
         dist.all_gather(counts, torch.tensor([own], device=self.device), group=self.group)
         sizes = [int(count) for count in counts]
-        return sum(sizes[: dist.get_rank(self.group)]), sum(sizes)
+        return sum(sizes[: dist.get_rank(self.group)]), sum(sizes), max(sizes)
 
 
 def _number(name: str, value: object) -> float:

@@ -16,6 +16,7 @@ from lossmith.engines.linear_logits import LinearLogits
 from lossmith.engines.row_sums import RowSums, SumStatistics, sums_read
 from lossmith.engines.statistics import DenseTokenStatistics, region_statistics
 from lossmith.engines.tiles import ChunkedPass, ColumnRequest
+from lossmith.errors import ObjectiveInputError
 
 IGNORED = -100
 
@@ -121,6 +122,11 @@ class LinearSource(StatisticsSource):
     """
 
     def __init__(self, linear: LinearLogits, demands: Sequence[Demand]):
+        if linear.group is not None and any(demand.gather for demand in demands):
+            raise ObjectiveInputError(
+                "`gather=True` would count the rows of ranks that share the vocabulary (`group`) once per rank: leave "
+                "one of them out."
+            )
         self._linear = linear
         self.shape, self.device, self.requires_grad = linear.shape, linear.device, linear.requires_grad
         self._labels = joint_labels(demands)

@@ -78,11 +78,12 @@ class ChunkedPass:
             ObjectiveInputError: If the budget does not hold one row.
         """
         device, columns = self.linear.device, self.linear.weight.shape[0]
-        budget_rows = rows_within_budget(columns, self.dtype, device)
+        # Ranks that share a vocabulary talk once per chunk of rows: the largest slice decides for all of them.
+        budget_rows = rows_within_budget(self.linear.largest_slice, self.dtype, device)
         kind = device.type if device.type in _TILE_BYTES else "cpu"
         entries = _TILE_BYTES[kind] // self.dtype.itemsize
         if not kept:
-            entries = min(entries, budget_rows * columns)
+            entries = min(entries, budget_rows * self.linear.largest_slice)
         most = budget_rows if kept else min(_TILE_ROWS[kind], entries)
         rows = max(math.ceil(self.num_rows / max(math.ceil(self.num_rows / most), 1)), 1)
         return rows, min(max(entries // rows, 1), columns)
