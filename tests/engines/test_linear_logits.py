@@ -104,6 +104,10 @@ def _masked() -> Case:
     return replace(case, bias=bias, labels=labels)
 
 
+def _only(place: int, value: float, others: float, size: int) -> Tensor:
+    return torch.full((size,), others).index_fill(0, torch.tensor(place), value)
+
+
 SPECIAL = {
     "one row": lambda: draw(1, ignored=False),
     "one row that counts": lambda: replace(
@@ -126,7 +130,7 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("special", SPECIAL)
-@pytest.mark.parametrize("text", NAMES + ["cross_entropy(label_smoothing=0.2)"])
+@pytest.mark.parametrize("text", [*NAMES, "cross_entropy(label_smoothing=0.2)"])
 def test_special_rows_and_sizes(text: str, special: str) -> None:
     if "smoothing" in text and special.startswith("masked"):
         pytest.skip("A class that cannot be has an infinite smoothed loss.")
@@ -142,7 +146,7 @@ def test_special_rows_and_sizes(text: str, special: str) -> None:
             _agree(found, wanted, atol=max(1e-12, 1e-14 * float(case.hidden.abs().max())))
 
 
-@pytest.mark.parametrize("text", LOSSES + ["0.5*focal + 2*dice"])
+@pytest.mark.parametrize("text", [*LOSSES, "0.5*focal + 2*dice"])
 def test_nothing_counts(text: str) -> None:
     case = replace(draw(), labels=torch.full((TOKENS,), -100))
     case = replace(case, hidden=case.hidden.index_fill(0, torch.tensor([2, 5]), torch.nan))
