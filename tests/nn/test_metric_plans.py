@@ -23,6 +23,7 @@ from lossmith.engines.budget import set_chunk_budget
 from lossmith.engines.similarity import COPIES, TABLES, ProxyRows, SimilarityRows
 from lossmith.errors import LossmithWarning
 from lossmith.nn import MetricLoss
+from lossmith.objectives._registry import describe
 
 METRIC = list_losses("metric")
 ON_ROWS = [record.name for record in METRIC if record.row_local]
@@ -92,6 +93,23 @@ def test_which_losses_come_in_chunks(budget: Budget) -> None:
         if module.plan(scores_for(module, len(LABELS)), LABELS).engine == "rows":
             chunked.append(record.name)
     assert sorted(chunked) == sorted(CHUNKED)
+
+
+def centred_loss(embeddings: Tensor, labels: Tensor, proxies: Tensor, *, scale: float = 1.0) -> Tensor:
+    """Each anchor's loss depends on the mean of the batch."""
+    rows = embeddings - embeddings.mean(0)
+    return scale * (rows - proxies[labels]).square().sum(1)
+
+
+def test_anchors_that_depend_on_each_other_stay_together(budget: Budget) -> None:
+    facts = {"family": "metric", "item": "anchor", "proxy_shape": ("num_classes", "embedding_dim")}
+    record = describe(centred_loss, batch_coupled=True, **facts)
+    module = MetricLoss(record, {}, num_classes=CLASSES, embedding_dim=DIM).double()
+    embeddings = scores_for(module, len(LABELS))
+    whole = module(embeddings, LABELS)
+    budget(module, 1)
+    assert torch.equal(module(embeddings, LABELS), whole)
+    assert module.plan(embeddings, LABELS).reason == "'centred' needs the table of all rows at once."
 
 
 @pytest.mark.parametrize("name", CHUNKED)
