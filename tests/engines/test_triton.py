@@ -165,6 +165,15 @@ def test_chunks_and_tiles_add_up(text: str, shape: str, device: str) -> None:
             assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.usefixtures("few_blocks")
+def test_more_blocks_of_rows_than_run_side_by_side(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_BLOCKS", {8: replace(SMALL, columns=32)})
+    monkeypatch.setattr(engine, "_CHUNK_ROWS", 300)
+    case = _on(draw(290, ignored=False), device)
+    for one, other in zip(_run("cross_entropy", case, "triton"), _run("cross_entropy", case, None), strict=True):
+        assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("dtype", "draws"), [(torch.float32, 3), (torch.bfloat16, 1), (torch.float16, 1)])
 def test_statistics_are_no_worse_than_naive_code(shape: str, dtype: torch.dtype, draws: int, device: str) -> None:
