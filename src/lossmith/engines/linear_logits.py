@@ -7,7 +7,7 @@ from typing import Any, final
 import torch
 import torch.distributed as dist
 
-from lossmith._checks import check_not_negative, check_one_of, check_positive, check_same_device
+from lossmith._checks import check_one_of, check_positive, check_same_device, check_unit_interval
 from lossmith._numerics import at_least_float32
 from lossmith._typing import Float, Tensor
 from lossmith.errors import ObjectiveInputError
@@ -160,7 +160,7 @@ class LinearLogits:
         if self.softcap is not None:
             check_positive("softcap", self.softcap)
         check_one_of("impl", self.impl, IMPLS)
-        check_not_negative("skip_below", _number("skip_below", self.skip_below))
+        check_unit_interval("skip_below", _number("skip_below", self.skip_below))
         if self.skip_below and self.impl != "triton":
             raise ObjectiveInputError(
                 f"`skip_below` is an approximation of the triton engine: give impl='triton' or leave it at 0, got "
@@ -209,7 +209,7 @@ def _check_tensor(name: str, value: object, ndim: int | None) -> None:
         )
     if not value.is_floating_point():
         raise ObjectiveInputError(f"`{name}` must be a floating-point tensor, got {value.dtype}.")
-    if value.ndim != ndim if ndim is not None else value.ndim < 1:
+    if value.ndim != ndim if ndim is not None else value.ndim < 1 or value.shape[-1] == 0:
         axes = {"hidden": "[..., hidden]", "weight": "[vocab, hidden]", "bias": "[vocab]"}[name]
         raise ObjectiveInputError(f"`{name}` must be {axes}, got {tuple(value.shape)}.")
 

@@ -119,15 +119,15 @@ class RegionLoss(LogitsLoss):
 
     def demand(self, labels: Tensor) -> Demand:
         """What it reads of logits against these labels."""
+        if self.region == "sequence" and labels.ndim < 2:
+            raise ObjectiveInputError(
+                f"`region='sequence'` needs `labels` of shape [batch, seq], got {tuple(labels.shape)}."
+            )
         return Demand(labels=labels, names=self.needed, region=self.region, gather=self.gather)
 
     def item_losses(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """One loss per region: one, or as many as the first axis of `labels` is long."""
         source, labels, _ = _checked(inputs)
-        if self.region == "sequence" and labels.ndim < 2:
-            raise ObjectiveInputError(
-                f"`region='sequence'` needs `labels` of shape [batch, seq], got {tuple(labels.shape)}."
-            )
         regions = source.regions(self.demand(labels))
         values = [self.apply_function(s, rows=len(s["class_ids"])) if s else None for s in regions]
         # An empty region is a 0; where nothing at all counts it is in the graph of the logits.
