@@ -120,6 +120,18 @@ class LinearCall:
         linear = work.linear
         return GradientInForward.apply(linear.hidden, linear.weight, linear.bias, work, self._names, chunk_loss)
 
+    def _tile_shape(self) -> tuple[int, int]:
+        """Rows and columns of the scores that are held at a time."""
+        if self.linear.engine == "dense":
+            return max(self.linear.hidden.shape[:-1].numel(), 1), self.linear.vocab
+        if self.linear.engine == "triton":
+            # Imported here, so that nobody needs Triton who does not ask for it.
+            from lossmith.engines import triton
+
+            return triton.tile_shape(self._work)
+        rows, columns = self._work.tile_shape(kept=self.in_forward)
+        return rows, self.linear.weight.shape[0] if self.in_forward else columns
+
     def plan(self) -> Plan:
         """What this call is going to do."""
         name, reason = self.choice
@@ -128,11 +140,7 @@ class LinearCall:
         frozen = [not self.linear.hidden.requires_grad, not self.linear.weight.requires_grad]
         backward = 0 if name == "forward only" else 2 - sum(frozen)
         products = 1 + backward + (name == "recompute")
-        if name == "dense":
-            chunk_rows, columns = max(self.linear.hidden.shape[:-1].numel(), 1), self.linear.vocab
-        else:
-            chunk_rows, columns = self._work.tile_shape(kept=self.in_forward)
-            columns = self.linear.weight.shape[0] if self.in_forward else columns
+        chunk_rows, columns = self._tile_shape()
         return Plan(
             engine=engine,
             name=name,
