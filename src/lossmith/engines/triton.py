@@ -88,7 +88,7 @@ def _on(device: torch.device) -> Iterator[None]:
 def forward_sums(work: ChunkedPass) -> tuple[RowSums, list[Tensor]]:
     """Sums of every row, and what each column request asks for."""
     kernels = check_available(work.linear.device)
-    rows, columns = _tile_shape(work)
+    rows, columns = tile_shape(work)
     with _on(work.linear.device):
         parts = []
         for chunk in work.row_chunks(rows):
@@ -121,7 +121,7 @@ def backward_sums(
                 slopes = region.backward(sums, slopes, given, wanted)
                 narrow.append(region)
         gradients = Gradients(work, wanted, by_tile=True)
-        rows, columns = _tile_shape(work)
+        rows, columns = tile_shape(work)
         chunks = work.row_chunks(rows)
         inputs = [_RowInputs.of(work, sums.rows(c), slopes.map(lambda s, c=c: s[c])) for c in chunks]
         for tile in work.column_tiles(columns):
@@ -176,7 +176,7 @@ def _top(work: ChunkedPass) -> Float[Tensor, "rows top"]:
     return torch.cat(parts)
 
 
-def _tile_shape(work: ChunkedPass) -> tuple[int, int]:
+def tile_shape(work: ChunkedPass) -> tuple[int, int]:
     """Rows and columns of a block of derivatives.
 
     Raises:
