@@ -216,12 +216,14 @@ def test_our_own_engines_are_refused_too(no_memory, monkeypatch):
 @pytest.mark.parametrize("calls_that_work", [0, 3])
 def test_memory_that_runs_out_is_a_row(no_memory, monkeypatch, calls_that_work):
     honest = contestants.COMPETITORS["dense"].build
+    calls: list[int] = []
 
     def build(inputs):
-        step, calls = honest(inputs), iter(range(100))
+        step = honest(inputs)
 
         def fails():
-            if next(calls) >= calls_that_work:
+            calls.append(1)
+            if len(calls) > calls_that_work:
                 raise torch.OutOfMemoryError("Tried to allocate 1 TiB")
             return step()
 
@@ -233,6 +235,7 @@ def test_memory_that_runs_out_is_a_row(no_memory, monkeypatch, calls_that_work):
     ours, theirs = benchmark.rows
     assert (ours.state, len(ours.seconds)) == ("measured", 4)
     assert (theirs.state, theirs.note, theirs.seconds) == ("failed", "out of memory", [])
+    assert len(calls) == calls_that_work + 1
 
 
 def test_what_does_not_fit_is_not_even_tried(no_memory, monkeypatch):
@@ -275,6 +278,20 @@ def test_peak_memory_is_what_lies_beyond_inputs_and_gradients():
 
 
 @LINUX
+def test_gradients_do_not_count_as_peak_memory():
+    case = Case(tokens=256, hidden=1024, vocab=8192)
+    assert case.gradient_bytes > 4 * case.logits_bytes
+    assert memory.measure_peak(Contestant(competitor="products"), case).num_bytes < 2 * case.logits_bytes
+
+
+@LINUX
+def test_what_was_held_before_does_not_count():
+    before = torch.ones(2**26)
+    del before
+    assert memory._resident_peak(OURS, TINY).num_bytes < 2**27
+
+
+@LINUX
 def test_the_chunk_budget_reaches_the_process_that_measures():
     case = Case(tokens=1024, hidden=64, vocab=16_384)
     set_chunk_budget(4 * 2**20)
@@ -312,6 +329,7 @@ def test_messages_lose_the_paths_of_the_machine():
         ({"labels": "normal"}, "`labels` must be one of uniform, zipf, got 'normal'."),
         ({"loss": ("focl",)}, "No objective named 'focl'. Did you mean 'focal'?"),
         ({"loss": ("supcon",)}, "The benchmark measures losses of `logits` and `labels`; 'supcon' reads"),
+        ({"loss": ("cross_entropy + supcon",)}, "'cross_entropy + supcon' reads"),
         ({"engine": ("chunkd",)}, "`engine` knows no 'chunkd'. Did you mean 'chunked'?"),
         ({"against": ("torch",)}, "`against` knows no 'torch'."),
         ({"repeats": 0}, "`repeats` must be an integer >= 1, got 0."),
