@@ -138,7 +138,7 @@ def test_in_tritons_interpreter() -> None:
 
 def test_nothing_divides_anything() -> None:
     case = draw(ignored=False)
-    rows, columns = engine._tile_shape(_work(case))
+    rows, columns = engine.tile_shape(_work(case))
     assert (rows, columns) == (19, 39)
     split = SMALL.columns * SMALL.per_split
     for size, step in ((TOKENS, rows), (VOCAB, columns), (rows, SMALL.rows), (columns, split), (HIDDEN, SMALL.inner)):
