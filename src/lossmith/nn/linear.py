@@ -138,7 +138,7 @@ class LinearCall:
         rows = self._work.num_rows
         engine = self.linear.engine
         frozen = [not self.linear.hidden.requires_grad, not self.linear.weight.requires_grad]
-        backward = 0 if name == "forward only" else 2 - sum(frozen)
+        backward = 2 - sum(frozen) if torch.is_grad_enabled() else 0
         products = 1 + backward + (name == "recompute")
         chunk_rows, columns = self._tile_shape()
         return Plan(
