@@ -313,3 +313,36 @@ def test_a_head_and_its_optimiser() -> None:
     assert len(grads[0]) == 4
     for one, other in zip(*grads, strict=True):
         assert_close(one, other, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("text", ["focal", "dice", "focal + cross_entropy"])
+@pytest.mark.parametrize("grad", [True, False], ids=["gradient", "no gradient"])
+def test_debug_names_the_value_that_cannot_be(text: str, grad: bool) -> None:
+    """By every plan; without `debug()` nothing is read."""
+    case = draw().fresh() if grad else draw()
+    assert case.bias is not None
+    module, label = lossmith.loss(text), int(case.labels[4])
+    wrong = [
+        (lambda: case.hidden.data[4].index_fill_(0, torch.tensor(2), math.nan), r"^`hidden` must be .* got nan at \[4"),
+        (lambda: case.weight.data[7].fill_(math.inf), r"^`weight` must be .* got inf at \[7"),
+        (lambda: case.bias.data[9:10].fill_(math.nan), r"^`bias` must be .* got nan at \[9"),
+        (
+            lambda: case.bias.data[label].fill_(-math.inf),
+            rf"^`logits` must be .* got -inf at \[\d+\] for the label {label}",
+        ),
+    ]
+    saved = [part.detach().clone() for part in case.parts]
+    with lossmith.debug():
+        value = module(case.linear(), case.labels)
+    assert_close(value, module(case.logits(), case.labels), rtol=1e-12, atol=0)
+    for spoil, message in wrong:
+        spoil()
+        with lossmith.debug(), pytest.raises(ObjectiveInputError, match=message):
+            module(case.linear(), case.labels)
+        module(case.linear(), case.labels)
+        for part, before in zip(case.parts, saved, strict=True):
+            part.data.copy_(before)
+    # A row that does not count may hold anything.
+    case.hidden.data[3].fill_(math.nan)
+    with lossmith.debug():
+        module(case.linear(), case.labels)

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from lossmith._debug import check_finite_rows, check_possible_labels
+from lossmith._debug import check_finite_rows, check_possible_labels, debugging
 from lossmith._numerics import at_least_float32
 from lossmith._typing import Float, Int, Tensor
 from lossmith.engines.chunked import recomputed_sums
@@ -158,11 +158,23 @@ class LinearSource(StatisticsSource):
     def _pass(self) -> tuple[RowSums, dict[int, Tensor]]:
         asking = [region for group in self._regions.values() for region in group if region.request is not None]
         requests = tuple(region.request for region in asking if region.request is not None)
-        check_finite_rows("hidden", _taken(self.work.linear.hidden, self._places), self._labels != IGNORED)
         sums, values = recomputed_sums(replace(self.work, requests=requests))
-        own = sums.label_scores
-        check_possible_labels(lambda: own, self.work.classes, self._labels != IGNORED)
+        if debugging():
+            self._check_values(sums)
         return sums, {id(region): value for region, value in zip(asking, values, strict=True)}
+
+    def check_values(self) -> None:
+        """Under `debug()`, raise `ObjectiveInputError` for values that cannot be; a pass of its own, for no plan."""
+        _ = self._pass
+
+    def _check_values(self, sums: RowSums) -> None:
+        linear, valid = self._linear, self._labels != IGNORED
+        check_finite_rows("hidden", _taken(self.work.linear.hidden, self._places), valid)
+        every = torch.ones(len(linear.weight), dtype=torch.bool, device=self.device)
+        check_finite_rows("weight", linear.weight, every)
+        if linear.bias is not None:
+            check_finite_rows("bias", linear.bias, every, masked=True)
+        check_possible_labels(lambda: sums.label_scores, self.work.classes, valid)
 
     def tokens(self, labels: Tensor, names: tuple[str, ...]) -> Statistics:
         """See `StatisticsSource`."""

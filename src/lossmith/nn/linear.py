@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 
+from lossmith._debug import debugging
 from lossmith._typing import Tensor
 from lossmith.engines import (
     ChunkedPass,
@@ -109,6 +110,9 @@ class LinearCall:
     def run_in_forward(self, evaluate: Evaluate) -> Tensor:
         """The loss, with its gradients formed chunk by chunk in the forward pass."""
         work, places = self._work, self._places
+        if debugging():
+            with torch.no_grad():
+                LinearSource(self.linear, [term.demand for term in self.terms]).check_values()
 
         def chunk_loss(statistics: dict[str, Tensor], chunk: slice) -> Tensor:
             def take(tensor: Tensor) -> Tensor:
