@@ -11,7 +11,7 @@ from lossmith.errors import ConfigurationError
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Every combination of shapes, and everyone who is measured on each; the default takes a minute or two on two cores.
+    """All combinations of shapes, and who is measured on each; the default takes a minute or two on two cores.
 
     Raises:
         LossmithError: For a setting that is out of range, unknown or given twice.
