@@ -36,7 +36,9 @@ BY_LOOP = {
 
 def _sums(rows: list[list[float]], labels: list[int]) -> RowSums:
     """The definitions of the module's head, by loops."""
-    columns: dict[str, list[float]] = {name: [] for name in ("own", "m", "total", "tilted", "squares", "centered", "n")}
+    columns: dict[str, list[float]] = {
+        name: [] for name in ("own", "m", "total", "tilted", "squares", "centered", "plain", "n")
+    }
     tops = []
     for row, y in zip(rows, labels, strict=True):
         others = [z for k, z in enumerate(row) if k != y]
@@ -47,9 +49,12 @@ def _sums(rows: list[list[float]], labels: list[int]) -> RowSums:
         columns["tilted"].append(math.fsum(math.exp(z - m) * (z - m) for z in others))
         columns["squares"].append(math.fsum(math.exp(2 * (z - m)) for z in others))
         columns["centered"].append(math.fsum(z - m for z in others))
+        columns["plain"].append(math.fsum(others))
         columns["n"].append(float(others.count(m)))
         tops.append(sorted(others)[-20:])
-    own, m, total, tilted, squares, centered, n = (torch.tensor(v, dtype=torch.float64) for v in columns.values())
+    own, m, total, tilted, squares, centered, plain, n = (
+        torch.tensor(v, dtype=torch.float64) for v in columns.values()
+    )
     return RowSums(
         label_scores=own,
         maximum=m,
@@ -57,6 +62,7 @@ def _sums(rows: list[list[float]], labels: list[int]) -> RowSums:
         tilted=tilted,
         squares=squares,
         centered=centered,
+        plain=plain,
         highest=torch.zeros_like(total),
         ties=n,
         top=torch.tensor(tops, dtype=torch.float64),
@@ -88,6 +94,7 @@ def test_derivatives_of_the_sums_are_those_of_the_row(name: str, place: int) -> 
         tilted=(above.exp() * above).sum(1),
         squares=above.exp().square().sum(1),
         centered=above.sum(1),
+        plain=others.sum(1),
         highest=above.amax(1),
         ties=(above == 0).sum(1).double(),
     )
@@ -113,6 +120,7 @@ def test_the_value_does_not_depend_on_the_maximum() -> None:
         tilted=(sums.tilted - moved * sums.total) * shrink,
         squares=sums.squares * shrink**2,
         centered=sums.centered - moved * 4,
+        plain=sums.plain,
     )
     names = tuple(name for name in SUMS_READ if name not in ("max_logps", "top_20_entropy"))
     wanted = SumStatistics(sums, 5).get(names)
@@ -174,7 +182,7 @@ def test_a_contrastive_row_leaves_its_own_place_out() -> None:
 
 def test_only_what_a_statistic_reads_is_asked_for() -> None:
     assert sums_read(["token_logps", "complement_logps", "log_normalizer"]) == frozenset()
-    assert sums_read(["entropy", "mean_logits", "mean_class_logps"]) == {"tilted", "centered"}
+    assert sums_read(["entropy", "mean_logits", "mean_class_logps"]) == {"tilted", "plain", "centered"}
     for name, reads in SUMS_READ.items():
         full = _sums([ROWS[0][0]], [1]).present()
         wanted = {"label_scores", "maximum", "total", *reads} | ({"ties"} if "highest" in reads else set())

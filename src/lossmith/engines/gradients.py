@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.distributed as dist
@@ -21,12 +21,13 @@ class RowSlopes:
     label_scores: Float[Tensor, " rows"]
     tilted: Float[Tensor, " rows"] | None = None
     squares: Float[Tensor, " rows"] | None = None
-    centered: Float[Tensor, " rows"] | None = None
+    uniform: Float[Tensor, " rows"] | None = None
+    """Of every score alike: those of `centered` and `plain` together."""
     highest: Float[Tensor, " rows"] | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "RowSlopes":
         """The same with every derivative changed."""
-        known = {name: getattr(self, name) for name in (*ALWAYS, *OPTIONAL_SUMS)}
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {name: change(value) for name, value in known.items() if value is not None}
         return RowSlopes(**changed)
 
@@ -36,8 +37,10 @@ class RowSlopes:
         slopes = {name: torch.zeros_like(like) for name in ALWAYS}
         for name in (*ALWAYS, *OPTIONAL_SUMS):
             slope = named.get(name)
-            if slope is not None:
-                slopes[name] = slope
+            if slope is None:
+                continue
+            place = "uniform" if name in ("centered", "plain") else name
+            slopes[place] = slope if name in ALWAYS or place not in slopes else slopes[place] + slope
         return cls(**slopes)
 
 
@@ -96,8 +99,8 @@ class TileGradient:
             square = 2 * slopes.squares if decay is None else 2 * slopes.squares * decay**2
             slope = slope + exponentials * square[:, None]
         gradient = exponentials.mul_(slope) if reuse else exponentials * slope
-        if slopes.centered is not None:
-            gradient.add_(slopes.centered[:, None])
+        if slopes.uniform is not None:
+            gradient.add_(slopes.uniform[:, None])
         if slopes.highest is not None:
             assert sums.ties is not None
             share = slopes.highest / sums.ties.clamp(min=1)

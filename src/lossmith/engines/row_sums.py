@@ -4,6 +4,7 @@ With $z$ the row's scores, $y$ its label and $m = \\max_{k \\ne y} z_k$, all sum
 
     total    = sum exp(z_k - m)                 tilted   = sum exp(z_k - m) (z_k - m)
     squares  = sum exp(z_k - m)^2               centered = sum (z_k - m)
+    plain    = sum z_k
 
 The label's score stands alone beside them. So neither log p near p = 1 nor log(1 - p) near p = 0 loses a digit, and the
 same sums serve a contrastive row without its own place. A formula's value does not depend on m, which is therefore a
@@ -26,7 +27,7 @@ SUMS_READ: dict[str, tuple[str, ...]] = {
     "log_normalizer": (),
     "entropy": ("tilted",),
     "log_sum_sq_probs": ("squares",),
-    "mean_logits": ("centered",),
+    "mean_logits": ("plain",),
     "mean_class_logps": ("centered",),
     "max_logps": ("highest",),
     "top_20_entropy": ("top",),
@@ -51,6 +52,8 @@ class RowSums:
     tilted: Float[Tensor, " rows"] | None = None
     squares: Float[Tensor, " rows"] | None = None
     centered: Float[Tensor, " rows"] | None = None
+    plain: Float[Tensor, " rows"] | None = None
+    """Beside `centered`, since a mean score near 0 loses its digits in a detour by the maximum."""
     highest: Float[Tensor, " rows"] | None = None
     """The highest score again, less `maximum`: 0 with a gradient, which ties share."""
     ties: Float[Tensor, " rows"] | None = None
@@ -120,7 +123,8 @@ class SumStatistics:
     @property
     def mean_logits(self) -> Float[Tensor, " rows"]:
         """Mean logit of each row."""
-        return self._maximum + self._mean_above_maximum
+        assert self._sums.plain is not None
+        return (self._sums.plain + self._sums.label_scores) / self._classes
 
     @property
     def mean_class_logps(self) -> Float[Tensor, " rows"]:

@@ -33,6 +33,7 @@ def differentiable_sums(work: ChunkedPass, parts: tuple[Tensor, ...]) -> RowSums
         "tilted": (total * finite).sum(1),
         "squares": total.square().sum(1),
         "centered": above.scatter(1, column, 0.0).sum(1),
+        "plain": scores.scatter(1, column, 0.0).sum(1),
         "highest": highest - maximum,
         "ties": (others == maximum[:, None]).sum(1).to(scores.dtype),
         "top": others.detach().topk(min(TOP, others.shape[1]), dim=1).values,

@@ -26,7 +26,7 @@ FLOOR = -1e4
 
 ALWAYS = ("label_scores", "total")
 """Sums with a gradient that every statistic reads."""
-OPTIONAL_SUMS = ("tilted", "squares", "centered", "highest")
+OPTIONAL_SUMS = ("tilted", "squares", "centered", "plain", "highest")
 """Sums that are computed only when a statistic reads them, in the order of the autograd function's outputs."""
 
 
@@ -53,7 +53,7 @@ class ChunkedPass:
     classes: Int[Tensor, " rows"]
     """Label of each row that counts."""
     reads: frozenset[str]
-    """Optional sums that are wanted: `tilted`, `squares`, `centered`, `highest`, `top`."""
+    """Optional sums that are wanted: `tilted`, `squares`, `centered`, `plain`, `highest`, `top`."""
     requests: tuple[ColumnRequest, ...] = ()
 
     @property
@@ -147,7 +147,7 @@ class OnlineSums:
         self.reference = nothing
         """`maximum`, 0 where that is -inf: what exponentials are relative to."""
         self.total = nothing
-        self.tilted = self.squares = self.centered = self.ties = nothing
+        self.tilted = self.squares = self.centered = self.plain = self.ties = nothing
         self.seen = nothing
         self.top = nothing.new_empty(rows, 0)
 
@@ -168,6 +168,8 @@ class OnlineSums:
         reads = self._work.reads
         own = scores.gather(1, column)
         self.label_scores = torch.where(inside.squeeze(1), own.squeeze(1), self.label_scores)
+        if "plain" in reads:
+            self.plain = self.plain + scores.scatter(1, column, own.masked_fill(inside, 0.0)).sum(1)
         scores.scatter_(1, column, own.masked_fill(inside, -torch.inf))
         highest = scores.amax(1)
         if "highest" in reads:
@@ -207,7 +209,9 @@ class OnlineSums:
         if self._work.linear.group is not None:
             self._combine_over_ranks(self._work.linear.group)
         optional: dict[str, Tensor | None] = {
-            name: getattr(self, name) for name in ("tilted", "squares", "centered", "top") if name in self._work.reads
+            name: getattr(self, name)
+            for name in ("tilted", "squares", "centered", "plain", "top")
+            if name in self._work.reads
         }
         if "highest" in self._work.reads:
             optional |= {"highest": torch.zeros_like(self.total), "ties": self.ties}
@@ -221,9 +225,10 @@ class OnlineSums:
         decay = self._raise_to(highest)
         self.ties = torch.where(own == highest, self.ties, 0.0)
         shrunk = [self.label_scores, self.total * decay, self.tilted * decay, self.squares * decay**2]
-        sums = torch.stack([*shrunk, self.centered, self.ties])
+        sums = torch.stack([*shrunk, self.centered, self.plain, self.ties])
         dist.all_reduce(sums, group=group)
-        self.label_scores, self.total, self.tilted, self.squares, self.centered, self.ties = sums.unbind()
+        self.label_scores, self.total, self.tilted, self.squares, *others = sums.unbind()
+        self.centered, self.plain, self.ties = others
         if "top" in reads:
             width = torch.tensor([self.top.shape[1]], device=self.top.device)
             dist.all_reduce(width, dist.ReduceOp.MAX, group=group)

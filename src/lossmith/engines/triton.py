@@ -31,7 +31,7 @@ _CHUNK_ROWS = 8192
 """Rows of one block of derivatives: enough for the weight's gradient to be one product."""
 _COLUMN_STEP = 2048
 """Columns of a block are a multiple of this: whole splits, and rows that start at aligned addresses."""
-_PARTIAL_SUMS = ("tilted", "squares", "centered", "ties")
+_PARTIAL_SUMS = ("tilted", "squares", "centered", "plain", "ties")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +270,8 @@ def _combine(parts: dict[str, Float[Tensor, "splits rows"]]) -> RowSums:
         sums["squares"] = (parts["squares"] * decay**2).sum(0)
     if "centered" in parts:
         sums["centered"] = (parts["centered"] + parts["seen"] * shift).sum(0)
+    if "plain" in parts:
+        sums["plain"] = parts["plain"].sum(0)
     if "ties" in parts:
         sums["highest"] = torch.zeros_like(maximum)
         sums["ties"] = torch.where(parts["maximum"] == maximum, parts["ties"], 0.0).sum(0)
@@ -291,7 +293,7 @@ class _RowInputs:
             assert sums.ties is not None
             tie = slopes.highest / sums.ties.clamp(min=1)
         # A derivative that is the same for every class has no tile in which it is tiny.
-        skips = work.linear.skip_below > 0 and slopes.centered is None
+        skips = work.linear.skip_below > 0 and slopes.uniform is None
         normalizer = SumStatistics(sums, work.linear.vocab).log_normalizer_above_maximum if skips else None
         vectors = (
             _reference(sums),
@@ -299,7 +301,7 @@ class _RowInputs:
             slopes.label_scores,
             slopes.tilted,
             slopes.squares,
-            slopes.centered,
+            slopes.uniform,
             tie,
             None if normalizer is None else (-normalizer).exp(),
         )

@@ -107,6 +107,7 @@ def row_sums_kernel(
     tilted_ST,
     squares_ST,
     centered_ST,
+    plain_ST,
     ties_ST,
     rows,
     columns,
@@ -138,6 +139,7 @@ def row_sums_kernel(
     tilted_T = tl.zeros([BLOCK_T], accumulator)
     squares_T = tl.zeros([BLOCK_T], accumulator)
     centered_T = tl.zeros([BLOCK_T], accumulator)
+    plain_T = tl.zeros([BLOCK_T], accumulator)
     seen_T = tl.zeros([BLOCK_T], accumulator)
     ties_T = tl.zeros([BLOCK_T], accumulator)
 
@@ -184,6 +186,8 @@ def row_sums_kernel(
             tilted_T += tl.sum(tl.maximum(above_TV, FLOOR) * exponential_TV, 1)
         if squares_ST is not None:
             squares_T = squares_T * decay_T * decay_T + tl.sum(exponential_TV * exponential_TV, 1)
+        if plain_ST is not None:
+            plain_T += tl.sum(tl.where(other_TV, scores_TV, 0.0), 1)
         if centered_ST is not None:
             centered_T += seen_T * shift_T + tl.sum(tl.where(other_TV, above_TV, 0.0), 1)
             seen_T += tl.sum(other_TV.to(accumulator), 1)
@@ -199,6 +203,8 @@ def row_sums_kernel(
         tl.store(squares_ST + at_T, squares_T, mask=there_T)
     if centered_ST is not None:
         tl.store(centered_ST + at_T, centered_T, mask=there_T)
+    if plain_ST is not None:
+        tl.store(plain_ST + at_T, plain_T, mask=there_T)
     if ties_ST is not None:
         tl.store(ties_ST + at_T, ties_T, mask=there_T)
 
@@ -217,7 +223,7 @@ def score_gradient_kernel(
     label_slope_T,
     tilted_slope_T,
     squares_slope_T,
-    centered_slope_T,
+    uniform_slope_T,
     tie_slope_T,
     probability_T,
     skip_below,
@@ -272,8 +278,8 @@ def score_gradient_kernel(
     if squares_slope_T is not None:
         slope_TV = slope_TV + 2 * exponential_TV * tl.load(squares_slope_T + row_inside_T)[:, None]
     derivative_TV = exponential_TV * slope_TV
-    if centered_slope_T is not None:
-        derivative_TV += tl.load(centered_slope_T + row_inside_T)[:, None]
+    if uniform_slope_T is not None:
+        derivative_TV += tl.load(uniform_slope_T + row_inside_T)[:, None]
     highest_TV = others_TV == reference[:, None]
     if tie_slope_T is not None:
         derivative_TV += tl.where(highest_TV, tl.load(tie_slope_T + row_inside_T)[:, None], 0.0)
