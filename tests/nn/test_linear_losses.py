@@ -346,3 +346,28 @@ def test_debug_names_the_value_that_cannot_be(text: str, grad: bool) -> None:
     case.hidden.data[3].fill_(math.nan)
     with lossmith.debug():
         module(case.linear(), case.labels)
+
+
+ROWS = torch.linspace(0.1, 2, 37, dtype=torch.float64)
+CALLS: dict[str, dict[str, Any]] = {
+    "weights": {"weights": ROWS},
+    "weights summed": {"weights": ROWS - 1, "reduction": "sum"},
+    "weights each": {"weights": ROWS, "reduction": "none"},
+    "weights by kind": {"weights": {"token": ROWS}},
+    "weights divided": {"weights": ROWS - 1, "num_items": 41},
+    "num_items": {"num_items": 41},
+    "num_items as a float": {"num_items": 12.5},
+    "num_items as a tensor": {"num_items": torch.tensor(41)},
+    "num_items by kind": {"num_items": {"token": 41}},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*several micro-batches are not one batch")
+@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize("text", ["focal", "confidence_penalty", "mile"])
+def test_weights_and_divisors_of_one_loss(text: str, kind: str) -> None:
+    case = draw()
+    with small_tiles():
+        found, wanted = (run(text, case, impl, **CALLS[kind]) for impl in ("chunked", None))
+    for one, other in zip((found[0], *found[1]), (wanted[0], *wanted[1]), strict=True):
+        assert_close(one, other, rtol=1e-10, atol=1e-12)
