@@ -64,7 +64,7 @@ def test_scores_stay_within_the_budget() -> None:
         for text in (
             "cross_entropy(label_smoothing=0.1)",
             "confidence_penalty",
-            "entropy_adaptive(truncated=True)",
+            "entropy_adaptive",
             "deft",
         ):
             for call in ({}, {"reduction": "none"}):
