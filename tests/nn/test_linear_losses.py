@@ -53,6 +53,14 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "weight of three axes": (lambda: _linear(H, W[None]), "`weight` must be [vocab, hidden], got (1, 7, 3)."),
     "hidden of no axis": (lambda: _linear(H[0, 0], W), "`hidden` must be [..., hidden], got ()."),
     "hidden of no width": (lambda: _linear(H[:, :0], W[:, :0]), "`hidden` must be [..., hidden], got (5, 0)."),
+    "no class": (
+        lambda: _linear(H, W[:0]),
+        "`weight` must have a row for each class, got none, (0, 3): is it sharded elsewhere?",
+    ),
+    "a group's name": (
+        lambda: _linear(H, W, group="tp"),
+        "`group` must be a process group of torch.distributed, got str.",
+    ),
     "short bias": (
         lambda: _linear(H, W, B[:6]),
         "`bias` must have one number per row of `weight`, (7,), got (6,).",

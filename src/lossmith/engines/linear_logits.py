@@ -145,7 +145,11 @@ class LinearLogits:
         for name, ndim in (("hidden", None), ("weight", 2), ("bias", 1)):
             _check_tensor(name, getattr(self, name), ndim)
         width = self.hidden.shape[-1]
-        if self.weight.shape[1] != width or self.weight.shape[0] == 0:
+        if self.weight.shape[0] == 0:
+            raise ObjectiveInputError(
+                f"`weight` must have a row for each class, got none, {tuple(self.weight.shape)}: is it sharded elsewhere?"
+            )
+        if self.weight.shape[1] != width:
             raise ObjectiveInputError(
                 f"`weight` must be [vocab, hidden] with hidden = {width}, the last axis of `hidden`, got "
                 f"{tuple(self.weight.shape)}."
@@ -168,6 +172,10 @@ class LinearLogits:
             )
         if self.group is not None and self.engine != "chunked":
             raise ObjectiveInputError(f"A `group` needs impl='chunked' (or 'auto'), got impl='{self.impl}'.")
+        if self.group is not None and not (dist.is_available() and isinstance(self.group, dist.ProcessGroup)):
+            raise ObjectiveInputError(
+                f"`group` must be a process group of torch.distributed, got {type(self.group).__name__}."
+            )
 
     def _check_dtypes(self) -> None:
         if self.operand_dtype is None:
