@@ -60,6 +60,10 @@ def own_divisor(valid: Tensor, weights: Tensor | None, dtype: torch.dtype) -> Te
         ObjectiveInputError: For weights of another shape or negative ones.
     """
     like = valid.to(dtype)
+    if weights is not None and weights.shape == valid.shape and (weights.device.type == "cpu" or debugging()):
+        counting = weights.detach()[valid]
+        if not bool(torch.isfinite(counting).all()):
+            raise ObjectiveInputError("`weights` must be finite where their labels count.")
     return _divisor(
         valid, None if weights is None else _weigh(like, valid, weights, needs_positive=True)[1], None, like
     )
@@ -99,7 +103,7 @@ def _given_divisor(num_items: NumItems, valid: Tensor, total: Tensor) -> Tensor:
     if not isinstance(num_items, Tensor | int | float):
         raise ObjectiveInputError(f"`num_items` must be a number, got {type(num_items).__name__}.")
     if not isinstance(num_items, Tensor) or num_items.device.type == "cpu" or debugging():
-        count = float(num_items)
+        count = float(num_items.detach() if isinstance(num_items, Tensor) else num_items)
         if not (math.isfinite(count) and count >= 0) or (count == 0 and bool(valid.any())):
             raise ObjectiveInputError(f"`num_items` must be > 0, got {count:g}.")
     divisor = torch.as_tensor(num_items, device=total.device, dtype=total.dtype).reshape(())

@@ -204,6 +204,9 @@ def bench(
     results = results_of(benchmark, command=grid.command())
     Console().print(results_view(results))
     write_outputs(results, json=json_file, plot=plot)
+    for file in (json_file, plot):
+        if file is not None:
+            errors.print(f"Wrote {file}")
     if not results.complete:
         raise typer.Exit(130)
 

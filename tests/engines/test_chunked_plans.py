@@ -3,6 +3,7 @@
 import gc
 import re
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch.testing import assert_close
 
 import lossmith
 from linear_cases import HIDDEN, LOSSES, VOCAB, Case, Probe, draw, normal, of, run, small_tiles, upstream_for
+from lossmith import ObjectiveInputError
 from lossmith.engines import tiles
 
 IN_FORWARD = {"reduction": "mean"}
@@ -63,7 +65,7 @@ EXPECTED: dict[str, tuple[str, Any, str, int, str]] = {
         lambda case: {"weights": torch.ones(len(case.labels), dtype=torch.float64, requires_grad=True)},
         "recompute",
         4,
-        r"^The weights want a gradient too",
+        r"^Weights or `num_items` want a gradient too",
     ),
 }
 
@@ -122,7 +124,7 @@ def test_frozen_parts_take_no_product(frozen: tuple[str, ...], reduction: str, p
 def test_without_gradients_there_is_one_product() -> None:
     case = draw()
     for text in ("focal", "dice"):
-        _check(text, case, {}, "forward only", 1, r"^No gradient is asked for")
+        _check(text, case, {}, "forward only", 1, r"^Neither hidden states nor the output matrix ask for a gradient")
         own = case.fresh()
         for mode in (torch.no_grad, torch.inference_mode):
             with mode():
@@ -306,12 +308,87 @@ def test_hidden_states_changed_in_place_are_noticed(text: str) -> None:
             value.backward()
 
 
-def test_gradients_of_a_loss_that_is_never_differentiated_are_let_go() -> None:
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_loss_that_is_kept_holds_no_hidden_states(call: dict[str, str], backward: bool) -> None:
+    """Before the backward pass autograd holds them, after it nobody does."""
     own = draw().fresh()
-    value = of(lossmith.loss("focal"), own, "chunked")
-    del value
+    hidden = own.hidden * 1
+    held = weakref.ref(hidden)
+    value = of(lossmith.loss("focal"), replace(own, hidden=hidden), "chunked", **call)
+    if backward:
+        value.sum().backward()
+    del hidden
     gc.collect()
-    assert all(part.grad is None for part in own.parts)
+    assert (held() is None) == backward
+    assert value.requires_grad
+
+
+@pytest.mark.parametrize("text", ["focal", "generalized_dice", "lovasz_softmax"])
+def test_second_derivatives_where_hidden_states_are_made_of_the_weight(text: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(7, (9,), generator=generator)
+    start = torch.randn(7, 4, dtype=torch.float64, generator=generator)
+    found = []
+    for impl in ("chunked", None):
+        weight = start.clone().requires_grad_()
+        hidden = torch.tanh(weight[labels.flip(0)])
+        logits = hidden @ weight.T if impl is None else lossmith.LinearLogits(hidden, weight, impl=impl)
+        (slope,) = torch.autograd.grad(lossmith.loss(text)(logits, labels), weight, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.square().sum(), weight)
+        found.append((slope.detach(), curvature))
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_labels_and_weights_that_are_written_over_change_nothing(call: dict[str, str]) -> None:
+    own = draw(ignored=False).fresh()
+    labels, weights = own.labels.clone(), torch.rand(own.labels.shape, dtype=torch.float64) + 0.5
+    loss = lossmith.loss("focal")
+    logits = lossmith.LinearLogits(own.hidden, own.weight, own.bias, own.scale, own.softcap)
+    value = loss(logits, labels, weights=weights, **call).sum()
+    first = torch.autograd.grad(value, own.hidden, retain_graph=True)[0]
+    labels.fill_(0)
+    if not call:
+        weights.fill_(0)
+    assert_close(torch.autograd.grad(value, own.hidden)[0], first, rtol=1e-12, atol=0)
+
+
+def test_a_divisor_may_want_a_gradient() -> None:
+    own = draw().fresh()
+    slopes = []
+    for logits in (lossmith.LinearLogits(own.hidden, own.weight), own.hidden @ own.weight.T):
+        divisor = torch.tensor(20.0, dtype=torch.float64, requires_grad=True)
+        loss = lossmith.loss("focal")
+        slopes.append(torch.autograd.grad(loss(logits, own.labels, num_items=divisor), divisor)[0])
+    assert_close(slopes[0], slopes[1], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"num_items": -1}, "`num_items` must be > 0"),
+        ({"num_items": 3, "reduction": "sum"}, "`num_items` is the divisor of reduction 'mean'"),
+        ({"weights": torch.ones(3)}, "`weights` must have one entry per item"),
+        ({"weights": -torch.ones(37)}, "Negative `weights`"),
+    ],
+)
+@pytest.mark.parametrize("text", ["focal", "0.5*focal + 0.5*cross_entropy"])
+def test_a_plan_refuses_the_numbers_that_a_call_refuses(text: str, call: dict[str, Any], message: str) -> None:
+    own = draw().fresh()
+    loss, logits = lossmith.loss(text), lossmith.LinearLogits(own.hidden, own.weight)
+    for ask in (loss, loss.plan):
+        with pytest.raises(ObjectiveInputError, match=message):
+            ask(logits, own.labels, **call)
+
+
+def test_the_plan_counts_the_table_of_lovasz() -> None:
+    own = draw().fresh()
+    logits = lossmith.LinearLogits(own.hidden, own.weight)
+    rows, classes = int((own.labels >= 0).sum()), len(own.labels[own.labels >= 0].unique())
+    plans = [lossmith.loss(text).plan(logits, own.labels) for text in ("lovasz_softmax", "generalized_dice")]
+    assert plans[0].scratch_bytes - plans[1].scratch_bytes == rows * classes * 8
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -68,13 +68,13 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "bias of two axes": (lambda: _linear(H, W, B[:, None]), "`bias` must be [vocab], got (7, 1)."),
     "weight dtype": (
         lambda: _linear(H, W.bfloat16()),
-        "`weight` must have the dtype of `hidden`, torch.float32, got torch.bfloat16: cast one of them, or call the "
-        "loss under torch.autocast.",
+        "`weight` must have the dtype of `hidden`, torch.float32, got torch.bfloat16: cast one of them, or make "
+        "LinearLogits under torch.autocast.",
     ),
     "bias dtype": (
         lambda: _linear(H, W, B.double()),
-        "`bias` must have the dtype of `hidden`, torch.float32, got torch.float64: cast one of them, or call the loss "
-        "under torch.autocast.",
+        "`bias` must have the dtype of `hidden`, torch.float32, got torch.float64: cast one of them, or make "
+        "LinearLogits under torch.autocast.",
     ),
     "integer hidden": (
         lambda: _linear(H.long(), W),

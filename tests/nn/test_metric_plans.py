@@ -332,8 +332,8 @@ def test_a_plan_says_how_and_why(budget: Budget) -> None:
     assert plan.scratch_bytes == TABLES * 4 * COUNTED * 8
     assert module.plan(embeddings, LABELS, weights={"anchor": torch.ones(len(LABELS))}).name == "gradient in forward"
     assert str(plan) == (
-        "rows engine, gradient in forward: 3 matrix products over 12 rows in 3 chunks, 0.0 MiB of scores at a time. "
-        "The losses of an anchor need its own row only and are added up with constant weights, so each chunk's "
+        "rows engine, gradient in forward: 3 matrix products over 12 rows in 3 chunks, 3,840 bytes of scores at a "
+        "time. The losses of an anchor need its own row only and are added up with constant weights, so each chunk's "
         "gradient is formed while its tables are there."
     )
     plan = module.plan(embeddings, LABELS, reduction="none")

@@ -165,7 +165,7 @@ def _dense(inputs: Inputs) -> Step:
 
 
 def _products(inputs: Inputs) -> Step:
-    """What no exact implementation can go below while every row is multiplied."""
+    """The products of plain code, with torch.mm, and nothing between them."""
     hidden, weight = inputs.hidden.detach(), inputs.weight.detach()
 
     def step() -> None:

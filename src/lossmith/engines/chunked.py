@@ -12,7 +12,7 @@ from lossmith._typing import Float, Tensor
 from lossmith.engines.gradients import Gradients, RowSlopes, TileGradient
 from lossmith.engines.regions import RegionColumns
 from lossmith.engines.row_sums import RowSums, SumStatistics
-from lossmith.engines.second_order import differentiable_columns, differentiable_sums, differentiate
+from lossmith.engines.second_order import differentiable_columns, differentiable_sums, differentiate, own_parts
 from lossmith.engines.tiles import ALWAYS, OPTIONAL_SUMS, ChunkedPass, OnlineSums
 
 
@@ -91,6 +91,15 @@ def _slopes_of(sums: RowSums, function: Callable[[RowSums], Tensor]) -> tuple[Te
     return value.detach(), RowSlopes.of(dict(zip(names, slopes, strict=bool(slopes))), sums.total)
 
 
+def _without_parts(work: ChunkedPass) -> ChunkedPass:
+    """What a graph keeps of a pass: its tensors are saved by autograd, which frees them and sees that they change."""
+    return replace(work, linear=work.linear.with_parts(None, None, None))
+
+
+def _with_parts(work: ChunkedPass, parts: tuple[Tensor | None, ...]) -> ChunkedPass:
+    return replace(work, linear=work.linear.with_parts(*parts))
+
+
 class GradientInForward(torch.autograd.Function):
     """The loss, whose gradients are there before anyone asks; asked a second time it makes them again."""
 
@@ -106,7 +115,7 @@ class GradientInForward(torch.autograd.Function):
     ) -> Tensor:
         """The loss; its gradients wait in `ctx`."""
         ctx.save_for_backward(hidden, weight, bias)
-        ctx.work, ctx.names, ctx.chunk_loss = work, names, chunk_loss
+        ctx.work, ctx.names, ctx.chunk_loss = _without_parts(work), names, chunk_loss
         loss, gradients = loss_and_gradients(work, names, chunk_loss, ctx.needs_input_grad[:3])
         # float16 keeps float32 until the upstream gradient, a loss scale, is known: small ones would be 0 by then.
         halves = torch.float16 in (hidden.dtype, weight.dtype)
@@ -117,12 +126,14 @@ class GradientInForward(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients times the upstream one."""
         parts = ctx.saved_tensors
+        work = _with_parts(ctx.work, parts)
         if torch.is_grad_enabled():
-            loss = ctx.chunk_loss(_statistics(ctx.work, differentiable_sums(ctx.work, parts), ctx.names), slice(None))
+            parts = own_parts(parts)
+            loss = ctx.chunk_loss(_statistics(work, differentiable_sums(work, parts), ctx.names), slice(None))
             return (*differentiate((loss,), parts, upstream), None, None, None)
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            _, gradients = loss_and_gradients(ctx.work, ctx.names, ctx.chunk_loss, ctx.needs_input_grad[:3])
+            _, gradients = loss_and_gradients(work, ctx.names, ctx.chunk_loss, ctx.needs_input_grad[:3])
         # In place: nobody else holds them, and the copy of a weight's gradient is as large as the weight.
         if upstream[0].device.type != "cpu" or float(upstream[0]) != 1:
             gradients = tuple(None if gradient is None else gradient.mul_(upstream[0]) for gradient in gradients)
@@ -243,7 +254,7 @@ class RecomputedSums(torch.autograd.Function):
         forward, _ = _engine(work)
         sums, regions = forward(work)
         named = sums.present()
-        ctx.work, ctx.names = work, names
+        ctx.work, ctx.names = _without_parts(work), names
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(named[name] for name in ("maximum", "ties", "top") if name in names))
         ctx.save_for_backward(hidden, weight, bias, *(named[name] for name in names))
@@ -254,14 +265,16 @@ class RecomputedSums(torch.autograd.Function):
         """Gradients from the derivatives of the sums and of the regions' values."""
         hidden, weight, bias, *values = ctx.saved_tensors
         parts = (hidden, weight, bias)
+        work = _with_parts(ctx.work, parts)
         if torch.is_grad_enabled():
-            sums = differentiable_sums(ctx.work, parts)
-            outputs = [*(getattr(sums, name) for name in ctx.names), *differentiable_columns(ctx.work, parts, sums)]
+            parts = own_parts(parts)
+            sums = differentiable_sums(work, parts)
+            outputs = [*(getattr(sums, name) for name in ctx.names), *differentiable_columns(work, parts, sums)]
             return (*differentiate(outputs, parts, upstream), None, None)
         sums = RowSums(**dict(zip(ctx.names, values, strict=True)))
         given = dict(zip(ctx.names, upstream, strict=False))
         slopes = RowSlopes.of(given, sums.total)
         regions = upstream[len(ctx.names) :]
-        _, backward = _engine(ctx.work)
-        gradients = backward(ctx.work, sums, slopes, regions, ctx.needs_input_grad[:3])
+        _, backward = _engine(work)
+        gradients = backward(work, sums, slopes, regions, ctx.needs_input_grad[:3])
         return (*_fit(gradients, parts), None, None)

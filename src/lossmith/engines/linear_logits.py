@@ -20,13 +20,15 @@ class LinearLogits:
     r"""The logits `softcap * tanh(scale * (hidden @ weight.T + bias) / softcap)`, unbuilt.
 
     Every token and region loss takes it in the place of logits, with the same values and gradients, and computes what
-    it needs in chunks: memory grows with tokens and with vocabulary, never with their product.
+    it needs in chunks: memory grows with tokens and with vocabulary, not with their product. Lovász alone reads a
+    table of tokens x classes that occur among the labels.
 
     Args:
         hidden: Last hidden states, [..., hidden].
         weight: Output matrix, [vocab, hidden], of the device and dtype of `hidden` (under autocast any dtype; products
             then round to autocast's). With a `group` this rank's slice of the vocabulary.
-        bias: One number per class, [vocab], or None. -inf makes a class impossible.
+        bias: One number per class, [vocab], or None. -inf makes a class impossible (but not with a soft-cap, whose
+            scores are finite).
         scale: Multiplies the scores, finite (Cohere's `logit_scale`; one over Granite's `logits_scaling`).
         softcap: Bounds the scaled scores to (-softcap, softcap), > 0, or None (Gemma's `final_logit_softcapping`).
         impl: The engine: "auto" (chunked), "dense" (builds the logits; the readable reference), "chunked" (pure torch,
@@ -130,6 +132,12 @@ class LinearLogits:
         flat.hidden = self.hidden.reshape(-1, self.hidden.shape[-1])
         return flat
 
+    def with_parts(self, hidden: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> "LinearLogits":
+        """The same map with other tensors; None where they are not to be held."""
+        other = copy(self)
+        other.hidden, other.weight, other.bias = hidden, weight, bias  # pyright: ignore[reportAttributeAccessIssue]
+        return other
+
     def zero(self) -> Float[Tensor, ""]:
         """A 0 in the graph of everything that the logits are made of, whatever values that holds."""
         return torch.stack([part.reshape(-1)[:0].sum().to(self.dtype) for part in self.parts]).sum()
@@ -147,7 +155,8 @@ class LinearLogits:
         width = self.hidden.shape[-1]
         if self.weight.shape[0] == 0:
             raise ObjectiveInputError(
-                f"`weight` must have a row for each class, got none, {tuple(self.weight.shape)}: is it sharded elsewhere?"
+                f"`weight` must have a row for each class, got none, {tuple(self.weight.shape)}: is it sharded "
+                f"elsewhere?"
             )
         if self.weight.shape[1] != width:
             raise ObjectiveInputError(
@@ -184,7 +193,7 @@ class LinearLogits:
                 if part.dtype != self.hidden.dtype and (name == "weight" or part.dtype != torch.float32):
                     raise ObjectiveInputError(
                         f"`{name}` must have the dtype of `hidden`, {self.hidden.dtype}, got {part.dtype}: cast one of "
-                        f"them, or call the loss under torch.autocast."
+                        f"them, or make LinearLogits under torch.autocast."
                     )
 
     def _vocabulary(self) -> tuple[int, int, int]:

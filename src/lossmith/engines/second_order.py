@@ -1,25 +1,32 @@
 """Derivatives of derivatives: here the logits are built after all, since every one of them is kept by the graph."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from lossmith._typing import Tensor
-from lossmith.engines.linear_logits import LinearLogits
 from lossmith.engines.row_sums import TOP, RowSums, SumStatistics
 from lossmith.engines.tiles import ChunkedPass
 from lossmith.errors import ObjectiveInputError
 
 
-def _differentiable_scores(work: ChunkedPass, parts: tuple[Tensor, ...]) -> Tensor:
+def _differentiable_scores(work: ChunkedPass, parts: tuple[Tensor | None, ...]) -> Tensor:
     if work.linear.group is not None:
         raise ObjectiveInputError("Second derivatives are not available where a `group` shares the vocabulary.")
+    assert parts[0] is not None
     hidden = parts[0] if work.places is None else parts[0].index_select(0, work.places)
-    linear = work.linear
-    return LinearLogits(hidden, parts[1], parts[2], linear.scale, linear.softcap, impl="dense").dense()
+    return work.linear.with_parts(hidden, parts[1], parts[2]).dense()
 
 
-def differentiable_sums(work: ChunkedPass, parts: tuple[Tensor, ...]) -> RowSums:
+def own_parts(parts: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+    """The parts as variables of their own: where hidden states are made of the weight, only what a pass does with each
+    of them is differentiated here.
+    """
+    return tuple(None if part is None else part.view_as(part) for part in parts)
+
+
+def differentiable_sums(work: ChunkedPass, parts: tuple[Tensor | None, ...]) -> RowSums:
     """The sums as a plain function of the parts, for as many derivatives as wanted."""
     scores = _differentiable_scores(work, parts)
     column = work.classes[:, None]
@@ -43,7 +50,7 @@ def differentiable_sums(work: ChunkedPass, parts: tuple[Tensor, ...]) -> RowSums
     return RowSums(label_scores=own, maximum=maximum, total=total.sum(1), **{name: known[name] for name in names})
 
 
-def differentiable_columns(work: ChunkedPass, parts: tuple[Tensor, ...], sums: RowSums) -> list[Tensor]:
+def differentiable_columns(work: ChunkedPass, parts: tuple[Tensor | None, ...], sums: RowSums) -> list[Tensor]:
     """What the column requests ask for, as a plain function of the parts."""
     values = []
     for request in work.requests:
@@ -58,7 +65,7 @@ def differentiable_columns(work: ChunkedPass, parts: tuple[Tensor, ...], sums: R
 
 
 def differentiate(
-    outputs: Sequence[Tensor], parts: tuple[Tensor, ...], upstream: Sequence[Tensor | None]
+    outputs: Sequence[Tensor], parts: tuple[Tensor | None, ...], upstream: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Gradients of the parts that want one, in a graph of their own."""
     pairs = [(out, up) for out, up in zip(outputs, upstream, strict=True) if up is not None and out.requires_grad]

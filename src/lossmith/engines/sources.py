@@ -139,6 +139,12 @@ class LinearSource(StatisticsSource):
             wanted = {name for demand in sharing for name in demand.names}
             self._regions[key] = self._split(sharing[0], wanted)
 
+    @property
+    def tables(self) -> list[ColumnRequest]:
+        """Regions of which a table of rows x present classes is made."""
+        found = [region.request for group in self._regions.values() for region in group]
+        return [request for request in found if request is not None and not request.mass]
+
     def _split(self, demand: Demand, names: set[str]) -> list["LinearRegion"]:
         rows = self._rows(demand.labels)
         rows = torch.arange(self.work.num_rows, device=self.device) if rows is None else rows
@@ -271,7 +277,8 @@ def chunked_pass(
     linear: LinearLogits, labels: Tensor, places: Int[Tensor, " rows"] | None, names: Iterable[str]
 ) -> ChunkedPass:
     """A pass over the rows at `places` for the named token statistics."""
-    classes = _taken(labels.flatten(), places).long()
+    # A copy: the labels may be written over before the backward pass, and autograd does not watch integers.
+    classes = labels.flatten().long().clone() if places is None else _taken(labels.flatten(), places).long()
     return ChunkedPass(linear=linear.flattened(), places=places, classes=classes, reads=sums_read(names))
 
 

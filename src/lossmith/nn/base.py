@@ -88,9 +88,9 @@ class LossModule(nn.Module, ABC):
         """
         inputs = self.bind(args, kwargs)
         check_one_of("reduction", reduction, ("none", "sum", "mean"))
-        return self._plan(inputs, weights, reduction)
+        return self._plan(inputs, weights, num_items, reduction)
 
-    def _plan(self, inputs: Inputs, weights: object, reduction: str) -> Plan:
+    def _plan(self, inputs: Inputs, weights: object, num_items: object, reduction: str) -> Plan:
         first = inputs[self.required[0]]
         reason = f"'{self}' is a formula of numbers that exist already."
         return Plan(
@@ -118,6 +118,9 @@ class LossModule(nn.Module, ABC):
                 raise ObjectiveInputError(f"`{name}` is given twice, by position and by keyword.")
             inputs[name] = value
         inputs = {name: value for name, value in inputs.items() if value is not None}
+        for name, value in inputs.items():
+            if isinstance(value, LinearLogits) and name != "logits":
+                raise ObjectiveInputError(f"`{name}` must be a torch.Tensor, got LinearLogits.")
         missing = [name for name in self.required if name not in inputs]
         if missing:
             hint = "".join(_HINTS.get(name, "") for name in missing)
@@ -240,6 +243,10 @@ class ObjectiveModule(LossModule):
     def _checked(self, values: Tensor, rows: int) -> Tensor:
         """An objective that returns another number of losses than it has items would be normalised wrongly."""
         family, item = self.record.family, self.record.item
+        if not isinstance(values, Tensor):
+            raise ObjectiveInputError(
+                f"'{self.record.name}' must return a tensor of losses, got {type(values).__name__}."
+            )
         if family == "region" or item == "batch":
             expected = "()" if values.shape != () else None
         elif family == "metric" and item in ("pair", "triplet"):

@@ -44,8 +44,8 @@ class LinearCall:
 
     linear: LinearLogits
     terms: Sequence[LinearTerm]
-    weights: Sequence[Tensor] = ()
-    """Weights of the items, where there are any."""
+    numbers: Sequence[object] = ()
+    """Weights of the items and divisors, tensors or not."""
     reduction: str = "mean"
 
     @cached_property
@@ -70,7 +70,7 @@ class LinearCall:
         if self.linear.engine == "dense":
             return "dense", "impl='dense' builds the logits."
         if not (torch.is_grad_enabled() and self.linear.requires_grad):
-            return "forward only", "No gradient is asked for."
+            return "forward only", "Neither hidden states nor the output matrix ask for a gradient."
         again = self._why_again()
         if again:
             return "recompute", again
@@ -92,8 +92,8 @@ class LinearCall:
                 return f"'{term.name}' couples the rows of the batch, so scores are made again in the backward pass."
         if self.reduction == "none":
             return "Reduction 'none' leaves open what each row's loss will count, so scores are made again."
-        if any(weights.requires_grad for weights in self.weights):
-            return "The weights want a gradient too, so scores are made again in the backward pass."
+        if any(isinstance(number, Tensor) and number.requires_grad for number in self.numbers):
+            return "Weights or `num_items` want a gradient too, so scores are made again in the backward pass."
         return ""
 
     @property
@@ -109,7 +109,7 @@ class LinearCall:
 
     def run_in_forward(self, evaluate: Evaluate) -> Tensor:
         """The loss, with its gradients formed chunk by chunk in the forward pass."""
-        work, places = self._work, self._places
+        work, places, classes = self._work, self._places, self.linear.vocab
         if debugging():
             with torch.no_grad():
                 LinearSource(self.linear, [term.demand for term in self.terms]).check_values()
@@ -119,7 +119,7 @@ class LinearCall:
                 flat = tensor.flatten()
                 return flat[chunk] if places is None else flat.index_select(0, places[chunk])
 
-            return evaluate(ChunkSource(statistics, self.linear.vocab), take)
+            return evaluate(ChunkSource(statistics, classes), take)
 
         linear = work.linear
         return GradientInForward.apply(linear.hidden, linear.weight, linear.bias, work, self._names, chunk_loss)
@@ -132,9 +132,17 @@ class LinearCall:
             # Imported here, so that nobody needs Triton who does not ask for it.
             from lossmith.engines import triton
 
+            triton.check_available(self.linear.device)
             return triton.tile_shape(self._work)
         rows, columns = self._work.tile_shape(kept=self.in_forward)
         return rows, self.linear.weight.shape[0] if self.in_forward else columns
+
+    def _table_entries(self) -> int:
+        """Entries of the tables of rows x present classes that region losses read."""
+        if self.linear.engine == "dense":
+            return 0
+        tables = LinearSource(self.linear, [term.demand for term in self.terms]).tables
+        return sum(len(table.rows) * len(table.columns) for table in tables)
 
     def plan(self) -> Plan:
         """What this call is going to do."""
@@ -151,6 +159,6 @@ class LinearCall:
             products=products if rows or name == "dense" else 0,
             items=rows,
             chunks=-(-rows // chunk_rows),
-            scratch_bytes=chunk_rows * columns * self.linear.dtype.itemsize if rows else 0,
+            scratch_bytes=(chunk_rows * columns + self._table_entries()) * self.linear.dtype.itemsize if rows else 0,
             reason=reason,
         )

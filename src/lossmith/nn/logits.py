@@ -8,7 +8,7 @@ import torch
 
 from lossmith._checks import check_label_range, check_labels, check_one_of
 from lossmith._debug import check_finite_weights
-from lossmith._reduce import NumItems, check_weights_shape, own_divisor
+from lossmith._reduce import NumItems, check_weights_shape, own_divisor, reduce_loss
 from lossmith._typing import Tensor
 from lossmith.engines import Demand, DenseSource, LinearLogits, StatisticsSource
 from lossmith.errors import ObjectiveInputError
@@ -35,13 +35,15 @@ class LogitsLoss(ObjectiveModule):
         """The loss, by the plan that suits the call."""
         if not isinstance(inputs["logits"], LinearLogits):
             return super().evaluate(inputs, weights, num_items, reduction)
-        call, labels = self._call(inputs, weights, reduction), inputs["labels"]
+        call, labels = self._call(inputs, weights, num_items, reduction), inputs["labels"]
         if not call.in_forward:
             return super().evaluate({**inputs, "logits": call.source()}, weights, num_items, reduction)
         valid = labels != IGNORE_INDEX
         if weights is not None:
             check_weights_shape(weights, labels.shape)
             check_finite_weights(weights, valid)
+            # A copy: gradients are made again in a second backward pass, whatever was written over them since.
+            weights = weights.clone()
         if reduction == "mean" and num_items is None:
             num_items = own_divisor(valid, weights, call.linear.dtype)
         whole = super()
@@ -52,14 +54,27 @@ class LogitsLoss(ObjectiveModule):
 
         return call.run_in_forward(evaluate)
 
-    def _plan(self, inputs: Inputs, weights: object, reduction: str) -> Plan:
-        return logits_plan(inputs, lambda: self._call(inputs, weights, reduction))
+    def check_reduction(self, labels: Tensor, weights: Any, num_items: Any, reduction: str) -> None:
+        """Refuse weights and divisors that a call would refuse.
 
-    def _call(self, inputs: Inputs, weights: object, reduction: str) -> LinearCall:
+        Raises:
+            ObjectiveInputError: As `forward`.
+        """
+        demand = self.demand(labels)
+        counts = [int(count) for count in demand.counts] if demand.region is not None else None
+        valid = labels != IGNORE_INDEX if counts is None else torch.tensor(counts, device=labels.device) > 0
+        losses = torch.zeros(valid.shape, device=labels.device)
+        reduce_loss(losses, valid, weights=weights, num_items=num_items, reduction=reduction)
+
+    def _plan(self, inputs: Inputs, weights: object, num_items: object, reduction: str) -> Plan:
+        own, divisor = self._own(weights, "weights"), self._own(num_items, "num_items")
+        self.check_reduction(inputs["labels"], own, divisor, reduction)
+        return logits_plan(inputs, lambda: self._call(inputs, own, divisor, reduction))
+
+    def _call(self, inputs: Inputs, weights: object, num_items: object, reduction: str) -> LinearCall:
         linear, labels = inputs["logits"], inputs["labels"]
         check_logits_labels(linear.shape, labels)
-        given = (weights,) if isinstance(weights, Tensor) else ()
-        return LinearCall(linear=linear, terms=[self.term(labels)], weights=given, reduction=reduction)
+        return LinearCall(linear=linear, terms=[self.term(labels)], numbers=(weights, num_items), reduction=reduction)
 
 
 def logits_plan(inputs: Inputs, call: Callable[[], LinearCall]) -> Plan:

@@ -173,7 +173,7 @@ class MetricLoss(ObjectiveModule):
             "gradient is formed while its tables are there."
         )
 
-    def _plan(self, inputs: Inputs, weights: object, reduction: str) -> Plan:
+    def _plan(self, inputs: Inputs, weights: object, num_items: object, reduction: str) -> Plan:
         embeddings, counted = self._checked_embeddings(inputs)
         labels, items = inputs["labels"][counted], int(counted.sum())
         wanted = [embeddings.requires_grad]
@@ -189,7 +189,7 @@ class MetricLoss(ObjectiveModule):
                 tables = positive_counts(labels, labels)
         anchors = at_least_float32(embeddings[:1].detach()).expand(items, -1)
         chunks = self._chunks(anchors, width, tables)
-        name, reason = self._choose(chunks, any(wanted), self._own(weights, "weights"), None, reduction)
+        name, reason = self._choose(chunks, any(wanted), self._own(weights, "weights"), num_items, reduction)
         slopes = sum(wanted) if torch.is_grad_enabled() else 0
         rows = max((int(tables[c].sum()) if tables is not None else c.stop - c.start for c in chunks), default=0)
         return Plan(

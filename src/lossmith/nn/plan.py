@@ -23,9 +23,13 @@ class Plan:
     """Why this plan and no other."""
 
     def __str__(self) -> str:
+        if self.products == 0:
+            return f"{self.engine} engine, {self.items:,} rows, no matrix product. {self.reason}"
+        products = "1 matrix product" if self.products == 1 else f"{self.products} matrix products"
         chunks = "1 chunk" if self.chunks == 1 else f"{self.chunks} chunks"
-        size = f"{self.scratch_bytes / 2**20:,.1f} MiB"
+        mib = self.scratch_bytes / 2**20
+        size = f"{mib:,.1f} MiB" if mib >= 0.1 else f"{self.scratch_bytes:,} bytes"
         return (
-            f"{self.engine} engine, {self.name}: {self.products} matrix products over {self.items:,} rows in {chunks}, "
+            f"{self.engine} engine, {self.name}: {products} over {self.items:,} rows in {chunks}, "
             f"{size} of scores at a time. {self.reason}"
         )

@@ -90,16 +90,12 @@ class WeightedSum(LossModule):
         """
         inputs = self.bind(args, kwargs)
         given = [part for value in inputs.values() for part in getattr(value, "parts", (value,))]
-        if reduction == "none" and len(self.items) > 1:
-            raise ObjectiveInputError(
-                f"reduction 'none' needs one kind of item, this sum mixes {', '.join(self.items)}: call its terms."
-            )
-        divisors = self._divisors(num_items)
+        divisors = self._checked_divisors(num_items, reduction)
         terms = self._counting(inputs, {} if scopes is None else scopes)
         parts: list[Tensor] = []
         if isinstance(inputs.get("logits"), LinearLogits):
             on_logits = [term for term in terms if isinstance(term.module, LogitsLoss)]
-            call = self._call(inputs, on_logits, weights, reduction) if on_logits else None
+            call = self._call(inputs, on_logits, weights, divisors, reduction) if on_logits else None
             if call is not None and call.in_forward:
                 terms = [term for term in terms if not isinstance(term.module, LogitsLoss)]
                 parts.append(self._in_forward(call, on_logits, weights, divisors, reduction))
@@ -139,12 +135,16 @@ class WeightedSum(LossModule):
         """How a call with these arguments is going to be computed: one plan for all terms on logits."""
         inputs = self.bind(args, kwargs)
         check_one_of("reduction", reduction, ("none", "sum", "mean"))
+        divisors = self._checked_divisors(num_items, reduction)
         terms = self._counting(inputs, {} if scopes is None else scopes)
         on_logits = [term for term in terms if isinstance(term.module, LogitsLoss)]
         if not on_logits:
             first = terms[0].module
             return first.plan(**{name: inputs[name] for name in first.inputs if name in inputs}, reduction=reduction)
-        return logits_plan(inputs, lambda: self._call(inputs, on_logits, weights, reduction))
+        for term in on_logits:
+            own = self._weights_for(term.module.items[0], weights)
+            term.module.check_reduction(term.labels, own, divisors.get(term.count), reduction)
+        return logits_plan(inputs, lambda: self._call(inputs, on_logits, weights, divisors, reduction))
 
     def _counting(self, inputs: Inputs, scopes: Mapping[str, Tensor]) -> list["_Counting"]:
         """The terms that count now, with the labels of their scope."""
@@ -167,6 +167,7 @@ class WeightedSum(LossModule):
         inputs: Inputs,
         on_logits: list["_Counting"],
         weights: Tensor | Mapping[str, Tensor] | None,
+        divisors: Mapping[str, NumItems],
         reduction: str,
     ) -> LinearCall:
         """What the terms on logits ask of logits that are not built."""
@@ -175,7 +176,7 @@ class WeightedSum(LossModule):
         return LinearCall(
             linear=inputs["logits"],
             terms=[term.module.term(term.labels) for term in on_logits],
-            weights=[one for one in given if one is not None],
+            numbers=[*given, *divisors.values()],
             reduction=reduction,
         )
 
@@ -191,6 +192,7 @@ class WeightedSum(LossModule):
         own_weights = self._weights_for("token", weights)
         if own_weights is not None:
             check_weights_shape(own_weights, call.linear.shape[:-1])
+            own_weights = own_weights.clone()
         known = dict(divisors)
         if reduction == "mean":
             for term in terms:
@@ -232,6 +234,15 @@ class WeightedSum(LossModule):
             shown = ", ".join(f"`{name}`" for name in self.required)
             raise ObjectiveInputError(f"'{self}' must be called with keywords: {shown}.")
         return super().bind(args, kwargs)
+
+    def _checked_divisors(
+        self, num_items: NumItems | Mapping[str, NumItems] | None, reduction: str
+    ) -> Mapping[str, NumItems]:
+        if reduction == "none" and len(self.items) > 1:
+            raise ObjectiveInputError(
+                f"reduction 'none' needs one kind of item, this sum mixes {', '.join(self.items)}: call its terms."
+            )
+        return self._divisors(num_items)
 
     def _divisors(self, num_items: NumItems | Mapping[str, NumItems] | None) -> Mapping[str, NumItems]:
         if num_items is None:
