@@ -281,7 +281,7 @@ def test_peak_memory_is_what_lies_beyond_inputs_and_gradients():
 def test_gradients_do_not_count_as_peak_memory():
     case = Case(tokens=256, hidden=1024, vocab=8192)
     assert case.gradient_bytes > 4 * case.logits_bytes
-    assert memory.measure_peak(Contestant(competitor="products"), case).num_bytes < 2 * case.logits_bytes
+    assert memory.measure_peak(Contestant(competitor="products"), case).num_bytes < 3 * case.logits_bytes
 
 
 @LINUX
