@@ -72,6 +72,8 @@ def test_a_stop_is_130_and_keeps_the_rest(capsys, tmp_path, monkeypatch):
         (("--tokens", "0"), "`tokens` must be an integer >= 1, got 0."),
         (("--tokens", "many"), "Invalid value for '--tokens'"),
         (("--loss", "focl"), "Did you mean 'focal'?"),
+        (("--loss", "focal[answer]"), "'focal[answer]' has a scope or a schedule. Give its terms alone."),
+        (("--loss", "cross_entropy -> focal @ 0.3"), "has a scope or a schedule. Give its terms alone."),
         (("--loss",), "`--loss` names nothing: write one or more values after it."),
         (("--against", "trl", "ligger"), "Did you mean 'liger'?"),
         (("--json", "."), "`--json` needs a file, '.' is a folder."),

@@ -108,7 +108,13 @@ def check_loss(text: str) -> None:
     Raises:
         LossmithError: For a text that names no loss, or one that reads something else.
     """
-    required = lossmith.loss(text).required
+    loss = lossmith.loss(text)
+    if "[" in str(loss) or "->" in str(loss):
+        raise ConfigurationError(
+            f"The benchmark draws one set of labels and no training: '{text}' has a scope or a schedule. Give its terms "
+            f"alone."
+        )
+    required = loss.required
     if set(required) - {"logits", "labels"} or "logits" not in required:
         shown = ", ".join(f"`{name}`" for name in required)
         raise ConfigurationError(f"The benchmark measures losses of `logits` and `labels`; '{text}' reads {shown}.")
