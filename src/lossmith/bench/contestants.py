@@ -111,8 +111,8 @@ def check_loss(text: str) -> None:
     loss = lossmith.loss(text)
     if "[" in str(loss) or "->" in str(loss):
         raise ConfigurationError(
-            f"The benchmark draws one set of labels and no training: '{text}' has a scope or a schedule. Give its terms "
-            f"alone."
+            f"The benchmark draws one set of labels and no training: '{text}' has a scope or a schedule. "
+            f"Give its terms alone."
         )
     required = loss.required
     if set(required) - {"logits", "labels"} or "logits" not in required:
