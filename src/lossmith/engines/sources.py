@@ -257,7 +257,7 @@ class ChunkSource(StatisticsSource):
 
     def regions(self, demand: Demand) -> list[Statistics]:
         """See `StatisticsSource`."""
-        raise NotImplementedError("A region is not served in chunks of rows.")
+        raise AssertionError("a region never comes in chunks of rows")
 
     def zero(self) -> Float[Tensor, ""]:
         """See `StatisticsSource`."""
