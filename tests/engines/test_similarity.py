@@ -9,16 +9,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lossmith import ObjectiveInputError
-from lossmith.engines import similarity
+from lossmith.engines import row_plans, similarity
 from lossmith.engines.budget import set_chunk_budget
-from lossmith.engines.similarity import (
-    TABLES,
-    ProxyRows,
-    SimilarityRows,
-    apply_by_rows,
-    row_chunks,
-    sum_by_rows,
-)
+from lossmith.engines.row_plans import apply_by_rows, row_chunks, sum_by_rows
+from lossmith.engines.similarity import TABLES, ProxyRows, SimilarityRows
 
 CPU = torch.device("cpu")
 LABELS = torch.tensor([3, 1, 3, 2, 1, 1, 2])
@@ -213,7 +207,7 @@ def test_losses_without_a_gradient_have_gradient_zero() -> None:
 def test_second_derivatives_of_what_cannot_be_kept_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = _proxy_rows()
     rows.anchors.requires_grad_()
-    monkeypatch.setattr(similarity, "TABLE_BYTES", 7 * 12 * 8 - 1)
+    monkeypatch.setattr(row_plans, "TABLE_BYTES", 7 * 12 * 8 - 1)
     value, _ = sum_by_rows(_centre_losses, rows, ("embeddings", "labels", "proxies"), CHUNKS, None)
     with pytest.raises(ObjectiveInputError, match=r"^Second derivatives keep every table of 7 x 12 entries, 0\.0 GiB"):
         torch.autograd.grad(value, rows.anchors, create_graph=True)

@@ -4,7 +4,8 @@ from lossmith.engines.budget import chunk_budget, set_chunk_budget, within_budge
 from lossmith.engines.chunked import GradientInForward
 from lossmith.engines.gather import gather_rows, own_start, row_counts, world_size
 from lossmith.engines.linear_logits import LinearLogits
-from lossmith.engines.similarity import SimilarityRows, apply_by_rows, check_table
+from lossmith.engines.row_plans import apply_by_rows
+from lossmith.engines.similarity import SimilarityRows, check_table
 from lossmith.engines.sources import (
     ChunkSource,
     Demand,

@@ -15,17 +15,15 @@ from lossmith._numerics import at_least_float32
 from lossmith._reduce import NumItems
 from lossmith._typing import Tensor
 from lossmith.engines.gather import gather_rows, own_start, row_counts, world_size
+from lossmith.engines.row_plans import apply_by_rows, row_chunks, sum_by_rows
 from lossmith.engines.similarity import (
     COPIES,
     TABLES,
     AnchorRows,
     ProxyRows,
     SimilarityRows,
-    apply_by_rows,
     check_table,
     positive_counts,
-    row_chunks,
-    sum_by_rows,
 )
 from lossmith.errors import LossmithWarning, ObjectiveInputError
 from lossmith.nn.base import IGNORE_INDEX, Inputs, ObjectiveModule, graph_zero, scatter
