@@ -1,0 +1,389 @@
+"""A loss at the output embedding of a causal language model, inside its wrapped forward; the logits are never built.
+
+For the length of one forward a stand-in takes the place of the output embedding and returns `LazyLogits`, which record
+what the model does to its logits afterwards. At the end of that forward the true output embedding is called once, with
+a loss as its result: whatever wraps the model or the embedding (DDP, FSDP2, DeepSpeed, LoRA) sees an ordinary forward
+of an ordinary module, and has its parameters whole while they are used.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lossmith.engines import LinearLogits
+from lossmith.errors import ModelError
+
+Compute = Callable[[LinearLogits], Tensor]
+"""A loss of logits [batch, seq, vocab] that are not built."""
+
+RECORDED = "scale, tanh soft-cap, slices over tokens, casts and added linear maps"
+
+
+@dataclass(frozen=True)
+class Product:
+    """One linear map of the sum that makes logits: `inputs @ weight.T + bias`; no weight while it is not known yet."""
+
+    inputs: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class LazyLogits:
+    """Logits as a record of how they are made: linear maps, added up, times a scale, perhaps through a soft-cap.
+
+    They stand for `outer * tanh(scale * sum)` where `outer` is given, else for `scale * sum`.
+    """
+
+    products: tuple[Product, ...]
+    vocab: int
+    model: str
+    """Class of the model, for messages."""
+    scale: float = 1.0
+    outer: float | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """[..., vocab]."""
+        return torch.Size((*self.products[0].inputs.shape[:-1], self.vocab))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of what they are made of."""
+        return self.products[0].inputs.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where they would lie."""
+        return self.products[0].inputs.device
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.products[0].inputs.ndim
+
+    def size(self, axis: int | None = None) -> Any:
+        """Shape, or one entry of it."""
+        return self.shape if axis is None else self.shape[axis]
+
+    def dim(self) -> int:
+        """Number of axes."""
+        return self.ndim
+
+    def to(self, *args: Any, **kwargs: Any) -> "LazyLogits":
+        """A cast or a move changes nothing: statistics are float32 or better, where the output matrix lies."""
+        return self
+
+    contiguous = clone = to
+
+    def tanh(self) -> "LazyLogits":
+        """The soft-cap."""
+        if self.outer is not None:
+            raise self._refusal("a second tanh")
+        return replace(self, outer=1.0)
+
+    def __mul__(self, factor: object) -> "LazyLogits":
+        number = self._number(factor, "a product with")
+        if self.outer is not None:
+            return replace(self, outer=self.outer * number)
+        return replace(self, scale=self.scale * number)
+
+    __rmul__ = __mul__
+    mul = mul_ = __mul__
+
+    def __truediv__(self, factor: object) -> "LazyLogits":
+        return self * (1.0 / self._number(factor, "a quotient with"))
+
+    div = div_ = __truediv__
+
+    def __neg__(self) -> "LazyLogits":
+        return self * -1.0
+
+    def __add__(self, other: object) -> "LazyLogits":
+        if not isinstance(other, LazyLogits):
+            raise self._refusal(f"a sum with {type(other).__name__}")
+        if self.outer is not None or other.outer is not None:
+            raise self._refusal("a sum behind a soft-cap")
+        scaled = [replace(p, factor=p.factor * part.scale) for part in (self, other) for p in part.products]
+        return replace(self, products=tuple(scaled), scale=1.0)
+
+    add = __add__
+
+    def __getitem__(self, index: object) -> "LazyLogits":
+        parts = index if isinstance(index, tuple) else (index,)
+        used = sum(part.ndim if isinstance(part, Tensor) and part.dtype == torch.bool else 1 for part in parts)
+        if Ellipsis in [part for part in parts if not isinstance(part, Tensor)]:
+            *leading, last = parts
+            if Ellipsis not in leading or last != slice(None):
+                raise self._refusal("a slice of the vocabulary")
+            parts, used = tuple(leading), 0
+            index = (*parts, slice(None))
+        if used >= self.ndim:
+            *leading, last = parts
+            if not isinstance(last, slice) or last != slice(None):
+                raise self._refusal("a slice of the vocabulary")
+            index = tuple(leading)
+        return self._mapped(lambda inputs: inputs[index])  # pyright: ignore[reportArgumentType]
+
+    def reshape(self, *shape: Any) -> "LazyLogits":
+        """Another shape of the leading axes."""
+        sizes = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        if sizes[-1] not in (self.vocab, -1) or (sizes[-1] == -1 and -1 in sizes[:-1]):
+            raise self._refusal("a shape without the vocabulary as its last axis")
+        return self._mapped(lambda inputs: inputs.reshape(*sizes[:-1], inputs.shape[-1]))
+
+    view = reshape
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "LazyLogits":
+        return replace(self, products=tuple(replace(p, inputs=change(p.inputs)) for p in self.products))
+
+    def _number(self, value: object, what: str) -> float:
+        if isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad:
+            return value.item()
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._refusal(f"{what} {_shown(value)}")
+        return value
+
+    def _refusal(self, what: str) -> ModelError:
+        return ModelError(
+            f"{self.model} computes {what} on its logits, which cannot be recorded (what can: {RECORDED}): train it on "
+            f"dense logits, with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or not hasattr(Tensor, name):
+            raise AttributeError(name)
+        raise self._refusal(f"`.{name}`")
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What torch's functions do to them."""
+        name = getattr(func, "__name__", str(func))
+        lazy = next(value for value in (*args, *(kwargs or {}).values()) if isinstance(value, LazyLogits))
+        if name == "tanh":
+            return lazy.tanh()
+        if name in ("mul", "multiply", "__mul__", "__rmul__") and len(args) == 2 and not kwargs:
+            return lazy * (args[0] if args[1] is lazy else args[1])
+        if name in ("div", "true_divide", "__truediv__") and len(args) == 2 and not kwargs and args[0] is lazy:
+            return lazy / args[1]
+        if name in ("add", "__add__", "__radd__") and len(args) == 2 and not kwargs:
+            return lazy + (args[0] if args[1] is lazy else args[1])
+        raise lazy._refusal(f"torch's `{name}`")
+
+    def linear(self, model_scale: float, softcap: float | None) -> LinearLogits:
+        """The logits as one linear map, then the model's scale and soft-cap.
+
+        Maps added to the first one (LoRA) are joined to it: their inputs stand beside the hidden states, their
+        matrices beside the output matrix. That copies the output matrix.
+        """
+        products, biases = self.products, [p.bias * p.factor for p in self.products if p.bias is not None]
+        if any(p.weight is None for p in products):
+            raise AssertionError("a stand-in is no linear map")
+        bias = None if not biases else biases[0] if len(biases) == 1 else torch.stack(biases).sum(0)
+        first = products[0]
+        if len(products) == 1 and first.factor == 1:
+            return LinearLogits(first.inputs, first.weight, first.bias, self.scale * model_scale, softcap)
+        hidden = torch.cat([p.inputs * p.factor if p.factor != 1 else p.inputs for p in products], dim=-1)
+        weight = torch.cat([p.weight for p in products], dim=-1)  # pyright: ignore[reportArgumentType]
+        return LinearLogits(hidden, weight.to(hidden.dtype), bias, self.scale * model_scale, softcap)
+
+    # Last, since within the class they hide the built-in names from here on.
+    float = type = type_as = to
+
+
+class _StandIn(nn.Module):
+    """Takes the place of an output embedding for one forward, and keeps what it was called with."""
+
+    def __init__(self, head: nn.Module, vocab: int, model: str):
+        super().__init__()
+        # In a list, so that it is no submodule of its own stand-in.
+        self._head, self._vocab, self._model = [head], vocab, model
+        self.autocast: tuple[str, bool, torch.dtype] | None = None
+        self.called = False
+
+    def forward(self, hidden: Tensor) -> LazyLogits:
+        self.called, device = True, hidden.device.type
+        self.autocast = (device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        return LazyLogits((Product(hidden),), self._vocab, self._model)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # Models ask their output embedding for its dtype or size.
+            return getattr(self.__dict__["_head"][0], name)
+
+
+class HeadLoss:
+    """A causal language model whose loss is computed at its output embedding, inside its (wrapped) forward.
+
+    Works for every model whose output embedding is a linear map, with bias, tied or not, with LoRA on it or not, and
+    whose logits are that map times a scale, soft-capped or not.
+
+    Args:
+        model: A transformers model or a PEFT model around one, not wrapped for several devices.
+
+    Raises:
+        ModelError: If it has no output embedding, or one that is no linear map in floating point.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.base: nn.Module = base_model(model)
+        self.name = type(self.base).__name__
+        head = self.base.get_output_embeddings() if hasattr(self.base, "get_output_embeddings") else None
+        if head is None:
+            raise ModelError(f"{self.name} has no output embedding, so no loss can be computed there.")
+        self.vocab = _vocabulary(head, self.name)
+        self.path = next(path for path, module in self.base.named_modules() if module is head)
+
+    def __call__(self, wrapped: nn.Module, inputs: Mapping[str, Any], compute: Compute) -> Any:
+        """Run `wrapped(**inputs)` with `compute` as its loss.
+
+        Args:
+            wrapped: The model, or what wraps it (DDP, FSDP2, PEFT).
+            inputs: Its keyword arguments; `labels` are left out.
+            compute: From the logits [batch, seq, vocab] to a tensor.
+
+        Returns:
+            The model's output, with `loss` what `compute` returned and no logits.
+
+        Raises:
+            ModelError: If the model does to its logits what cannot be recorded.
+        """
+        given = {name: value for name, value in inputs.items() if name != "labels"}
+        with self._patched(compute, given):
+            return wrapped(**given, return_dict=True)
+
+    @contextmanager
+    def _patched(self, compute: Compute, inputs: Mapping[str, Any]) -> Iterator[None]:
+        forward = self.base.forward
+
+        def forward_with_loss(*args: Any, **kwargs: Any) -> Any:
+            with self._stand_in() as (stand_in, head):
+                outputs = forward(*args, **kwargs)
+            lazy = outputs.logits
+            if not stand_in.called or not isinstance(lazy, LazyLogits):
+                raise ModelError(
+                    f"{self.name} makes logits in another way than by its output embedding '{self.path}': train it on "
+                    f"dense logits, with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
+                )
+            loss = self._loss(head, stand_in, lazy, compute, _length(inputs))
+            known = {name: value for name, value in outputs.items() if name not in ("loss", "logits")}
+            return type(outputs)(loss=loss, **known)
+
+        with _replaced(self.base, "forward", forward_with_loss):
+            yield
+
+    @contextmanager
+    def _stand_in(self) -> Iterator[tuple[_StandIn, nn.Module]]:
+        """The stand-in where the output embedding was, which comes back in the end."""
+        parent, _, name = self.path.rpartition(".")
+        modules = self.base.get_submodule(parent)._modules
+        head = modules[name]
+        assert head is not None
+        stand_in = _StandIn(head, self.vocab, self.name)
+        modules[name] = stand_in
+        try:
+            yield stand_in, head
+        finally:
+            modules[name] = head
+
+    def _loss(
+        self, head: nn.Module, stand_in: _StandIn, lazy: LazyLogits, compute: Compute, length: int | None
+    ) -> Tensor:
+        softcap = lazy.outer
+        scale = lazy.scale if softcap is None else lazy.scale * softcap
+        hidden = lazy.products[0].inputs
+        if length is not None and hidden.ndim == 3 and hidden.shape[1] > length:
+            # Virtual tokens of prompt-learning adapters stand before the real ones.
+            hidden = hidden[:, -length:]
+        forward = head.forward
+
+        def loss_of(inputs: Tensor) -> Tensor:
+            with _lazy_leaves(head, self.vocab, self.name):
+                made = head.forward(inputs) if isinstance(head, nn.Linear) else forward(inputs)
+            if not isinstance(made, LazyLogits):
+                raise ModelError(f"The output embedding '{self.path}' of {self.name} is no linear map.")
+            return compute(made.linear(scale, softcap))
+
+        assert stand_in.autocast is not None
+        device, enabled, dtype = stand_in.autocast
+        with torch.autocast(device, dtype=dtype, enabled=enabled), _replaced(head, "forward", loss_of):
+            return head(hidden)
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The transformers model within a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def _lazy_leaves(head: nn.Module, vocab: int, model: str) -> Iterator[None]:
+    """For the length of one call, linear layers onto the vocabulary within `head` return what they would compute."""
+    leaves = [m for m in head.modules() if isinstance(m, nn.Linear) and m.out_features == vocab]
+    before = [(leaf, leaf.__dict__.get("forward")) for leaf in leaves]
+    for leaf in leaves:
+        leaf.forward = _lazy_forward(leaf, vocab, model)
+    try:
+        yield
+    finally:
+        for leaf, forward in before:
+            _restore(leaf, "forward", forward)
+
+
+def _lazy_forward(leaf: nn.Linear, vocab: int, model: str) -> Callable[[Tensor], LazyLogits]:
+    def forward(inputs: Tensor) -> LazyLogits:
+        return LazyLogits((Product(inputs.to(leaf.weight.device), leaf.weight, leaf.bias),), vocab, model)
+
+    return forward
+
+
+def _vocabulary(head: nn.Module, name: str) -> int:
+    """Size of the vocabulary of an output embedding that is one linear map, alone or within an adapter."""
+    leaves = [m for m in head.modules() if isinstance(m, nn.Linear)]
+    if not leaves:
+        raise ModelError(
+            f"The output embedding of {name} must be a linear map (torch.nn.Linear), got {type(head).__name__}: train "
+            f"it on dense logits, with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
+        )
+    first = leaves[0]
+    # ZeRO-3 leaves an empty placeholder where a weight will be.
+    whole = first.weight.numel() == 0 or first.weight.shape == (first.out_features, first.in_features)
+    if not (first.weight.is_floating_point() and whole):
+        raise ModelError(
+            f"The output embedding of {name} is quantised ({type(first).__name__}, {first.weight.dtype}): keep it in "
+            f"floating point (`llm_int8_skip_modules`, `modules_to_not_convert`), the other layers may stay quantised."
+        )
+    return first.out_features
+
+
+def _length(inputs: Mapping[str, Any]) -> int | None:
+    ids = inputs.get("input_ids", inputs.get("inputs_embeds"))
+    return ids.shape[1] if isinstance(ids, Tensor) and ids.ndim >= 2 else None
+
+
+@contextmanager
+def _replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """An attribute of this one module, for the length of a `with`."""
+    before = module.__dict__.get(name)
+    module.__dict__[name] = value
+    try:
+        yield
+    finally:
+        _restore(module, name, before)
+
+
+def _restore(module: nn.Module, name: str, before: Any) -> None:
+    if before is None:
+        module.__dict__.pop(name, None)
+    else:
+        module.__dict__[name] = before
+
+
+def _shown(value: object) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
