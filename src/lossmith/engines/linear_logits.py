@@ -73,6 +73,7 @@ class LinearLogits:
         self.impl = impl
         self.skip_below = skip_below
         self.group = group
+        self.watch: Any = None
         self.operand_dtype = _autocast_dtype(hidden) if isinstance(hidden, Tensor) else None
         self._check()
         self.vocab_start, self.vocab, self.largest_slice = self._vocabulary()

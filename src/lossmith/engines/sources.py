@@ -134,10 +134,12 @@ class LinearSource(StatisticsSource):
         names = {name for demand in demands for name in demand.token_names}
         self.work = chunked_pass(linear, self._labels, self._places, names)
         self._regions: dict[tuple[int, str | None, bool], list[LinearRegion]] = {}
+        self._announced: dict[tuple[int, str | None, bool], Tensor] = {}
         for key in dict.fromkeys(_key(demand) for demand in demands if demand.region is not None):
             sharing = [demand for demand in demands if _key(demand) == key]
             wanted = {name for demand in sharing for name in demand.names}
             self._regions[key] = self._split(sharing[0], wanted)
+            self._announced[key] = sharing[0].labels
 
     @property
     def tables(self) -> list[ColumnRequest]:
@@ -192,8 +194,17 @@ class LinearSource(StatisticsSource):
         sums, values = self._pass
         return [
             region.statistics(demand.names, sums, values.get(id(region)), self._linear.vocab)
-            for region in self._regions[_key(demand)]
+            for region in self._asked(demand)
         ]
+
+    def _asked(self, demand: Demand) -> list["LinearRegion"]:
+        """The regions that this demand announced, itself or by an equal copy of its labels."""
+        if _key(demand) in self._regions:
+            return self._regions[_key(demand)]
+        for key, regions in self._regions.items():
+            if key[1:] == _key(demand)[1:] and torch.equal(self._announced[key], demand.labels):
+                return regions
+        raise AssertionError("a region that no demand announced")
 
     def zero(self) -> Float[Tensor, ""]:
         """See `StatisticsSource`."""

@@ -187,6 +187,7 @@ class LazyLogits:
         bias = None if not biases else biases[0] if len(biases) == 1 else torch.stack(biases).sum(0)
         first = products[0]
         if len(products) == 1 and first.factor == 1:
+            assert first.weight is not None
             return LinearLogits(first.inputs, first.weight, first.bias, self.scale * model_scale, softcap)
         hidden = torch.cat([p.inputs * p.factor if p.factor != 1 else p.inputs for p in products], dim=-1)
         weight = torch.cat([p.weight for p in products], dim=-1)  # pyright: ignore[reportArgumentType]
@@ -235,7 +236,8 @@ class HeadLoss:
     def __init__(self, model: nn.Module):
         self.base: nn.Module = base_model(model)
         self.name = type(self.base).__name__
-        head = self.base.get_output_embeddings() if hasattr(self.base, "get_output_embeddings") else None
+        find: Any = getattr(self.base, "get_output_embeddings", None)
+        head = None if find is None else find()
         if head is None:
             raise ModelError(f"{self.name} has no output embedding, so no loss can be computed there.")
         self.vocab = _vocabulary(head, self.name)
@@ -319,7 +321,8 @@ class HeadLoss:
 
 def base_model(model: nn.Module) -> nn.Module:
     """The transformers model within a PEFT model, or the model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    find: Any = getattr(model, "get_base_model", None)
+    return find() if find is not None and hasattr(model, "peft_config") else model
 
 
 @contextmanager
@@ -328,7 +331,7 @@ def _lazy_leaves(head: nn.Module, vocab: int, model: str) -> Iterator[None]:
     leaves = [m for m in head.modules() if isinstance(m, nn.Linear) and m.out_features == vocab]
     before = [(leaf, leaf.__dict__.get("forward")) for leaf in leaves]
     for leaf in leaves:
-        leaf.forward = _lazy_forward(leaf, vocab, model)
+        leaf.__dict__["forward"] = _lazy_forward(leaf, vocab, model)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from lossmith._debug import check_finite_weights, debugging
 from lossmith._numerics import full_precision
 from lossmith._reduce import NumItems, reduce_loss
 from lossmith._typing import Tensor
-from lossmith.engines import LinearLogits, StatisticsSource
+from lossmith.engines import Demand, LinearLogits, StatisticsSource
 from lossmith.errors import LossmithWarning, ObjectiveInputError
 from lossmith.nn.plan import Plan
 from lossmith.objectives import ObjectiveRecord
@@ -63,6 +63,38 @@ class LossModule(nn.Module, ABC):
 
     def set_progress(self, progress: float) -> None:
         """Say which share of training is done, in [0, 1]; only a schedule listens."""
+
+    def demands(self, labels: Tensor, scopes: Mapping[str, Tensor] | None = None) -> list[Demand]:
+        """What it reads of logits against these labels, for a source of statistics that serves several losses.
+
+        Args:
+            labels: Aligned with the logits, -100 where they do not count.
+            scopes: As for the call of a sum whose terms name label scopes.
+
+        Returns:
+            One entry per term on logits; none where it reads no logits.
+        """
+        return []
+
+    @abstractmethod
+    def breakdown(
+        self,
+        *args: object,
+        weights: Tensor | Mapping[str, Tensor] | None = None,
+        num_items: NumItems | Mapping[str, NumItems] | None = None,
+        reduction: str = "mean",
+        **kwargs: object,
+    ) -> dict[str, Tensor]:
+        """The weighted value of each term; they add up to what a call with these arguments returns.
+
+        All terms on logits are served by one pass. With reduction "none" each term has a value per item of its own.
+
+        Returns:
+            By the name of the term, without its weight, in the order written; the loss itself where it is one alone.
+
+        Raises:
+            ObjectiveInputError: For arguments that a call would refuse.
+        """
 
     def plan(
         self,
@@ -204,6 +236,18 @@ class ObjectiveModule(LossModule):
         self._check_places(inputs, item_weights)
         with full_precision(next(iter(inputs.values())).device):
             return self.evaluate(inputs, item_weights, divisor, reduction)
+
+    def breakdown(
+        self,
+        *args: object,
+        weights: Tensor | Mapping[str, Tensor] | None = None,
+        num_items: NumItems | Mapping[str, NumItems] | None = None,
+        reduction: str = "mean",
+        **kwargs: object,
+    ) -> dict[str, Tensor]:
+        """The loss under its own name; see `LossModule.breakdown`."""
+        value = self(*args, weights=weights, num_items=num_items, reduction=reduction, **kwargs)
+        return {str(self): value}
 
     def evaluate(self, inputs: Inputs, weights: Tensor | None, num_items: NumItems | None, reduction: str) -> Tensor:
         """The loss of inputs that are bound and checked."""

@@ -21,6 +21,7 @@ from lossmith.engines import (
     counted_places,
     joint_labels,
 )
+from lossmith.engines.sources import IGNORED
 from lossmith.nn.plan import Plan
 from lossmith.objectives import ObjectiveRecord
 
@@ -36,6 +37,32 @@ class LinearTerm:
     name: str
     record: ObjectiveRecord
     demand: Demand
+
+
+class Watch:
+    """Token statistics that a call on `LinearLogits` makes on the way, without gradient: what is logged beside a loss.
+
+    Set it as `linear.watch`, call a loss, and `take` what was seen. It costs what the statistics cost beyond those that
+    the loss reads, and no pass of its own.
+
+    Args:
+        names: Token statistics, such as "token_logps" and "entropy".
+    """
+
+    def __init__(self, names: tuple[str, ...]):
+        self.names = names
+        self.valid: Tensor | None = None
+        self._seen: list[dict[str, Tensor]] | None = []
+
+    def observe(self, statistics: dict[str, Tensor]) -> None:
+        """Keep the statistics of some more rows; once taken, a second backward pass adds none."""
+        if self._seen is not None:
+            self._seen.append({name: statistics[name].detach() for name in self.names})
+
+    def take(self) -> dict[str, Tensor]:
+        """By name, one entry per row that counts in any term, in their order; empty where none does."""
+        seen, self._seen = self._seen or [], None
+        return {name: torch.cat([chunk[name] for chunk in seen]) for name in self.names} if seen else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +85,8 @@ class LinearCall:
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for term in self.terms for name in term.demand.token_names))
+        watched = () if self.linear.watch is None else self.linear.watch.names
+        return tuple(dict.fromkeys((*(n for term in self.terms for n in term.demand.token_names), *watched)))
 
     @cached_property
     def _work(self) -> ChunkedPass:
@@ -103,13 +131,22 @@ class LinearCall:
 
     def source(self) -> StatisticsSource:
         """Statistics for all terms, for every plan but that of gradients in the forward pass."""
-        if self.linear.engine == "dense":
-            return DenseSource(self.linear.dense())
-        return LinearSource(self.linear, [term.demand for term in self.terms])
+        watch, demands = self.linear.watch, [term.demand for term in self.terms]
+        if watch is not None:
+            demands.append(Demand(labels=self._labels, names=watch.names))
+        dense = self.linear.engine == "dense"
+        source = DenseSource(self.linear.dense()) if dense else LinearSource(self.linear, demands)
+        if watch is not None:
+            watch.valid = self._labels != IGNORED
+            watch.observe(source.tokens(self._labels, watch.names))
+        return source
 
     def run_in_forward(self, evaluate: Evaluate) -> Tensor:
         """The loss, with its gradients formed chunk by chunk in the forward pass."""
         work, places, classes = self._work, self._places, self.linear.vocab
+        watch = self.linear.watch
+        if watch is not None:
+            watch.valid = self._labels != IGNORED
         if debugging():
             with torch.no_grad():
                 LinearSource(self.linear, [term.demand for term in self.terms]).check_values()
@@ -119,6 +156,8 @@ class LinearCall:
                 flat = tensor.flatten()
                 return flat[chunk] if places is None else flat.index_select(0, places[chunk])
 
+            if watch is not None:
+                watch.observe(statistics)
             return evaluate(ChunkSource(statistics, classes), take)
 
         linear = work.linear

@@ -1,7 +1,7 @@
 """Modules on logits and aligned labels: token losses and region losses."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
@@ -26,6 +26,10 @@ class LogitsLoss(ObjectiveModule):
     @abstractmethod
     def demand(self, labels: Tensor) -> Demand:
         """What it reads of logits against these labels."""
+
+    def demands(self, labels: Tensor, scopes: Mapping[str, Tensor] | None = None) -> list[Demand]:
+        """See `LossModule.demands`."""
+        return [self.demand(labels)]
 
     def term(self, labels: Tensor) -> LinearTerm:
         """Itself as a term of a call on `LinearLogits`."""

@@ -12,7 +12,7 @@ from lossmith._checks import check_one_of, check_same_device
 from lossmith._numerics import full_precision
 from lossmith._reduce import NumItems, check_weights_shape, own_divisor
 from lossmith._typing import Tensor
-from lossmith.engines import LinearLogits, StatisticsSource
+from lossmith.engines import Demand, LinearLogits, StatisticsSource
 from lossmith.errors import ObjectiveInputError
 from lossmith.nn.base import IGNORE_INDEX, Inputs, LossModule, graph_zero
 from lossmith.nn.composition import Composition
@@ -101,19 +101,7 @@ class WeightedSum(LossModule):
                 parts.append(self._in_forward(call, on_logits, weights, divisors, reduction))
             elif call is not None:
                 inputs["logits"] = call.source()
-        for term in terms:
-            own = {name: inputs[name] for name in term.module.inputs if name in inputs}
-            if term.labels is not None:
-                own["labels"] = term.labels
-            parts.append(
-                term.weight
-                * term.module(
-                    **own,
-                    weights=self._weights_for(term.module.items[0], weights),
-                    num_items=divisors.get(term.count),
-                    reduction=reduction,
-                )
-            )
+        parts += [self._value(term, inputs, weights, divisors, reduction) for term in terms]
         total = parts[0]
         for part in parts[1:]:
             total = total + part
@@ -122,6 +110,52 @@ class WeightedSum(LossModule):
             idle = [value for value in (*given, *self.parameters()) if value.requires_grad]
             total = total + graph_zero(*idle).to(total.dtype) if idle else total
         return total
+
+    def breakdown(
+        self,
+        *args: object,
+        weights: Tensor | Mapping[str, Tensor] | None = None,
+        num_items: NumItems | Mapping[str, NumItems] | None = None,
+        reduction: str = "mean",
+        scopes: Any = None,
+        **kwargs: object,
+    ) -> dict[str, Tensor]:
+        """The weighted value of each term that counts now; see `LossModule.breakdown`."""
+        inputs = self.bind(args, kwargs)
+        divisors = self._divisors(num_items)
+        terms = self._counting(inputs, {} if scopes is None else scopes)
+        on_logits = [term for term in terms if isinstance(term.module, LogitsLoss)]
+        if isinstance(inputs.get("logits"), LinearLogits) and on_logits:
+            inputs["logits"] = self._call(inputs, on_logits, weights, divisors, reduction).source()
+        values: dict[str, Tensor] = {}
+        for term in terms:
+            value = self._value(term, inputs, weights, divisors, reduction)
+            values[term.name] = values[term.name] + value if term.name in values else value
+        return values
+
+    def demands(self, labels: Tensor, scopes: Mapping[str, Tensor] | None = None) -> list[Demand]:
+        """See `LossModule.demands`."""
+        terms = self._counting({"labels": labels}, {} if scopes is None else scopes)
+        return [term.module.demand(term.labels) for term in terms if isinstance(term.module, LogitsLoss)]
+
+    def _value(
+        self,
+        term: "_Counting",
+        inputs: Inputs,
+        weights: Tensor | Mapping[str, Tensor] | None,
+        divisors: Mapping[str, NumItems],
+        reduction: str,
+    ) -> Tensor:
+        """The weighted value of one term."""
+        own = {name: inputs[name] for name in term.module.inputs if name in inputs}
+        if term.labels is not None:
+            own["labels"] = term.labels
+        return term.weight * term.module(
+            **own,
+            weights=self._weights_for(term.module.items[0], weights),
+            num_items=divisors.get(term.count),
+            reduction=reduction,
+        )
 
     def plan(
         self,
@@ -159,7 +193,8 @@ class WeightedSum(LossModule):
             if spec.scope is not None and spec.scope not in restricted:
                 restricted[spec.scope] = _restrict(inputs["labels"], scopes[spec.scope], spec.scope)
             labels = restricted[spec.scope] if "labels" in module.inputs else None
-            counting.append(_Counting(module, shares[spec.phase] * spec.weight, count, labels))
+            name = str(module) if spec.scope is None else f"{module}[{spec.scope}]"
+            counting.append(_Counting(name, module, shares[spec.phase] * spec.weight, count, labels))
         return counting
 
     def _call(
@@ -300,6 +335,8 @@ class WeightedSum(LossModule):
 class _Counting:
     """One term that counts in this call."""
 
+    name: str
+    """Without its weight."""
     module: Any
     weight: float
     count: str
