@@ -1,6 +1,5 @@
 """Sequence classification with transformers' Trainer and any lossmith loss on logits, embeddings or both."""
 
-import json
 import math
 import os
 import time
@@ -9,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -17,10 +15,8 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, LossmithWarning, ModelError, TrainingDivergedError
 from lossmith.integrations.models import quiet_transformers
+from lossmith.integrations.saving import load_loss, save_loss
 from lossmith.nn import IGNORE_INDEX, LossModule, TokenLoss, loss
-
-LOSS_WEIGHTS = "loss.safetensors"
-LOSS_CONFIG = "lossmith.json"
 
 
 def encode(tokenizer: Any, texts: Sequence[str], labels: Sequence[int], max_length: int) -> list[dict[str, Any]]:
@@ -167,9 +163,7 @@ class ClassificationTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        weights = Path(resume_from_checkpoint) / LOSS_WEIGHTS
-        if weights.is_file():
-            self.loss.load_state_dict(safetensors.torch.load_file(weights))
+        load_loss(self.loss, Path(resume_from_checkpoint))
 
 
 def loss_of_plain_cross_entropy() -> TokenLoss:
@@ -313,16 +307,6 @@ def predict_logits(
         model.train(training)
     logits = torch.cat(rows)
     return torch.empty_like(logits).index_copy_(0, torch.tensor(order), logits)
-
-
-def save_loss(loss: LossModule, folder: Path, **settings: Any) -> None:
-    """Write the loss beside a saved model: its composition string and, where it owns any, its proxies."""
-    state = {name: tensor.contiguous().cpu() for name, tensor in loss.state_dict().items()}
-    if state:
-        safetensors.torch.save_file(state, folder / LOSS_WEIGHTS)
-    sizes = {name: list(tensor.shape) for name, tensor in state.items()}
-    text = json.dumps({"loss": str(loss), "parameters": sizes, **settings}, indent=2) + "\n"
-    (folder / LOSS_CONFIG).write_text(text, encoding="utf-8")
 
 
 def save_classifier(trainer: ClassificationTrainer, folder: Path) -> None:
