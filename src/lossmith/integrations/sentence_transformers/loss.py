@@ -1,0 +1,225 @@
+"""The loss module that sentence-transformers calls: metric and joint losses on the embeddings of one text column."""
+
+import json
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, final
+
+import safetensors.torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from lossmith.errors import ConfigurationError, LossmithWarning, ModelError, ObjectiveInputError
+from lossmith.nn import LossModule, MetricLoss, ObjectiveModule, WeightedSum, parse_composition
+from lossmith.nn import loss as build_loss
+
+LOSS_WEIGHTS = "loss.safetensors"
+LOSS_CONFIG = "lossmith.json"
+
+
+@final
+class EmbeddingLoss(nn.Module):
+    """A metric or joint loss on sentence embeddings, as sentence-transformers calls it.
+
+    Proxies, and for a joint loss a linear classification head on the embeddings, are parameters of this module, which
+    the trainer's optimiser finds. They serve training only: the saved model is an ordinary `SentenceTransformer`.
+
+    Args:
+        model: Makes the embeddings.
+        loss: A composition with a metric term, such as `"supcon(temperature=0.1)"` or `"0.4*cross_entropy +
+            0.6*soft_triple"`, or a module from `lossmith.loss`.
+        num_classes: Classes of the labels; needed by proxies and by the head of a joint loss.
+        **settings: As for `lossmith.loss`: hyper-parameters, `gather=True` (compare the rows of all ranks),
+            `memory_size=4096` (and of earlier batches).
+
+    Raises:
+        ObjectiveInputError: For a loss that reads no embeddings or that needs what a sentence does not have.
+        ModelError: If the model does not say how long its embeddings are, or proxies have another length.
+    """
+
+    num_items: int | float | None
+    """Rows of the whole accumulated batch, which an exact mean divides by; None for those of the call."""
+
+    def __init__(
+        self, model: SentenceTransformer, loss: str | LossModule, *, num_classes: int | None = None, **settings: Any
+    ):
+        super().__init__()
+        self.model = model
+        self.embedding_dim = _embedding_dim(model)
+        self.loss = _build(loss, num_classes, self.embedding_dim, settings)
+        self.head: nn.Linear | None = None
+        self.num_classes = num_classes
+        _check_family(self.loss)
+        for term in _metric_terms(self.loss):
+            _check_dim(term, self.embedding_dim)
+            self.num_classes = self.num_classes or term.num_classes
+        if "logits" in self.loss.inputs:
+            if self.num_classes is None:
+                raise ObjectiveInputError(_missing_classes(self.loss))
+            self.head = nn.Linear(self.embedding_dim, self.num_classes)
+        self.num_items = None
+        self._kept_by_trainer = False
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            sentence_features: The tokens of one text column, as the collator of sentence-transformers makes them.
+            labels: Class ids [batch], -100 for a row that does not count.
+
+        Raises:
+            ObjectiveInputError: For several text columns, labels missing, not integer or out of range.
+        """
+        features = list(sentence_features)
+        if len(features) != 1:
+            raise ObjectiveInputError(several_columns(self.loss, f"{len(features)} text columns"))
+        if labels is None:
+            raise ObjectiveInputError(
+                f"'{self.loss}' needs the class of each sentence: give the data a `label` column."
+            )
+        # The trainer turns its model alone to evaluation; a memory must not be filled there.
+        self.loss.train(self.model.training)
+        self._warn_of_own_parameters()
+        embeddings = self.model(features[0])["sentence_embedding"]
+        inputs: dict[str, Any] = {"embeddings": embeddings, "labels": labels}
+        if self.head is not None:
+            inputs["logits"] = self.head(embeddings.to(self.head.weight.dtype))
+        num_items: Any = self.num_items
+        if num_items is not None and len(self.loss.items) > 1:
+            num_items = dict.fromkeys(self.loss.items, num_items)
+        return self.loss(**inputs, num_items=num_items)
+
+    def named_own_parameters(self) -> dict[str, nn.Parameter]:
+        """Proxies and head by name: every parameter but the model's."""
+        return {name: value for name, value in self.named_parameters() if not name.startswith("model.")}
+
+    def own_state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold beside the model: proxies, head, memory, progress of a schedule."""
+        parts = (("loss", self.loss), *([] if self.head is None else [("head", self.head)]))
+        return {f"{part}.{name}": value for part, own in parts for name, value in own.state_dict().items()}
+
+    def save(self, folder: str | Path) -> None:
+        """Write `own_state` and the composition string into `folder`, beside a saved model."""
+        state = {name: value.contiguous().cpu() for name, value in self.own_state().items()}
+        if state:
+            safetensors.torch.save_file(state, Path(folder) / LOSS_WEIGHTS)
+        text = json.dumps(self.get_config_dict(), indent=2) + "\n"
+        (Path(folder) / LOSS_CONFIG).write_text(text, encoding="utf-8")
+
+    def load(self, folder: str | Path) -> None:
+        """Read back what `save` wrote.
+
+        Raises:
+            ConfigurationError: If `folder` holds no loss, or the state of another one.
+        """
+        config = Path(folder) / LOSS_CONFIG
+        if not config.is_file():
+            raise ConfigurationError(
+                f"{folder} holds no {LOSS_CONFIG}: it was not saved with '{self.loss}', whose state cannot be restored."
+            )
+        saved, own = json.loads(config.read_text(encoding="utf-8")), self.get_config_dict()
+        if saved != own:
+            raise ConfigurationError(f"{folder} was saved with the loss {saved}, this one is {own}.")
+        if self.own_state():
+            self.load_state_dict(safetensors.torch.load_file(Path(folder) / LOSS_WEIGHTS), strict=False)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What the model card says of this loss."""
+        return {"loss": str(self.loss), "num_classes": self.num_classes, "embedding_dim": self.embedding_dim}
+
+    @property
+    def citation(self) -> str:
+        """One BibTeX entry per objective, for the model card."""
+        entries = {}
+        for module in self.loss.modules():
+            if isinstance(module, ObjectiveModule):
+                name = module.record.name
+                entries[name] = f"@misc{{{name},\n    title={{{name}}},\n    url={{{module.record.source}}}\n}}"
+        return "\n" + "\n".join(entries.values()) + "\n"
+
+    def _warn_of_own_parameters(self) -> None:
+        if self._kept_by_trainer or not self.model.training or not self.named_own_parameters():
+            return
+        self._kept_by_trainer = True
+        warnings.warn(
+            f"'{self.loss}' owns parameters that SentenceTransformerTrainer trains like the model's, but neither saves "
+            f"in checkpoints nor synchronises over ranks: use lossmith.integrations.sentence_transformers.LossTrainer, "
+            f"or `save` and `load` of this loss.",
+            LossmithWarning,
+            stacklevel=4,
+        )
+
+
+def several_columns(loss: object, got: str) -> str:
+    """One sentence on data with more or less than one text column."""
+    return (
+        f"'{loss}' takes one text column and the class of each text, got {got}: keep one, as in "
+        f"dataset.select_columns(['text', 'label'])."
+    )
+
+
+def _build(loss: str | LossModule, num_classes: int | None, dim: int, settings: dict[str, Any]) -> LossModule:
+    if isinstance(loss, LossModule):
+        if settings:
+            raise ObjectiveInputError(f"'{loss}' is built already: give {', '.join(settings)} to lossmith.loss.")
+        return loss
+    composition = parse_composition(loss)
+    families = {term.record.family for term in composition.terms}
+    if "metric" not in families:
+        raise ObjectiveInputError(_wrong_family(loss, families))
+    sizes: dict[str, Any] = {}
+    if "num_classes" in composition.required:
+        if num_classes is None:
+            raise ObjectiveInputError(_missing_classes(loss))
+        sizes["num_classes"] = num_classes
+    if "embedding_dim" in composition.required or settings.get("memory_size"):
+        sizes["embedding_dim"] = dim
+    return build_loss(loss, **sizes, **settings)
+
+
+def _metric_terms(loss: LossModule) -> list[MetricLoss]:
+    return [module for module in loss.modules() if isinstance(module, MetricLoss)]
+
+
+def _check_family(loss: LossModule) -> None:
+    families = {module.record.family for module in loss.modules() if isinstance(module, ObjectiveModule)}
+    if "metric" not in families or not families <= {"metric", "token", "region"}:
+        raise ObjectiveInputError(_wrong_family(loss, families))
+    if isinstance(loss, WeightedSum) and any(term.scope is not None for term in loss.composition.terms):
+        raise ObjectiveInputError(f"'{loss}' names a label scope, but a sentence has one label: leave the [scope] out.")
+
+
+def _wrong_family(loss: str | LossModule, families: set[str]) -> str:
+    if families & {"preference", "unpaired"}:
+        return f"'{loss}' compares completions, not embeddings: it fits the trainers of lossmith.integrations.trl."
+    return (
+        f"'{loss}' reads no embeddings: combine it with a metric loss, as in '0.5*{loss} + 0.5*supcon', or use "
+        f"lossmith.integrations.transformers, which trains on logits."
+    )
+
+
+def _missing_classes(loss: str | LossModule) -> str:
+    return (
+        f"'{loss}' needs `num_classes`, the number of classes: LossTrainer(loss=...) counts them in the training data, "
+        f"otherwise give it here."
+    )
+
+
+def _embedding_dim(model: SentenceTransformer) -> int:
+    dim = model.get_embedding_dimension()
+    if dim is None:
+        raise ModelError(
+            "The model does not say how long its embeddings are: its last module needs get_embedding_dimension()."
+        )
+    return dim
+
+
+def _check_dim(term: MetricLoss, dim: int) -> None:
+    memory = None if term.memory is None else term.memory.embeddings
+    for name, table in (("proxies", getattr(term, "proxies", None)), ("memory", memory)):
+        if table is not None and table.shape[-1] != dim:
+            raise ModelError(
+                f"The {name} of '{term}' have `embedding_dim` {table.shape[-1]}, but the model's embeddings "
+                f"have dim {dim}."
+            )
