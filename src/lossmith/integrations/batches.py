@@ -1,6 +1,7 @@
 """From a batch of token ids to aligned labels: the one place where labels of a causal language model are shifted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -93,15 +94,104 @@ def aligned_mask(mask: Tensor) -> Bool[Tensor, "batch seq"]:
     return F.pad(mask[:, 1:].bool(), (0, 1), value=False)
 
 
-def layout(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a batch says of its sequences, as keywords of `aligned_labels` and `sequence_starts`."""
+@dataclass(frozen=True, kw_only=True)
+class AlignedBatch:
+    """The labels of a batch as losses want them."""
+
+    labels: Tensor
+    """Aligned with the logits, -100 where they do not count, [batch, seq] or [batch]."""
+    scopes: Mapping[str, Tensor] = field(default_factory=dict)
+    """Masks of the shape of `labels` by the name of a label scope."""
+    sequences: Tensor | None = None
+    """The number of each place's sequence in the batch, from 0; None where each row is one."""
+
+    def restricted(self, scope: str | None) -> Tensor:
+        """The labels of a scope; all of them without one."""
+        return self.labels if scope is None else self.labels.masked_fill(~self.scopes[scope], IGNORE_INDEX)
+
+    def sequence_numbers(self) -> Tensor:
+        """The number of each place's sequence, of the shape of `labels`."""
+        if self.sequences is not None:
+            return self.sequences
+        rows = torch.arange(len(self.labels), device=self.labels.device)
+        return rows.view(-1, *[1] * (self.labels.ndim - 1)).expand_as(self.labels)
+
+    def num_sequences(self, scope: str | None = None) -> int:
+        """Sequences with a label that counts."""
+        return len(torch.unique(self.sequence_numbers()[self.restricted(scope) != IGNORE_INDEX]))
+
+    def sequence_weights(self) -> Tensor:
+        """For each label one over the labels of its sequence: their sum is the number of sequences that count."""
+        numbers, valid = self.sequence_numbers(), self.labels != IGNORE_INDEX
+        counts = torch.bincount(numbers[valid], minlength=1)
+        weights = torch.zeros(self.labels.shape, device=self.labels.device)
+        weights[valid] = 1.0 / counts[numbers[valid]].to(weights.dtype)
+        return weights
+
+    def rows_by_sequence(self) -> Tensor | None:
+        """Places of the labels that count, a row per sequence, -1 behind a shorter one; None where rows are sequences.
+
+        Packed rows hold several sequences; a loss of one region per sequence needs them apart.
+        """
+        if self.sequences is None:
+            return None
+        places = (self.labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)
+        found, numbers = torch.unique(self.sequences.flatten()[places], return_inverse=True)
+        if len(found) == len(torch.unique(places // self.labels.shape[1])):
+            return None
+        counts = torch.bincount(numbers)
+        starts = counts.cumsum(0) - counts
+        rows = places.new_full((len(counts), int(counts.max())), -1)
+        rows[numbers, torch.arange(len(places), device=places.device) - starts[numbers]] = places
+        return rows
+
+    def at(self, rows: Tensor) -> "AlignedBatch":
+        """The labels at these places, one row per sequence."""
+        here = rows >= 0
+        labels = self.labels.flatten()[rows.clamp(min=0)].masked_fill(~here, IGNORE_INDEX)
+        scopes = {name: mask.flatten()[rows.clamp(min=0)] & here for name, mask in self.scopes.items()}
+        return AlignedBatch(labels=labels, scopes=scopes)
+
+
+def align(inputs: Mapping[str, Any], scopes: Sequence[str] = (), *, shift: bool) -> AlignedBatch:
+    """The labels of a batch, aligned with the logits of a model.
+
+    Args:
+        inputs: A batch as a collator makes it, with `labels` and, for each scope, a mask `<scope>_mask` of their shape.
+        scopes: Label scopes that a loss names.
+        shift: Whether the model predicts the next token (a causal language model).
+
+    Raises:
+        ObjectiveInputError: Where labels or a mask are missing or of another shape.
+    """
+    labels = inputs.get("labels")
+    if not isinstance(labels, Tensor):
+        raise ObjectiveInputError(
+            f"A batch must hold `labels`, got {', '.join(f'`{name}`' for name in inputs)}: add a column `labels`, or a "
+            f"collator that makes them (transformers' DataCollatorForLanguageModeling(mlm=False) for plain text)."
+        )
+    masks = {scope: _mask(inputs, scope, labels) for scope in scopes}
+    if not shift:
+        return AlignedBatch(labels=labels, scopes=masks)
     names = {"attention_mask": "attention_mask", "position_ids": "position_ids", "cu_seq_lens_q": "cu_seq_lens"}
-    return {ours: inputs[theirs] for theirs, ours in names.items() if isinstance(inputs.get(theirs), Tensor)}
+    layout = {ours: inputs[theirs] for theirs, ours in names.items() if isinstance(inputs.get(theirs), Tensor)}
+    starts = sequence_starts(labels, **layout)
+    return AlignedBatch(
+        labels=aligned_labels(labels, **layout),
+        scopes={name: aligned_mask(mask) for name, mask in masks.items()},
+        sequences=starts.flatten().cumsum(0).sub(1).view(starts.shape),
+    )
 
 
-def sequence_numbers(starts: Bool[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
-    """Which sequence of the batch each token belongs to, from 0, padding with what stands before it."""
-    return starts.flatten().cumsum(0).sub(1).view(starts.shape)
+def _mask(inputs: Mapping[str, Any], scope: str, labels: Tensor) -> Tensor:
+    mask = inputs.get(f"{scope}_mask")
+    if not isinstance(mask, Tensor) or mask.shape != labels.shape:
+        found = tuple(mask.shape) if isinstance(mask, Tensor) else "nothing"
+        raise ObjectiveInputError(
+            f"A batch must hold `{scope}_mask` of the shape of `labels`, {tuple(labels.shape)}, for the label scope "
+            f"[{scope}], got {found}."
+        )
+    return mask.bool()
 
 
 def _check_shape(name: str, given: Tensor, like: Tensor) -> None:

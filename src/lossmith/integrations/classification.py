@@ -15,6 +15,7 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, LossmithWarning, ModelError, TrainingDivergedError
 from lossmith.integrations.models import quiet_transformers
+from lossmith.integrations.pooling import pool
 from lossmith.integrations.saving import load_loss, save_loss
 from lossmith.nn import IGNORE_INDEX, LossModule, TokenLoss, loss
 
@@ -23,28 +24,6 @@ def encode(tokenizer: Any, texts: Sequence[str], labels: Sequence[int], max_leng
     """Token ids and label of each text, truncated to `max_length` tokens, not yet padded."""
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length)
     return [{**{name: encoded[name][row] for name in encoded}, "labels": label} for row, label in enumerate(labels)]
-
-
-def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """One vector per text from the last hidden states.
-
-    Args:
-        hidden: Last hidden states, [batch, seq, dim].
-        attention_mask: 1 on tokens, 0 on padding, [batch, seq].
-        pooling: "mean" over the tokens, "cls" (the first token) or "last" (the last one, whatever side is padded).
-
-    Returns:
-        Embeddings, [batch, dim].
-    """
-    if pooling == "mean":
-        keep = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * keep).sum(1) / keep.sum(1).clamp(min=1)
-    positions = torch.arange(hidden.shape[1], device=hidden.device)
-    if pooling == "cls":
-        index = torch.where(attention_mask.bool(), positions, hidden.shape[1]).amin(1)
-    else:
-        index = torch.where(attention_mask.bool(), positions, -1).amax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), index.clamp(0, hidden.shape[1] - 1)]
 
 
 class ClassificationTrainer(Trainer):

@@ -1,0 +1,85 @@
+"""A lossmith loss as the `compute_loss_func` of a plain Trainer, on logits that the model has built."""
+
+from typing import Any
+
+from torch import Tensor
+
+from lossmith.errors import ObjectiveInputError
+from lossmith.integrations.batches import align
+from lossmith.integrations.transformers.families import build_loss, check_on_logits
+from lossmith.integrations.transformers.items import count_items, item_kinds
+from lossmith.nn import LossModule
+
+
+class DenseLoss:
+    """What `compute_loss` returns: called by the Trainer with the model's output, labels and the number of items."""
+
+    def __init__(self, loss: LossModule, shift: bool | None):
+        self.loss = loss
+        self.shift = shift
+        self._kinds = item_kinds(loss)
+
+    def __call__(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Tensor:
+        """The loss of one micro-batch.
+
+        Args:
+            outputs: With `logits` [batch, seq, vocab] or [batch, classes].
+            labels: [batch, seq] or [batch], -100 where they do not count.
+            num_items_in_batch: Labels that count in the whole accumulated batch, of all ranks where the Trainer
+                multiplies the loss by their number; None for those of this batch.
+
+        Raises:
+            ObjectiveInputError: Where labels are missing, a model is of unclear kind, or a region loss is accumulated.
+        """
+        if labels is None:
+            raise ObjectiveInputError("`labels` must be in the batch, got none: add a column `labels` or a collator.")
+        shift = self._shifts(outputs)
+        batch = align({"labels": labels.to(outputs.logits.device)}, shift=shift)
+        own = dict(zip((k.name for k in self._kinds), count_items(self._kinds, batch, "token"), strict=True))
+        return self.loss(logits=outputs.logits, labels=batch.labels, num_items=self._num_items(own, num_items_in_batch))
+
+    def _num_items(self, own: dict[str, float], given: Any) -> dict[str, Any] | None:
+        if given is None:
+            return None
+        if set(own) == {"token"}:
+            return {"token": given.clamp(min=1) if isinstance(given, Tensor) else max(given, 1)}
+        here = own.get("token")
+        if here is not None and float(given) == here:
+            return None
+        raise ObjectiveInputError(
+            f"'{self.loss}' counts {' and '.join(own)}, but a `compute_loss_func` is told the number of tokens only, "
+            f"so under gradient accumulation or on several ranks it cannot be exact: use "
+            f"lossmith.integrations.transformers.LossTrainer."
+        )
+
+    def _shifts(self, outputs: Any) -> bool:
+        if self.shift is not None:
+            return self.shift
+        kind = type(outputs).__name__
+        if outputs.logits.ndim == 2 or kind in ("TokenClassifierOutput", "MaskedLMOutput"):
+            return False
+        if "CausalLM" in kind or kind.endswith("LMHeadModelOutput"):
+            return True
+        raise ObjectiveInputError(
+            f"From a {kind} it is not clear whether the model predicts the next token: give "
+            f"compute_loss(loss, shift=True) for a causal language model, shift=False where labels stand at the "
+            f"place of their logits."
+        )
+
+
+def compute_loss(loss: str | LossModule, *, shift: bool | None = None) -> DenseLoss:
+    """A loss for `Trainer(..., compute_loss_func=compute_loss("focal"))`.
+
+    The logits are built by the model, as with every `compute_loss_func`; `LossTrainer` does without them, knows the
+    attention mask (so that left padding and packed rows are exact), and logs the plain NLL beside the loss.
+
+    Args:
+        loss: A token or region loss, or a sum of such, by its string or from `lossmith.loss`.
+        shift: Whether the model predicts the next token; None to tell by its output.
+
+    Raises:
+        ObjectiveInputError: For a loss that cannot be read.
+        ConfigurationError: For a loss of another family (which integration fits it is said).
+    """
+    check_on_logits(loss, "a compute_loss_func")
+    return DenseLoss(build_loss(loss), shift)

@@ -1,0 +1,358 @@
+"""transformers' Trainer with a lossmith loss: at the output embedding of a causal LM, on the logits of other models."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from lossmith._checks import check_one_of
+from lossmith.engines import DenseSource, LinearLogits
+from lossmith.errors import ConfigurationError, ModelError
+from lossmith.integrations.batches import AlignedBatch, align
+from lossmith.integrations.lm_head import HeadLoss, base_model
+from lossmith.integrations.pooling import pool
+from lossmith.integrations.saving import load_loss, save_loss
+from lossmith.integrations.transformers.families import build_loss, check_families
+from lossmith.integrations.transformers.figures import (
+    EvaluationFigures,
+    TrainingFigures,
+    gradient_squares,
+    has_terms,
+)
+from lossmith.integrations.transformers.items import count_items, divisors, item_kinds
+from lossmith.integrations.transformers.rows import row_sums
+from lossmith.integrations.transformers.setup import check_setup, loss_scopes, predicts_next_token, sizes_of
+from lossmith.nn import LossModule
+from lossmith.nn.linear import Watch
+
+
+class LossMixin:
+    """Makes any transformers Trainer train with a lossmith loss: `class MyTrainer(LossMixin, Trainer)`.
+
+    For a causal language model the loss is computed at the output embedding, inside the wrapped forward, and the logits
+    are never built. For a sequence or token classifier it is computed on the logits, and on pooled hidden states where
+    the loss reads embeddings. It is normalised over all micro-batches of a step and all ranks, whatever was padded or
+    packed how; the plain NLL and the entropy are logged beside it.
+
+    Args:
+        *args: As for the Trainer.
+        loss: A loss by its string, as "0.6*cross_entropy + 0.4*lovasz_softmax", or from `lossmith.loss`. `num_classes`
+            and `embedding_dim` of proxies are taken from the model.
+        average: "token" (every label counts the same) or "sequence" (every sequence does; token losses only).
+        proxy_lr_multiplier: Proxies learn at the model's learning rate times this, > 0.
+        pooling: How embeddings come from hidden states, for losses that read them: "mean", "cls" or "last".
+        impl: The engine for the logits of a causal LM, see `lossmith.LinearLogits`.
+        **kwargs: As for the Trainer.
+
+    Raises:
+        ObjectiveInputError: For a loss that cannot be read.
+        ConfigurationError: For a loss or a setting that does not fit the model or the trainer.
+        ModelError: If the output embedding is no linear map.
+    """
+
+    loss_is_scaled_for_ga = True
+    """`compute_loss` divides by the items of all micro-batches, so the Trainer must not divide again."""
+
+    families = ("token", "region", "metric")
+    """Families of losses that this trainer has inputs for."""
+
+    def __init__(
+        self,
+        *args: Any,
+        loss: str | LossModule,
+        average: str = "token",
+        proxy_lr_multiplier: float = 10.0,
+        pooling: str = "mean",
+        impl: str = "auto",
+        **kwargs: Any,
+    ):
+        check_families(loss, self.families, f"a {type(self).__name__}")
+        check_one_of("average", average, ("token", "sequence"))
+        if kwargs.get("compute_loss_func") is not None:
+            raise ConfigurationError("`compute_loss_func` and `loss` both give a loss: leave one of them out.")
+        super().__init__(*args, **kwargs)
+        self._trainer: Any = self
+        self.average = average
+        self.proxy_lr_multiplier = proxy_lr_multiplier
+        self.pooling = pooling
+        self.impl = impl
+        trainer = self._trainer
+        network = base_model(trainer.accelerator.unwrap_model(trainer.model))
+        self._causal = predicts_next_token(network)
+        self._head = HeadLoss(trainer.model) if self._causal else None
+        self.loss = build_loss(loss, **sizes_of(network)).to(trainer.args.device)
+        self._kinds = item_kinds(self.loss)
+        self._scopes = loss_scopes(self.loss)
+        check_setup(trainer, self.loss, network, causal=self._causal, average=average)
+        # Before 5.22 the Trainer divides the loss unless it believes that the model was told the number of items.
+        trainer.model_accepts_loss_kwargs = True
+        self.training_figures = TrainingFigures()
+        self.evaluation_figures = EvaluationFigures()
+        self._micro_batches = 1
+        self._wants_logits = False
+        trainer.add_callback(_LossCallback(self))
+
+    # What a step divides by
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """As in the Trainer; the number of items is that of each kind of item that the loss counts."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)  # pyright: ignore[reportAttributeAccessIssue]
+        self._micro_batches = max(len(samples), 1)
+        counts = [count_items(self._kinds, self.align(sample), self.average) for sample in samples]
+        return samples, self._divisors(counts) if samples else None
+
+    def _divisors(self, counts: list[list[float]]) -> dict[str, float]:
+        trainer = self._trainer
+        shared = trainer.args.average_tokens_across_devices
+        ranks = trainer.accelerator.num_processes if shared else 1
+        device = trainer.args.device
+        return divisors(self._kinds, counts, ranks=ranks, add_up=self.add_up, device=device)
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks."""
+        accelerator = self._trainer.accelerator
+        return accelerator.reduce(tensor, reduction="sum") if accelerator.num_processes > 1 else tensor
+
+    def align(self, inputs: Mapping[str, Any]) -> AlignedBatch:
+        """The labels of a batch, as the loss wants them."""
+        return align(inputs, self._scopes, shift=self._causal)
+
+    # The loss
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of one micro-batch; see `Trainer.compute_loss`."""
+        batch = self.align(inputs)
+        num_items = num_items_in_batch
+        if not isinstance(num_items, dict):
+            num_items = self._divisors([count_items(self._kinds, batch, self.average)])
+        state = self._trainer.state
+        self.loss.set_progress(min(state.global_step / state.max_steps, 1.0) if state.max_steps else 1.0)
+        given = {name: value for name, value in inputs.items() if name != "labels" and not self._is_mask(name)}
+        run = self._at_head if self._head is not None else self._on_logits
+        outputs = run(model, given, batch, num_items)
+        value = outputs["loss"]
+        if isinstance(outputs.get("aux_loss"), Tensor):
+            # A mixture of experts balances its load in every micro-batch.
+            config = base_model(self._trainer.accelerator.unwrap_model(model)).config.get_text_config()  # pyright: ignore
+            balance = getattr(config, "router_aux_loss_coef", 0.0) * outputs["aux_loss"]
+            value = value + balance / (self._micro_batches if model.training else 1)
+        return (value, outputs) if return_outputs else value
+
+    def _at_head(
+        self, model: nn.Module, given: dict[str, Any], batch: AlignedBatch, num_items: dict[str, float]
+    ) -> Any:
+        built: list[Tensor] = []
+
+        def loss_at_head(linear: LinearLogits) -> Tensor:
+            linear.impl = self.impl
+            if self._wants_logits:
+                built.append(linear.dense().detach())
+            rows = batch.rows_by_sequence() if self._needs_sequences() else None
+            here, there = (linear, batch) if rows is None else (_at(linear, rows), batch.at(rows))
+            if not model.training:
+                self._note_evaluation(here, there, rows, batch.labels)
+            return self._value(here, there, num_items, training=model.training)
+
+        assert self._head is not None
+        outputs = self._head(model, {"use_cache": False, **given}, loss_at_head)
+        return type(outputs)(**{**outputs, "logits": built[0]}) if built else outputs
+
+    def _value(
+        self, linear: LinearLogits, batch: AlignedBatch, num_items: dict[str, float], *, training: bool
+    ) -> Tensor:
+        asked = self._asked(batch, num_items)
+        if not training:
+            return self.loss(logits=linear, labels=batch.labels, **asked)
+        if self._logs_now() and has_terms(self.loss):
+            hidden = linear.hidden.detach().requires_grad_()
+            bias = None if linear.bias is None else linear.bias.detach()
+            detached = linear.with_parts(hidden, linear.weight.detach(), bias)
+            parts = self.loss.breakdown(logits=detached, labels=batch.labels, **asked)
+            self.training_figures.add_gradients(gradient_squares(parts, hidden))
+        linear.watch = watch = Watch(("token_logps", "entropy") if self._logs_now() else ("token_logps",))
+        value = self.loss(logits=linear, labels=batch.labels, **asked)
+        seen = watch.take()
+        if seen:
+            self._note_training(seen)
+        return value
+
+    def _on_logits(
+        self, model: nn.Module, given: dict[str, Any], batch: AlignedBatch, num_items: dict[str, float]
+    ) -> Any:
+        reads_embeddings = "embeddings" in self.loss.inputs
+        outputs = model(**given, return_dict=True, **({"output_hidden_states": True} if reads_embeddings else {}))
+        inputs: dict[str, Tensor] = {"logits": outputs.logits, "labels": batch.labels}
+        shared = outputs.logits
+        if reads_embeddings:
+            if not outputs.get("hidden_states"):
+                raise ModelError(
+                    f"'{self.loss}' reads embeddings, but {type(model).__name__} returns no hidden states."
+                )
+            shared = outputs.hidden_states[-1]
+            inputs["embeddings"] = pool(shared, given["attention_mask"], self.pooling)
+        inputs = {name: value for name, value in inputs.items() if name in self.loss.inputs}
+        asked = self._asked(batch, num_items)
+        if not model.training:
+            self._note_evaluation(outputs.logits, batch, None, batch.labels, inputs)
+        if model.training and self._logs_now() and has_terms(self.loss):
+            parts = self.loss.breakdown(**inputs, **asked)
+            self.training_figures.add_gradients(gradient_squares(parts, shared))
+            value = torch.stack(list(parts.values())).sum()
+        else:
+            value = self.loss(**inputs, **asked)
+        if model.training:
+            names = ("token_logps", "entropy")
+            self._note_training(DenseSource(outputs.logits.detach()).tokens(batch.labels, names))
+        known = {name: part for name, part in outputs.items() if name != "loss"}
+        return type(outputs)(loss=value, **known)
+
+    def _asked(self, batch: AlignedBatch, num_items: dict[str, float]) -> dict[str, Any]:
+        """Keywords of a call of the loss on this batch."""
+        asked: dict[str, Any] = {"num_items": num_items}
+        if self._scopes:
+            asked["scopes"] = batch.scopes
+        if self.average == "sequence":
+            asked["weights"] = {"token": batch.sequence_weights()}
+        return asked
+
+    def _needs_sequences(self) -> bool:
+        return any(kind.region == "sequence" for kind in self._kinds)
+
+    def _is_mask(self, name: str) -> bool:
+        return name.endswith("_mask") and name.removesuffix("_mask") in self._scopes
+
+    # What is logged
+
+    def _logs_now(self) -> bool:
+        """Whether this step is logged: entropy and shares of the gradient are made then only."""
+        args, state = self._trainer.args, self._trainer.state
+        step = state.global_step + 1
+        if args.logging_strategy == "steps" and state.logging_steps:
+            return step % state.logging_steps == 0 or (args.logging_first_step and step == 1)
+        return args.logging_strategy != "no"
+
+    def _note_training(self, seen: Mapping[str, Tensor]) -> None:
+        self.training_figures.add("nll", -seen["token_logps"])
+        if "entropy" in seen:
+            self.training_figures.add("entropy", seen["entropy"])
+
+    @torch.no_grad()
+    def _note_evaluation(
+        self,
+        logits: Any,
+        batch: AlignedBatch,
+        rows: Tensor | None,
+        labels: Tensor,
+        inputs: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Sums and counts of each row of an evaluation batch, without the rows that only fill up the last batch."""
+        terms, figures = row_sums(self.loss, self._kinds, logits, batch, rows, labels, self.average, inputs)
+        gather = self._trainer.accelerator.gather_for_metrics
+        self.evaluation_figures.add(
+            {name: gather(table) for name, table in terms.items()},
+            {name: gather(table) for name, table in figures.items()},
+        )
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As in the Trainer, with the figures since the last log."""
+        if "loss" in logs:
+            logs |= self.training_figures.take(self.add_up)
+        super().log(logs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    # Evaluation
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As in the Trainer; logits are built only where somebody wants them."""
+        self._wants_logits = not prediction_loss_only
+        try:
+            return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        finally:
+            self._wants_logits = False
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As in the Trainer; the loss is the mean over the items of the whole set, however it was cut into batches."""
+        self.evaluation_figures = EvaluationFigures()
+        output = super().evaluation_loop(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output.metrics.update({f"{prefix}_{name}": value for name, value in self.evaluation_figures.take().items()})
+        return output
+
+    # The loss's own parameters and state
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The Trainer's optimiser, with one more group for the loss's own parameters."""
+        trainer = self._trainer
+        fresh = trainer.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        if fresh:
+            for group in self.loss.param_groups(
+                trainer.args.learning_rate, proxy_lr_multiplier=self.proxy_lr_multiplier
+            ):
+                optimizer.add_param_group(group)
+        return optimizer
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()  # pyright: ignore[reportAttributeAccessIssue]
+        columns = self._trainer._signature_columns
+        columns += [f"{scope}_mask" for scope in self._scopes if f"{scope}_mask" not in columns]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)  # pyright: ignore[reportAttributeAccessIssue]
+        save_loss(self.loss, Path(output_dir or str(self._trainer.args.output_dir)), **self.saved_settings())
+
+    def saved_settings(self) -> dict[str, Any]:
+        """What is written beside the loss."""
+        return {"pooling": self.pooling} if "embeddings" in self.loss.inputs else {"average": self.average}
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)  # pyright: ignore[reportAttributeAccessIssue]
+        load_loss(self.loss, Path(resume_from_checkpoint))
+
+
+class LossTrainer(LossMixin, Trainer):
+    """transformers' Trainer with a lossmith loss; see `LossMixin`.
+
+    Example:
+        ```python
+        trainer = LossTrainer(model=model, args=args, train_dataset=data, loss="0.6*cross_entropy + 0.4*lovasz_softmax")
+        ```
+    """
+
+
+class _LossCallback(TrainerCallback):
+    """The loss's own parameters are nobody's submodule: the same on all ranks, averaged, and cleared."""
+
+    def __init__(self, trainer: LossMixin):
+        self._mixin = trainer
+
+    @property
+    def _own(self) -> list[nn.Parameter]:
+        return list(self._mixin.loss.parameters())
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._mixin._trainer.accelerator.num_processes > 1:
+            for parameter in self._own:
+                parameter.data.copy_(cast("Tensor", broadcast(parameter.data, from_process=0)))
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        ranks = self._mixin._trainer.accelerator.num_processes
+        for parameter in self._own if ranks > 1 else []:
+            if parameter.grad is not None:
+                parameter.grad = self._mixin.add_up(parameter.grad) / ranks
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._mixin.loss.zero_grad()
+
+
+def _at(linear: LinearLogits, rows: Tensor) -> LinearLogits:
+    """The logits of these places, one row per sequence; those of a missing place are ignored by their label."""
+    hidden = linear.hidden.reshape(-1, linear.hidden.shape[-1])[rows.clamp(min=0)]
+    return linear.with_parts(hidden, linear.weight, linear.bias)
