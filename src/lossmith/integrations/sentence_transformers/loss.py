@@ -143,9 +143,8 @@ class EmbeddingLoss(nn.Module):
             return
         self._kept_by_trainer = True
         warnings.warn(
-            f"'{self.loss}' owns parameters that SentenceTransformerTrainer trains like the model's, but neither saves "
-            f"in checkpoints nor synchronises over ranks: use lossmith.integrations.sentence_transformers.LossTrainer, "
-            f"or `save` and `load` of this loss.",
+            f"'{self.loss}' owns parameters, which only lossmith.integrations.sentence_transformers.LossTrainer saves "
+            f"in checkpoints and synchronises over ranks: use it, or `save` and `load` of this loss.",
             LossmithWarning,
             stacklevel=4,
         )
