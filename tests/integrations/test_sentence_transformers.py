@@ -1,13 +1,15 @@
 """sentence-transformers: the loss equals a hand-made one, balanced batches are really drawn, proxies live on."""
 
 import math
+import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -477,6 +479,77 @@ def test_calls_of_the_vanilla_trainer_with_other_data_are_refused(encoder):
         EmbeddingLoss(model, "supcon")([features], None)
     with pytest.raises(ObjectiveInputError, match=r"`labels` must be integers \(class ids\), got torch.float32"):
         EmbeddingLoss(model, "supcon")([features], torch.tensor([0.0, 1.0]))
+
+
+RANKED = "0.4*cross_entropy + 0.3*soft_triple + 0.3*supcon(gather=True)"
+
+
+def ranked_trainer(folder: Path, seed: int) -> LossTrainer:
+    """Two steps of plain SGD on class-balanced batches of 8; the loss is made under a seed of its own."""
+    arguments = SentenceTransformerTrainingArguments(
+        str(folder / "out"),
+        per_device_train_batch_size=8,
+        batch_sampler=PKBatches(),
+        max_steps=2,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        learning_rate=1e-3,
+        max_grad_norm=0.0,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    model = SentenceTransformer(modules=[Transformer(str(folder / "tiny")), Pooling(16, "mean")], device="cpu")
+    torch.manual_seed(seed)
+    loss = EmbeddingLoss(model, RANKED, num_classes=2)
+    return LossTrainer(model, args=arguments, train_dataset=rows_of(32), loss=loss)
+
+
+def train_a_rank(rank: int, folder: Path, port: int) -> None:
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    trainer = ranked_trainer(folder, seed=rank)
+    record = Recorder(trainer)
+    trainer.train()
+    assert len(record.batches) == 2
+    save_file({name: value.contiguous() for name, value in trainer.loss.own_state().items()}, folder / f"loss{rank}")
+    save_file({name: value.contiguous() for name, value in trainer.model.state_dict().items()}, folder / f"model{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_train_as_one_with_all_their_rows(tmp_path):
+    tiny.write_model(tmp_path / "tiny", dropout=0.0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(train_a_rank, args=(tmp_path, port), nprocs=2)
+    # By hand: batches 0 and 1 together, then batches 2 and 3; proxies and head learn ten times as fast.
+    alone = ranked_trainer(tmp_path, seed=0)
+    data, loss = alone.train_dataset, alone.loss
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    batches = list(PKBatches()(data, 8, True, seed=alone.args.seed))
+    for pair in (batches[0] + batches[1], batches[2] + batches[3]):
+        loss.zero_grad()
+        rows = data[pair]
+        loss._kept_by_trainer = True
+        loss([loss.model.preprocess(rows["text"])], torch.tensor(rows["label"])).backward()
+        own = {id(value) for value in loss.named_own_parameters().values()}
+        with torch.no_grad():
+            for value in loss.parameters():
+                if value.grad is not None:
+                    value -= (1e-2 if id(value) in own else 1e-3) * value.grad
+    for rank in (0, 1):
+        trained = {
+            **load_file(tmp_path / f"loss{rank}"),
+            **{f"model.{name}": value for name, value in load_file(tmp_path / f"model{rank}").items()},
+        }
+        assert set(loss.own_state()) <= set(trained)
+        for name, value in loss.state_dict().items():
+            assert_close(trained[name], value, rtol=1e-4, atol=2e-6, msg=name)
+    assert all(float((value - before[name]).abs().max()) > 1e-4 for name, value in loss.own_state().items())
 
 
 def test_sharded_training_of_proxies_is_refused(trainer_of, monkeypatch):

@@ -121,6 +121,8 @@ class Trainer(setfit.Trainer):
             raise ConfigurationError(f"The class {unknown[0]!r} is in `eval_dataset` but not in `train_dataset`.")
         ids = {label: index for index, label in enumerate(self._classes)}
         data = Dataset.from_dict({"sentence": list(x), "label": [ids[label] for label in y]})
+        # A class-balanced batch that cannot be made says so here, not at the first evaluation.
+        PKBatches(args.loss.samples_per_class)(data, args.embedding_batch_size, drop_last=True)
         module = args.loss(self.model.model_body, len(ids)).to(self.model.device)
         return data, module
 
