@@ -31,7 +31,8 @@ def sequence_starts(
     Raises:
         ObjectiveInputError: For shapes that do not fit.
     """
-    starts = torch.zeros_like(like, dtype=torch.bool)
+    # Not `zeros_like`, which keeps the strides of a transposed tensor.
+    starts = torch.zeros(like.shape, dtype=torch.bool, device=like.device)
     starts[:, :1] = True
     if attention_mask is not None and attention_mask.ndim == 2:
         _check_shape("attention_mask", attention_mask, like)

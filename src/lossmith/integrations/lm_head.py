@@ -84,7 +84,7 @@ class LazyLogits:
     def tanh(self) -> "LazyLogits":
         """The soft-cap."""
         if self.outer is not None:
-            raise self._refusal("a second tanh")
+            raise self.refusal("a second tanh")
         return replace(self, outer=1.0)
 
     def __mul__(self, factor: object) -> "LazyLogits":
@@ -94,21 +94,21 @@ class LazyLogits:
         return replace(self, scale=self.scale * number)
 
     __rmul__ = __mul__
-    mul = mul_ = __mul__
+    mul = __mul__
 
     def __truediv__(self, factor: object) -> "LazyLogits":
         return self * (1.0 / self._number(factor, "a quotient with"))
 
-    div = div_ = __truediv__
+    div = __truediv__
 
     def __neg__(self) -> "LazyLogits":
         return self * -1.0
 
     def __add__(self, other: object) -> "LazyLogits":
         if not isinstance(other, LazyLogits):
-            raise self._refusal(f"a sum with {type(other).__name__}")
+            raise self.refusal(f"a sum with {type(other).__name__}")
         if self.outer is not None or other.outer is not None:
-            raise self._refusal("a sum behind a soft-cap")
+            raise self.refusal("a sum behind a soft-cap")
         scaled = [replace(p, factor=p.factor * part.scale) for part in (self, other) for p in part.products]
         return replace(self, products=tuple(scaled), scale=1.0)
 
@@ -120,13 +120,13 @@ class LazyLogits:
         if Ellipsis in [part for part in parts if not isinstance(part, Tensor)]:
             *leading, last = parts
             if Ellipsis not in leading or last != slice(None):
-                raise self._refusal("a slice of the vocabulary")
+                raise self.refusal("a slice of the vocabulary")
             parts, used = tuple(leading), 0
             index = (*parts, slice(None))
         if used >= self.ndim:
             *leading, last = parts
             if not isinstance(last, slice) or last != slice(None):
-                raise self._refusal("a slice of the vocabulary")
+                raise self.refusal("a slice of the vocabulary")
             index = tuple(leading)
         return self._mapped(lambda inputs: inputs[index])  # pyright: ignore[reportArgumentType]
 
@@ -134,7 +134,7 @@ class LazyLogits:
         """Another shape of the leading axes."""
         sizes = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
         if sizes[-1] not in (self.vocab, -1) or (sizes[-1] == -1 and -1 in sizes[:-1]):
-            raise self._refusal("a shape without the vocabulary as its last axis")
+            raise self.refusal("a shape without the vocabulary as its last axis")
         return self._mapped(lambda inputs: inputs.reshape(*sizes[:-1], inputs.shape[-1]))
 
     view = reshape
@@ -146,10 +146,11 @@ class LazyLogits:
         if isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad:
             return value.item()
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._refusal(f"{what} {_shown(value)}")
+            raise self.refusal(f"{what} {_shown(value)}")
         return value
 
-    def _refusal(self, what: str) -> ModelError:
+    def refusal(self, what: str) -> ModelError:
+        """The error for what cannot be recorded."""
         return ModelError(
             f"{self.model} computes {what} on its logits, which cannot be recorded (what can: {RECORDED}): train it on "
             f"dense logits, with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
@@ -158,7 +159,7 @@ class LazyLogits:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or not hasattr(Tensor, name):
             raise AttributeError(name)
-        raise self._refusal(f"`.{name}`")
+        raise self.refusal(f"`.{name}`")
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -173,7 +174,7 @@ class LazyLogits:
             return lazy / args[1]
         if name in ("add", "__add__", "__radd__") and len(args) == 2 and not kwargs:
             return lazy + (args[0] if args[1] is lazy else args[1])
-        raise lazy._refusal(f"torch's `{name}`")
+        raise lazy.refusal(f"torch's `{name}`")
 
     def linear(self, model_scale: float, softcap: float | None) -> LinearLogits:
         """The logits as one linear map, then the model's scale and soft-cap.
@@ -205,10 +206,9 @@ class _StandIn(nn.Module):
         # In a list, so that it is no submodule of its own stand-in.
         self._head, self._vocab, self._model = [head], vocab, model
         self.autocast: tuple[str, bool, torch.dtype] | None = None
-        self.called = False
 
     def forward(self, hidden: Tensor) -> LazyLogits:
-        self.called, device = True, hidden.device.type
+        device = hidden.device.type
         self.autocast = (device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
         return LazyLogits((Product(hidden),), self._vocab, self._model)
 
@@ -269,7 +269,7 @@ class HeadLoss:
             with self._stand_in() as (stand_in, head):
                 outputs = forward(*args, **kwargs)
             lazy = outputs.logits
-            if not stand_in.called or not isinstance(lazy, LazyLogits):
+            if not isinstance(lazy, LazyLogits):
                 raise ModelError(
                     f"{self.name} makes logits in another way than by its output embedding '{self.path}': train it on "
                     f"dense logits, with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
@@ -298,6 +298,8 @@ class HeadLoss:
     def _loss(
         self, head: nn.Module, stand_in: _StandIn, lazy: LazyLogits, compute: Compute, length: int | None
     ) -> Tensor:
+        if len(lazy.products) != 1:
+            raise lazy.refusal("a sum of two calls of its output embedding")
         softcap = lazy.outer
         scale = lazy.scale if softcap is None else lazy.scale * softcap
         hidden = lazy.products[0].inputs
@@ -309,8 +311,11 @@ class HeadLoss:
         def loss_of(inputs: Tensor) -> Tensor:
             with _lazy_leaves(head, self.vocab, self.name):
                 made = head.forward(inputs) if isinstance(head, nn.Linear) else forward(inputs)
-            if not isinstance(made, LazyLogits):
-                raise ModelError(f"The output embedding '{self.path}' of {self.name} is no linear map.")
+            if not isinstance(made, LazyLogits) or made.outer is not None:
+                raise ModelError(
+                    f"The output embedding '{self.path}' of {self.name} is no linear map: train it on dense logits, "
+                    f"with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
+                )
             return compute(made.linear(scale, softcap))
 
         assert stand_in.autocast is not None
@@ -361,6 +366,12 @@ def _vocabulary(head: nn.Module, name: str) -> int:
         raise ModelError(
             f"The output embedding of {name} is quantised ({type(first).__name__}, {first.weight.dtype}): keep it in "
             f"floating point (`llm_int8_skip_modules`, `modules_to_not_convert`), the other layers may stay quantised."
+        )
+    if type(first).forward is not nn.Linear.forward:
+        raise ModelError(
+            f"The output embedding of {name} is a {type(first).__name__} with a forward of its own, which may be more "
+            f"than a linear map: train it on dense logits, with "
+            f"`compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
         )
     return first.out_features
 
