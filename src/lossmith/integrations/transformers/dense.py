@@ -4,10 +4,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lossmith.errors import ObjectiveInputError
+from lossmith.errors import ConfigurationError, ObjectiveInputError
 from lossmith.integrations.batches import align
 from lossmith.integrations.transformers.families import build_loss, check_on_logits
 from lossmith.integrations.transformers.items import count_items, item_kinds
+from lossmith.integrations.transformers.setup import loss_scopes
 from lossmith.nn import LossModule
 
 
@@ -30,9 +31,15 @@ class DenseLoss:
 
         Raises:
             ObjectiveInputError: Where labels are missing, a model is of unclear kind, or a region loss is accumulated.
+            ConfigurationError: For a mixture of experts that returns a loss of its own.
         """
         if labels is None:
             raise ObjectiveInputError("`labels` must be in the batch, got none: add a column `labels` or a collator.")
+        if isinstance(getattr(outputs, "aux_loss", None), Tensor):
+            raise ConfigurationError(
+                "The model returns an `aux_loss` that balances its experts, which a `compute_loss_func` would drop: "
+                "use lossmith.integrations.transformers.LossTrainer, or set `output_router_logits=False`."
+            )
         shift = self._shifts(outputs)
         batch = align({"labels": labels.to(outputs.logits.device)}, shift=shift)
         own = dict(zip((k.name for k in self._kinds), count_items(self._kinds, batch, "token"), strict=True))
@@ -79,7 +86,13 @@ def compute_loss(loss: str | LossModule, *, shift: bool | None = None) -> DenseL
 
     Raises:
         ObjectiveInputError: For a loss that cannot be read.
-        ConfigurationError: For a loss of another family (which integration fits it is said).
+        ConfigurationError: For a loss of another family (which integration fits it is said), or with label scopes.
     """
     check_on_logits(loss, "a compute_loss_func")
-    return DenseLoss(build_loss(loss), shift)
+    built = build_loss(loss)
+    if loss_scopes(built):
+        raise ConfigurationError(
+            f"'{built}' names label scopes, but a `compute_loss_func` is told the labels only: use "
+            f"lossmith.integrations.transformers.LossTrainer."
+        )
+    return DenseLoss(built, shift)

@@ -20,8 +20,11 @@ def predicts_next_token(network: nn.Module) -> bool:
             f"{type(network).__name__} is an encoder-decoder, which no lossmith trainer can train yet: use a causal "
             f"language model or a classifier, or a plain Trainer with compute_loss(loss, shift=False)."
         )
-    name = type(network).__name__
-    return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() or getattr(network, "loss_type", None) == "ForCausalLM"
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    # A subclass under a name of its own predicts what its parent predicts; vision-language models have no other loss.
+    if any(parent.__name__ in known for parent in type(network).__mro__):
+        return True
+    return getattr(network, "loss_type", None) in ("ForCausalLM", "ForConditionalGeneration")
 
 
 def check_setup(trainer: Any, loss: LossModule, network: nn.Module, *, causal: bool, average: str) -> None:
@@ -83,3 +86,19 @@ def loss_scopes(loss: LossModule) -> tuple[str, ...]:
     if not isinstance(loss, WeightedSum):
         return ()
     return tuple(dict.fromkeys(term.scope for term in loss.composition.terms if term.scope is not None))
+
+
+def balance_weight(network: nn.Module) -> float:
+    """What a mixture of experts weighs the loss by that balances its load.
+
+    Raises:
+        ModelError: If its configuration does not say.
+    """
+    config: Any = network.config
+    for name in ("router_aux_loss_coef", "aux_loss_coef"):
+        if hasattr(config.get_text_config(), name):
+            return getattr(config.get_text_config(), name)
+    raise ModelError(
+        f"{type(network).__name__} returns an `aux_loss` whose weight is not known, since its configuration has no "
+        f"`router_aux_loss_coef`: set one, or turn the `aux_loss` off (`output_router_logits=False`)."
+    )
