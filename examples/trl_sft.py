@@ -1,0 +1,66 @@
+"""Supervised fine-tuning with a lossmith loss: `python examples/trl_sft.py "0.6*cross_entropy + 0.4*lovasz_softmax"`.
+
+The script of TRL's documentation with two lines changed, the import and `loss=`: SmolLM2-135M with LoRA on questions of
+GSM8K; saved, loaded by plain transformers and PEFT, and asked. Some four minutes on two cores.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from datasets import load_dataset
+from peft import AutoPeftModelForCausalLM, LoraConfig
+from transformers import AutoTokenizer
+from trl import SFTConfig
+
+from lossmith.integrations.models import resolve_model
+from lossmith.integrations.trl import SFTTrainer
+
+
+def as_chat(row: dict) -> dict:
+    """A question and its worked solution as prompt and completion."""
+    question, solution = (
+        {"role": "user", "content": row["question"]},
+        {"role": "assistant", "content": row["solution"]},
+    )
+    return {"prompt": [question], "completion": [solution]}
+
+
+def main(loss: str) -> None:
+    """Train, save, load and ask."""
+    model = str(resolve_model("embedded:smollm2-135m").location)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    data = load_dataset("json", data_files=str(Path(__file__).parent / "data" / "gsm8k.jsonl.gz"), split="train")
+    data = data.map(as_chat, remove_columns=data.column_names).train_test_split(20, seed=0)
+    folder = tempfile.mkdtemp()
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            folder,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            learning_rate=1e-3,
+            max_steps=30,
+            max_length=256,
+            logging_steps=5,
+            bf16=False,  # TRL's default needs a GPU
+        ),
+        train_dataset=data["train"],
+        eval_dataset=data["test"],
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"),
+        loss=loss,
+    )
+    print("before:", trainer.evaluate())
+    trainer.train()
+    print("after: ", trainer.evaluate())
+    trainer.save_model(folder)
+    trained = AutoPeftModelForCausalLM.from_pretrained(folder)
+    asked = [{"role": "user", "content": "A pen costs $3 and a book costs $5. How much do 2 pens and 1 book cost?"}]
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = trained.generate(**prompt, max_new_tokens=60, do_sample=False)
+    print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "0.6*cross_entropy + 0.4*lovasz_softmax")

@@ -1,0 +1,63 @@
+"""TRL's SFT trainer with any token or region objective."""
+
+from typing import Any
+
+import torch
+import trl
+from torch import nn
+
+from lossmith.errors import ConfigurationError
+from lossmith.integrations.transformers import LossMixin
+from lossmith.integrations.transformers.families import check_families
+from lossmith.integrations.trl.settings import check_columns, each_dataset, model_name
+from lossmith.nn import LossModule
+
+INSTEAD = {"dft": "loss='dft'", "chunked_nll": "loss='cross_entropy', which never builds the logits"}
+"""TRL's `loss_type` -> what to write here."""
+
+
+class SFTTrainer(LossMixin, trl.SFTTrainer):
+    """`trl.SFTTrainer` with a lossmith loss, computed at the output embedding; see `LossMixin` for its arguments.
+
+    Packing (`packing=True`) and padding-free batches are exact: no token is predicted from another text, and
+    `average="sequence"` and `region="sequence"` see the texts that were packed, not the rows.
+
+    Args:
+        model: As for TRL.
+        args: `trl.SFTConfig`; settings of TRL's own losses are refused.
+        loss: A token or region loss, or a sum, such as "0.6*cross_entropy + 0.4*lovasz_softmax".
+        **kwargs: As for TRL and `LossMixin`.
+
+    Raises:
+        ObjectiveInputError: For a loss that cannot be read.
+        ConfigurationError: For a loss or a setting that does not fit.
+        DataError: For data without texts.
+        ModelError: For a model whose output embedding is no linear map.
+    """
+
+    families = ("token", "region")
+
+    def __init__(self, model: Any, args: Any = None, *, loss: str | LossModule = "cross_entropy", **kwargs: Any):
+        check_families(loss, self.families, "an SFTTrainer")
+        args = trl.SFTConfig(f"{model_name(model)}-SFT") if args is None else args
+        default = type(args).__dataclass_fields__["loss_type"].default
+        if args.loss_type != default:
+            instead = INSTEAD.get(args.loss_type, f"loss='{args.loss_type}'")
+            raise ConfigurationError(
+                f"`loss_type` of SFTConfig would do nothing here, got {args.loss_type!r}: write {instead}."
+            )
+        if kwargs.get("formatting_func") is None:
+            ways = ((args.dataset_text_field,), ("messages",), ("conversations",), ("prompt", "completion"))
+            for split in ("train", "eval"):
+                for name, dataset in each_dataset(kwargs.get(f"{split}_dataset"), split):
+                    check_columns(dataset, name, (*ways, ("input_ids",)), "SFTTrainer")
+        super().__init__(model, args, loss=loss, **kwargs)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As `LossMixin`; TRL logs how many tokens were seen."""
+        if model.training:
+            mask = inputs.get("attention_mask")
+            seen = mask.sum() if mask is not None else torch.tensor(inputs["input_ids"].numel())
+            self._total_train_tokens += int(self.add_up(seen.to(self.args.device)))
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        return super().compute_loss(model, inputs, *args, **kwargs)
