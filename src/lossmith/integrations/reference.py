@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossmith._typing import Float, Int
+from lossmith._typing import Float
 from lossmith.engines import Demand, LinearLogits, LinearSource
 from lossmith.errors import ModelError, ObjectiveInputError
-from lossmith.integrations.batches import aligned_labels, layout, sequence_numbers, sequence_starts
+from lossmith.integrations.batches import AlignedBatch, align
 from lossmith.integrations.fingerprints import Fingerprint
 from lossmith.integrations.lm_head import HeadLoss
 from lossmith.integrations.reference_cache import ReferenceCache, StaleReferenceError
@@ -67,11 +67,11 @@ def completion_logps(
     if not isinstance(inputs.get(labels_key), Tensor):
         raise ObjectiveInputError(f"`inputs` must hold the tensor `{labels_key}`, got {', '.join(inputs)}.")
     given = {name: value for name, value in inputs.items() if name != labels_key}
-    labels = aligned_labels(inputs[labels_key], **layout(given))
-    _check_one_completion(labels, sequence_starts(labels, **layout(given)))
+    aligned = align({**given, "labels": inputs[labels_key]}, shift=True)
+    _check_one_completion(aligned)
 
     def summed(linear: LinearLogits) -> Tensor:
-        here, names = labels.to(linear.device), ("token_logps",)
+        here, names = aligned.labels.to(linear.device), ("token_logps",)
         found = LinearSource(linear, [Demand(labels=here, names=names)]).tokens(here, names)["token_logps"]
         # A sum over a table is the same on every run; an addition into places is not, on a GPU.
         table = found.new_zeros(here.shape)
@@ -113,8 +113,10 @@ def adapter_off(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(trains)
 
 
-def _check_one_completion(labels: Int[Tensor, "batch seq"], starts: Tensor) -> None:
-    counts, numbers = labels != IGNORE_INDEX, sequence_numbers(starts)
+def _check_one_completion(aligned: AlignedBatch) -> None:
+    if aligned.sequences is None:
+        return
+    counts, numbers = aligned.labels != IGNORE_INDEX, aligned.sequences
     first = numbers.masked_fill(~counts, numbers.numel()).amin(1)
     last = numbers.masked_fill(~counts, -1).amax(1)
     if bool((last > first).any()):
