@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
-import trl
 from torch import nn
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer as TRLSFTTrainer
 
 from lossmith.errors import ConfigurationError
 from lossmith.integrations.transformers import LossMixin
@@ -16,7 +17,7 @@ INSTEAD = {"dft": "loss='dft'", "chunked_nll": "loss='cross_entropy', which neve
 """TRL's `loss_type` -> what to write here."""
 
 
-class SFTTrainer(LossMixin, trl.SFTTrainer):
+class SFTTrainer(LossMixin, TRLSFTTrainer):
     """`trl.SFTTrainer` with a lossmith loss, computed at the output embedding; see `LossMixin` for its arguments.
 
     Packing (`packing=True`) and padding-free batches are exact: no token is predicted from another text, and
@@ -39,7 +40,7 @@ class SFTTrainer(LossMixin, trl.SFTTrainer):
 
     def __init__(self, model: Any, args: Any = None, *, loss: str | LossModule = "cross_entropy", **kwargs: Any):
         check_families(loss, self.families, "an SFTTrainer")
-        args = trl.SFTConfig(f"{model_name(model)}-SFT") if args is None else args
+        args = SFTConfig(f"{model_name(model)}-SFT") if args is None else args
         default = type(args).__dataclass_fields__["loss_type"].default
         if args.loss_type != default:
             instead = INSTEAD.get(args.loss_type, f"loss='{args.loss_type}'")
