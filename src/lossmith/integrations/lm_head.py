@@ -6,6 +6,7 @@ a loss as its result: whatever wraps the model or the embedding (DDP, FSDP2, Dee
 of an ordinary module, and has its parameters whole while they are used.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -133,7 +134,8 @@ class LazyLogits:
     def reshape(self, *shape: Any) -> "LazyLogits":
         """Another shape of the leading axes."""
         sizes = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
-        if sizes[-1] not in (self.vocab, -1) or (sizes[-1] == -1 and -1 in sizes[:-1]):
+        whole = sizes[-1] == -1 and -1 not in sizes[:-1] and math.prod(sizes[:-1]) == math.prod(self.shape[:-1])
+        if sizes[-1] != self.vocab and not (whole and len(sizes) > 1):
             raise self.refusal("a shape without the vocabulary as its last axis")
         return self._mapped(lambda inputs: inputs.reshape(*sizes[:-1], inputs.shape[-1]))
 
@@ -345,7 +347,9 @@ def _lazy_leaves(head: nn.Module, vocab: int, model: str) -> Iterator[None]:
 
 
 def _lazy_forward(leaf: nn.Linear, vocab: int, model: str) -> Callable[[Tensor], LazyLogits]:
-    def forward(inputs: Tensor) -> LazyLogits:
+    def forward(inputs: Any) -> LazyLogits:
+        if isinstance(inputs, LazyLogits):
+            raise inputs.refusal("a second linear map")
         return LazyLogits((Product(inputs.to(leaf.weight.device), leaf.weight, leaf.bias),), vocab, model)
 
     return forward
