@@ -468,6 +468,15 @@ def test_a_module_without_a_stated_dimension_is_refused():
         EmbeddingLoss(SentenceTransformer(modules=[torch.nn.Identity()], device="cpu"), "supcon")
 
 
+def test_proxies_have_the_length_of_whole_embeddings_where_encode_truncates(encoder):
+    model = encoder().eval()
+    model.truncate_dim = 4
+    loss = EmbeddingLoss(model, JOINT, num_classes=2)
+    assert (loss.embedding_dim, model.truncate_dim) == (16, 4)
+    features = model.preprocess(rows_of(4)["text"])
+    assert math.isfinite(float(loss([features], torch.tensor([0, 1, 0, 1])).detach()))
+
+
 def test_calls_of_the_vanilla_trainer_with_other_data_are_refused(encoder):
     model = encoder()
     loss, features = EmbeddingLoss(model, JOINT, num_classes=2), encoder().preprocess(["good film", "bad film"])

@@ -206,7 +206,9 @@ def _missing_classes(loss: str | LossModule) -> str:
 
 
 def _embedding_dim(model: SentenceTransformer) -> int:
-    dim = model.get_embedding_dimension()
+    # `truncate_dim` cuts what `encode` returns; training sees whole embeddings.
+    with model.truncate_embeddings(None):
+        dim = model.get_embedding_dimension()
     if dim is None:
         raise ModelError(
             "The model does not say how long its embeddings are: its last module needs get_embedding_dimension()."
