@@ -57,12 +57,12 @@ class EvaluationFigures:
         """Take a batch in.
 
         Args:
-            terms: By name of a term of the loss, sum and count of each row, [rows, 2].
+            terms: By name of a term of the loss, sum and count over all ranks, [2].
             figures: The same of what is logged beside the loss.
         """
         for kept, given in ((self._terms, terms), (self._figures, figures)):
-            for name, rows in given.items():
-                total = rows.detach().cpu().double().sum(0)
+            for name, sums in given.items():
+                total = sums.detach().cpu().double()
                 kept[name] = kept[name] + total if name in kept else total
 
     def take(self) -> dict[str, float]:

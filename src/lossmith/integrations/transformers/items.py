@@ -1,7 +1,7 @@
 """What a loss divides by: the items of all micro-batches of an optimiser step, on all ranks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ class ItemKind:
     """What is one region, "batch" or "sequence"; None for other items."""
     gather: bool
     """Whether the items of all ranks make one batch."""
+    known: bool = field(default=True, compare=False)
+    """Whether labels alone tell how many items there are. How many pairs, triplets, or anchors with a positive there
+    are only the loss can tell: its mean over a micro-batch then counts as one item."""
 
 
 def item_kinds(loss: LossModule) -> list[ItemKind]:
@@ -47,13 +50,24 @@ def item_kinds(loss: LossModule) -> list[ItemKind]:
             scope=scope,
             region=settings.get("region"),
             gather=bool(settings.get("gather", False)),
+            known=_is_known(term),
         )
+        if name in kinds:
+            found = replace(found, known=found.known and kinds[name].known)
         if kinds.setdefault(name, found) != found:
             raise ConfigurationError(
                 f"'{loss}' counts its {name}s in two ways (`region` or `gather` differ between terms): give these "
                 f"terms the same."
             )
+        kinds[name] = found
     return list(kinds.values())
+
+
+def _is_known(loss: Any) -> bool:
+    record = getattr(loss, "record", None)
+    if record is None or record.family != "metric":
+        return True
+    return record.item not in ("pair", "triplet") and not (record.item == "anchor" and record.needs_positives)
 
 
 def count_items(kinds: Sequence[ItemKind], batch: AlignedBatch, average: str) -> list[float]:
@@ -63,7 +77,7 @@ def count_items(kinds: Sequence[ItemKind], batch: AlignedBatch, average: str) ->
         valid = batch.restricted(kind.scope) != IGNORE_INDEX
         if kind.region == "sequence" or (kind.item == "token" and average == "sequence"):
             counts.append(float(batch.num_sequences(kind.scope)))
-        elif kind.item in ("token", "anchor"):
+        elif kind.item in ("token", "anchor") and kind.known:
             counts.append(float(valid.sum()))
         else:
             counts.append(float(valid.any()))
@@ -71,7 +85,13 @@ def count_items(kinds: Sequence[ItemKind], batch: AlignedBatch, average: str) ->
 
 
 def divisors(
-    kinds: Sequence[ItemKind], counts: Sequence[Sequence[float]], *, ranks: int, add_up: Any, device: torch.device
+    kinds: Sequence[ItemKind],
+    counts: Sequence[Sequence[float]],
+    *,
+    ranks: int,
+    add_up: Any,
+    device: torch.device,
+    shared: bool = True,
 ) -> dict[str, float]:
     """`num_items` of one optimiser step, for a loss whose gradients are averaged over ranks.
 
@@ -81,20 +101,22 @@ def divisors(
         ranks: Ranks with batches of their own.
         add_up: Adds a tensor up over all processes.
         device: Where tensors are added up.
+        shared: Whether all ranks' items are one batch; else each rank divides by its own, but for gathered ones.
 
     Returns:
         By name. Gradients are averaged over ranks, so items of a rank's own count one `ranks`-th; items that every
         rank gathers count once.
     """
-    table = torch.tensor(counts, dtype=torch.float64).view(-1, len(kinds))
-    if ranks > 1:
-        # Not every device has float64; counts are exact in float32 up to 16 million.
-        table = add_up(table.float().to(device)).double().cpu()
+    own = torch.tensor(counts, dtype=torch.float64).view(-1, len(kinds))
+    # Not every device has float64; counts are exact in float32 up to 16 million.
+    table = add_up(own.float().to(device)).double().cpu() if ranks > 1 else own
     found: dict[str, float] = {}
-    for column, kind in zip(table.T, kinds, strict=True):
+    for place, kind in enumerate(kinds):
+        column = table[:, place]
         if kind.gather:
-            total = float((column > 0).sum()) if kind.item in ("region", "batch") else float(column.sum())
+            whole = kind.item in ("region", "batch") or not kind.known
+            total = float((column > 0).sum()) if whole else float(column.sum())
         else:
-            total = float(column.sum()) / ranks
+            total = float(column.sum()) / ranks if shared else float(own[:, place].sum())
         found[kind.name] = total if total > 0 else 1.0
     return found

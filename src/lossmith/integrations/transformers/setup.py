@@ -7,6 +7,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from lossmith.errors import ConfigurationError, ModelError
 from lossmith.nn import LossModule, WeightedSum
+from lossmith.nn.memory import EmbeddingMemory
 
 
 def predicts_next_token(network: nn.Module) -> bool:
@@ -53,8 +54,16 @@ def check_setup(trainer: Any, loss: LossModule, network: nn.Module, *, causal: b
         f"pairs or triplets all micro-batches hold is not known before the last one.": args.gradient_accumulation_steps
         > 1
         and bool({"pair", "triplet"} & set(loss.items)),
-        f"'{loss}' owns parameters, which DeepSpeed would not train: use DDP or FSDP2.": trainer.is_deepspeed_enabled
+        f"'{loss}' owns parameters, which FSDP and DeepSpeed would neither train nor save: use DDP.": (
+            trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+        )
         and any(True for _ in loss.parameters()),
+        f"'{loss}' keeps a memory per rank, of which a checkpoint holds one only: give `gather=True`, so that all "
+        f"ranks share theirs.": accelerator.num_processes > 1
+        and any(
+            isinstance(getattr(part, "memory", None), EmbeddingMemory) and not getattr(part, "gather", False)
+            for part in loss.modules()
+        ),
         f"No parameter of {kind} asks for a gradient: unfreeze some, or add an adapter (LoRA).": not any(
             parameter.requires_grad for module in (network, loss) for parameter in module.parameters()
         ),

@@ -11,7 +11,8 @@ from transformers import Trainer, TrainerCallback
 
 from lossmith._checks import check_one_of
 from lossmith.engines import DenseSource, LinearLogits
-from lossmith.errors import ConfigurationError, ModelError
+from lossmith.engines.linear_logits import IMPLS
+from lossmith.errors import ConfigurationError, ModelError, ObjectiveInputError
 from lossmith.integrations.batches import AlignedBatch, align
 from lossmith.integrations.lm_head import HeadLoss, base_model
 from lossmith.integrations.pooling import pool
@@ -24,9 +25,16 @@ from lossmith.integrations.transformers.figures import (
     has_terms,
 )
 from lossmith.integrations.transformers.items import count_items, divisors, item_kinds
-from lossmith.integrations.transformers.rows import row_sums
-from lossmith.integrations.transformers.setup import check_setup, loss_scopes, predicts_next_token, sizes_of
+from lossmith.integrations.transformers.rows import batch_sums, kinds_of_terms, without_filling
+from lossmith.integrations.transformers.setup import (
+    balance_weight,
+    check_setup,
+    loss_scopes,
+    predicts_next_token,
+    sizes_of,
+)
 from lossmith.nn import LossModule
+from lossmith.nn.base import graph_zero
 from lossmith.nn.linear import Watch
 
 
@@ -72,6 +80,8 @@ class LossMixin:
     ):
         check_families(loss, self.families, f"a {type(self).__name__}")
         check_one_of("average", average, ("token", "sequence"))
+        check_one_of("pooling", pooling, ("mean", "cls", "last"))
+        check_one_of("impl", impl, IMPLS)
         if kwargs.get("compute_loss_func") is not None:
             raise ConfigurationError("`compute_loss_func` and `loss` both give a loss: leave one of them out.")
         super().__init__(*args, **kwargs)
@@ -107,10 +117,14 @@ class LossMixin:
 
     def _divisors(self, counts: list[list[float]]) -> dict[str, float]:
         trainer = self._trainer
-        shared = trainer.args.average_tokens_across_devices
-        ranks = trainer.accelerator.num_processes if shared else 1
-        device = trainer.args.device
-        return divisors(self._kinds, counts, ranks=ranks, add_up=self.add_up, device=device)
+        return divisors(
+            self._kinds,
+            counts,
+            ranks=trainer.accelerator.num_processes,
+            add_up=self.add_up,
+            device=trainer.args.device,
+            shared=trainer.args.average_tokens_across_devices,
+        )
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all ranks."""
@@ -128,20 +142,24 @@ class LossMixin:
     ) -> Any:
         """The loss of one micro-batch; see `Trainer.compute_loss`."""
         batch = self.align(inputs)
+        if not model.training:
+            accelerator = self._trainer.accelerator
+            batch = without_filling(batch, accelerator.gradient_state, accelerator.process_index)
         num_items = num_items_in_batch
         if not isinstance(num_items, dict):
             num_items = self._divisors([count_items(self._kinds, batch, self.average)])
         state = self._trainer.state
         self.loss.set_progress(min(state.global_step / state.max_steps, 1.0) if state.max_steps else 1.0)
         given = {name: value for name, value in inputs.items() if name != "labels" and not self._is_mask(name)}
+        # A memory of earlier batches is filled while training only.
+        self.loss.train(model.training)
         run = self._at_head if self._head is not None else self._on_logits
         outputs = run(model, given, batch, num_items)
         value = outputs["loss"]
         if isinstance(outputs.get("aux_loss"), Tensor):
             # A mixture of experts balances its load in every micro-batch.
-            config = base_model(self._trainer.accelerator.unwrap_model(model)).config.get_text_config()  # pyright: ignore
-            balance = getattr(config, "router_aux_loss_coef", 0.0) * outputs["aux_loss"]
-            value = value + balance / (self._micro_batches if model.training else 1)
+            weight = balance_weight(base_model(self._trainer.accelerator.unwrap_model(model)))
+            value = value + weight * outputs["aux_loss"] / (self._micro_batches if model.training else 1)
         return (value, outputs) if return_outputs else value
 
     def _at_head(
@@ -156,7 +174,7 @@ class LossMixin:
             rows = batch.rows_by_sequence() if self._needs_sequences() else None
             here, there = (linear, batch) if rows is None else (_at(linear, rows), batch.at(rows))
             if not model.training:
-                self._note_evaluation(here, there, rows, batch.labels)
+                self._note_evaluation(here, there)
             return self._value(here, there, num_items, training=model.training)
 
         assert self._head is not None
@@ -177,16 +195,21 @@ class LossMixin:
             self.training_figures.add_gradients(gradient_squares(parts, hidden))
         linear.watch = watch = Watch(("token_logps", "entropy") if self._logs_now() else ("token_logps",))
         value = self.loss(logits=linear, labels=batch.labels, **asked)
-        seen = watch.take()
-        if seen:
-            self._note_training(seen)
+        # Where no label counts nothing was seen; the other ranks add up all the same.
+        self._note_training(watch.take() or {name: linear.hidden.new_empty(0) for name in watch.names})
         return value
 
     def _on_logits(
         self, model: nn.Module, given: dict[str, Any], batch: AlignedBatch, num_items: dict[str, float]
     ) -> Any:
         reads_embeddings = "embeddings" in self.loss.inputs
-        outputs = model(**given, return_dict=True, **({"output_hidden_states": True} if reads_embeddings else {}))
+        network = base_model(self._trainer.accelerator.unwrap_model(model))
+        made: list[Any] = []
+        handle = network.register_forward_hook(lambda module, args, result: made.append(result))
+        try:
+            outputs = model(**given, return_dict=True, **({"output_hidden_states": True} if reads_embeddings else {}))
+        finally:
+            handle.remove()
         inputs: dict[str, Tensor] = {"logits": outputs.logits, "labels": batch.labels}
         shared = outputs.logits
         if reads_embeddings:
@@ -194,23 +217,43 @@ class LossMixin:
                 raise ModelError(
                     f"'{self.loss}' reads embeddings, but {type(model).__name__} returns no hidden states."
                 )
-            shared = outputs.hidden_states[-1]
-            inputs["embeddings"] = pool(shared, given["attention_mask"], self.pooling)
+            if "attention_mask" not in given:
+                raise ObjectiveInputError(
+                    f"A batch must hold `attention_mask`, from which the embeddings for '{self.loss}' are pooled, got "
+                    f"{', '.join(f'`{name}`' for name in given)}."
+                )
+            # DDP returns copies, on which its logits do not depend.
+            shared = made[0].hidden_states[-1]
+            inputs["embeddings"] = pool(outputs.hidden_states[-1], given["attention_mask"], self.pooling)
         inputs = {name: value for name, value in inputs.items() if name in self.loss.inputs}
         asked = self._asked(batch, num_items)
         if not model.training:
-            self._note_evaluation(outputs.logits, batch, None, batch.labels, inputs)
+            self._note_evaluation(outputs.logits, batch, inputs)
+        parts = self._parts(inputs, batch, asked)
         if model.training and self._logs_now() and has_terms(self.loss):
-            parts = self.loss.breakdown(**inputs, **asked)
             self.training_figures.add_gradients(gradient_squares(parts, shared))
-            value = torch.stack(list(parts.values())).sum()
-        else:
-            value = self.loss(**inputs, **asked)
+        value = torch.stack(list(parts.values())).sum()
+        if getattr(self.loss, "scheduled", False):
+            # What a phase that does not count reads keeps its place in the graph, with gradient 0.
+            value = value + graph_zero(outputs.logits, shared, *self.loss.parameters())
         if model.training:
             names = ("token_logps", "entropy")
             self._note_training(DenseSource(outputs.logits.detach()).tokens(batch.labels, names))
-        known = {name: part for name, part in outputs.items() if name != "loss"}
-        return type(outputs)(loss=value, **known)
+        config: Any = getattr(network, "config", None)
+        # Hidden states that only the loss asked for are no prediction.
+        dropped = {"loss"} if getattr(config, "output_hidden_states", False) else {"loss", "hidden_states"}
+        return type(outputs)(loss=value, **{name: part for name, part in outputs.items() if name not in dropped})
+
+    def _parts(self, inputs: Mapping[str, Tensor], batch: AlignedBatch, asked: dict[str, Any]) -> dict[str, Tensor]:
+        """The terms of the loss on built logits; they add up to it."""
+        if all(kind.known for kind in self._kinds):
+            return self.loss.breakdown(**inputs, **asked)
+        # Each term's own mean, as its share in the whole step.
+        num_items, known = asked["num_items"], {name: value for name, value in asked.items() if name != "num_items"}
+        own = dict(zip(num_items, count_items(self._kinds, batch, self.average), strict=True))
+        kinds = kinds_of_terms(self.loss, self._kinds)
+        means = self.loss.breakdown(**inputs, **known)
+        return {name: mean * (own[kinds[name].name] / num_items[kinds[name].name]) for name, mean in means.items()}
 
     def _asked(self, batch: AlignedBatch, num_items: dict[str, float]) -> dict[str, Any]:
         """Keywords of a call of the loss on this batch."""
@@ -243,21 +286,10 @@ class LossMixin:
             self.training_figures.add("entropy", seen["entropy"])
 
     @torch.no_grad()
-    def _note_evaluation(
-        self,
-        logits: Any,
-        batch: AlignedBatch,
-        rows: Tensor | None,
-        labels: Tensor,
-        inputs: dict[str, Tensor] | None = None,
-    ) -> None:
-        """Sums and counts of each row of an evaluation batch, without the rows that only fill up the last batch."""
-        terms, figures = row_sums(self.loss, self._kinds, logits, batch, rows, labels, self.average, inputs)
-        gather = self._trainer.accelerator.gather_for_metrics
-        self.evaluation_figures.add(
-            {name: gather(table) for name, table in terms.items()},
-            {name: gather(table) for name, table in figures.items()},
-        )
+    def _note_evaluation(self, logits: Any, batch: AlignedBatch, inputs: dict[str, Tensor] | None = None) -> None:
+        ranks = self._trainer.accelerator.num_processes
+        sums = batch_sums(self.loss, self._kinds, logits, batch, self.average, inputs, ranks=ranks, add_up=self.add_up)
+        self.evaluation_figures.add(*sums)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As in the Trainer, with the figures since the last log."""
@@ -304,13 +336,29 @@ class LossMixin:
         columns = self._trainer._signature_columns
         columns += [f"{scope}_mask" for scope in self._scopes if f"{scope}_mask" not in columns]
 
+    def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """As in the Trainer, with the loss beside the model."""
+        trainer = self._trainer
+        plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and "FULL_STATE_DICT" not in str(plugin.state_dict_type) and trainer.args.should_save:
+            # The Trainer writes shards only then, without `_save`.
+            folder = Path(output_dir or str(trainer.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            save_loss(self.loss, folder, **self.saved_settings())
+        super().save_model(output_dir, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)  # pyright: ignore[reportAttributeAccessIssue]
-        save_loss(self.loss, Path(output_dir or str(self._trainer.args.output_dir)), **self.saved_settings())
+        if self._trainer.args.should_save:
+            save_loss(self.loss, Path(output_dir or str(self._trainer.args.output_dir)), **self.saved_settings())
 
     def saved_settings(self) -> dict[str, Any]:
         """What is written beside the loss."""
         return {"pooling": self.pooling} if "embeddings" in self.loss.inputs else {"average": self.average}
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()  # pyright: ignore[reportAttributeAccessIssue]
+        load_loss(self.loss, Path(self._trainer.state.best_model_checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)  # pyright: ignore[reportAttributeAccessIssue]
