@@ -5,20 +5,25 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
 from lossmith.errors import ConfigurationError, ModelError, ObjectiveInputError
+from lossmith.integrations import reference_cache
 from lossmith.integrations.reference import Fingerprint, ReferenceCache, StaleReferenceError
 
 PARTS = ("model", "adapter", "tokenizer", "template", "data", "settings")
@@ -203,6 +208,30 @@ def test_two_processes_compute_each_row_once(tmp_path: Path) -> None:
     assert sorted(asked[0] + asked[1]) == list(range(ROWS))
 
 
+def test_who_waited_reads_what_the_other_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one saw no file, and gets the lock after the first one is done."""
+    began, waits, asked = threading.Event(), threading.Event(), [[], []]
+    lock = reference_cache._lock
+
+    def noted(*given: Any) -> None:
+        if began.is_set():
+            waits.set()
+        lock(*given)
+
+    def slow(rows: list[int]) -> dict[str, Tensor]:
+        began.set()
+        assert waits.wait(60)
+        return logging_to(asked[0])(rows)
+
+    monkeypatch.setattr(reference_cache, "_lock", noted)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(ReferenceCache(tmp_path).load_or_compute, "train", FINGERPRINT, ROWS, slow)
+        assert began.wait(60)
+        check(run(tmp_path, asked[1]))
+        check(first.result())
+    assert asked == [list(range(ROWS)), []]
+
+
 def test_a_complete_file_is_read_without_its_lock(tmp_path: Path) -> None:
     run(tmp_path, [])
     with filelock.FileLock(tmp_path / ".train.safetensors.lock"):
@@ -221,7 +250,7 @@ def _rank(folder: str, rank: int) -> None:
 
     # Its own view of the disk, as on a machine that does not share rank 0's.
     cache = ReferenceCache(Path(folder) / f"cache-{rank}")
-    check(cache.load_or_compute("train", FINGERPRINT, ROWS, compute, rows_per_call=4))
+    check(cache.load_or_compute("train", FINGERPRINT, ROWS, compute, rows_per_call=4, save_every_seconds=0))
     shares = {0: [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19], 1: [4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 22]}
     assert asked == shares[rank]
     assert sizes == [4, 4, 4]
@@ -248,12 +277,16 @@ def _damage(file: Path, how: str) -> None:
         save_file({"weight": torch.zeros(3)}, file)
     elif how == "garbled":
         save_file(tensors, file, metadata={"kind": "lossmith reference log-probabilities", "fingerprint": "{"})
+    elif how == "unmarked":
+        with safe_open(file, framework="pt") as opened:
+            described = opened.metadata()
+        save_file({"logps": tensors["ref_chosen_logps"]}, file, metadata=described)
     else:
         file.unlink()
         file.mkdir()
 
 
-@pytest.mark.parametrize("how", ["cut", "text", "foreign", "garbled", "folder"])
+@pytest.mark.parametrize("how", ["cut", "text", "foreign", "garbled", "unmarked", "folder"])
 def test_a_broken_or_foreign_file_is_refused_and_kept(how: str, tmp_path: Path) -> None:
     run(tmp_path, [])
     file = tmp_path / "train.safetensors"
