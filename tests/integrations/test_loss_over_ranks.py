@@ -225,6 +225,21 @@ def _proxies_of_their_own() -> dict[str, Tensor]:
     return _gradients(model, fully_shard(model, mesh=mesh)(_mine(case), WORLD))
 
 
+def _in_their_wrapper(ranks: int) -> dict[str, Tensor]:
+    """Ours in pytorch-metric-learning's DistributedLossWrapper, whose ranks must hold equally many rows."""
+    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+
+    from lossmith.integrations.pytorch_metric_learning import to_pml
+
+    case = CASES["metric gathered"]
+    mine = slice(None) if ranks == 1 else slice(dist.get_rank() * ROWS // 2, (dist.get_rank() + 1) * ROWS // 2)
+    model = _model(case)
+    model.loss = DistributedLossWrapper(to_pml("supcon"))
+    batch = {name: value[mine] for name, value in _batch(case).items()}
+    wrapped = model if ranks == 1 else DistributedDataParallel(model)
+    return _gradients(wrapped, wrapped(batch, ranks))
+
+
 def _errors() -> dict[str, str]:
     """What is said where a head or proxies are sharded at the place of the loss."""
     said: dict[str, str] = {}
@@ -256,6 +271,7 @@ def _rank(rank: int, folder: str) -> None:
                 made[f"{name}/{wrapper}/{key}"] = value
     made |= {f"head of its own/fsdp2/{key}": value for key, value in _head_of_its_own(sharded=True).items()}
     made |= {f"proxies of their own/fsdp2/{key}": value for key, value in _proxies_of_their_own().items()}
+    made |= {f"theirs/ddp/{key}": value for key, value in _in_their_wrapper(WORLD).items()}
     said = _errors()
     save_file(made, Path(folder) / f"{rank}.safetensors", metadata=said)
     dist.destroy_process_group()
@@ -301,6 +317,14 @@ def test_a_head_that_is_a_unit_of_its_own(ranks: list[Path]) -> None:
 
 def test_proxies_that_are_a_unit_of_their_own(ranks: list[Path]) -> None:
     _compare(ranks, "proxies of their own/fsdp2/", _alone(CASES["proxies"]))
+
+
+@pytest.mark.filterwarnings("ignore:DistributedLossWrapper is being used in a non-distributed")
+def test_ours_in_their_distributed_wrapper(ranks: list[Path]) -> None:
+    whole = _in_their_wrapper(1)
+    # Their wrapper multiplies by the ranks, so that DDP's mean of the gradients is right; the value is not a mean.
+    whole["value"] = whole["value"] * WORLD
+    _compare(ranks, "theirs/ddp/", whole)
 
 
 def test_a_sharded_weight_at_the_place_of_the_loss_is_an_error(ranks: list[Path]) -> None:

@@ -211,7 +211,7 @@ def _record(theirs: FromPml) -> ObjectiveRecord:
         reads=FromPml.inputs,
         hyperparameters={},
         batch_coupled=True,
-        function=theirs.forward,
+        function=FromPml.forward,
     )
 
 
