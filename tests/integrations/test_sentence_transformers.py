@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file, save_file
 from sentence_transformers import (
@@ -200,6 +201,24 @@ def test_epochs_have_batches_of_their_own():
     second = list(sampler)
     sampler.set_epoch(1)
     assert list(sampler) == first != second
+
+
+def test_resumed_ranks_draw_the_batches_of_their_epoch(trainer_of):
+    """The wrappers of accelerate forward no epoch: on a rank of several, the trainer alone would draw epoch 0 again."""
+    trainer = trainer_of("supcon", batch_sampler=PKBatches(), num_train_epochs=1)
+    trainer.train()
+    batches = trainer.args.batch_sampler(rows_of(40), 8, False, seed=5)
+    shard = BatchSamplerShard(batches, num_processes=2, process_index=1, even_batches=False)
+    assert not hasattr(shard, "set_epoch")
+    assert len(shard) == len(list(shard)) == 2
+    trainer.callback_handler.train_dataloader = torch.utils.data.DataLoader(rows_of(40), batch_sampler=shard)
+    trainer.state.epoch = 3.5
+    trainer.callback_handler.on_epoch_begin(trainer.args, trainer.state, trainer.control)
+    drawn = list(shard)
+    batches.set_epoch(3)
+    assert drawn == list(batches)[1::2][:2]
+    batches.set_epoch(0)
+    assert drawn != list(batches)[1::2][:2]
 
 
 def test_proxies_learn_at_their_own_rate_without_decay(trainer_of):
