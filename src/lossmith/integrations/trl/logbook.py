@@ -17,14 +17,9 @@ OverRanks = Callable[[Tensor], Tensor]
 
 
 class Logbook:
-    """Notes of the steps since the last log.
+    """Notes of the steps since the last log."""
 
-    Args:
-        loss: The loss as a string, for the warning.
-    """
-
-    def __init__(self, loss: str):
-        self._loss = loss
+    def __init__(self) -> None:
         self._meter = Meter()
         self._squares: dict[str, Tensor] = {}
         self._warned = False
@@ -57,7 +52,7 @@ class Logbook:
             warnings.warn(
                 f"The good completions lose likelihood while margins grow: their log-ratio to the reference is "
                 f"{logs['displacement/chosen']:.2f} nats (the alarm rings below -{DISPLACEMENT_NATS:g}). Lower the "
-                f"learning rate, raise beta, or add an SFT term, as in loss='{self._loss} + 0.1*cross_entropy'.",
+                f"learning rate, raise beta, or add (more of) a term on their tokens, as in 'dpo + 0.1*cross_entropy'.",
                 LossmithWarning,
                 stacklevel=3,
             )

@@ -109,7 +109,7 @@ class PreferenceMixin(WholeSetMixin):
             relative=self.needs_reference,
         )
         self._micro_batches = 1
-        self._logbook = Logbook(str(self.loss))
+        self._logbook = Logbook()
 
     def _init_trl(self, args: Any, **kwargs: Any) -> None:
         super().__init__(args=args, **kwargs)  # pyright: ignore
