@@ -21,7 +21,7 @@ LOSSES = {
     "theirs, with their miner": from_pml(losses.TripletMarginLoss(margin=0.2), miners.TripletMarginMiner(margin=0.2)),
     "theirs, with proxies": from_pml(losses.ProxyAnchorLoss(CLASSES, 384)),
     "ours, with their miner": from_pml("nt_xent", miners.MultiSimilarityMiner(epsilon=0.1)),
-    "ours, in their memory": losses.CrossBatchMemory(to_pml("supcon", temperature=0.1), 384, memory_size=128),
+    "ours, in their memory": from_pml(losses.CrossBatchMemory(to_pml("supcon", temperature=0.1), 384, memory_size=128)),
 }
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     for name, loss in {"before training": None, **LOSSES}.items():
         encoder = AutoModel.from_pretrained(FOLDER, dtype="float32")
         if loss is not None:
-            own = lossmith.nn.LossModule.param_groups(loss, lr=3e-5, proxy_lr_multiplier=100.0)
+            own = loss.param_groups(lr=3e-5, proxy_lr_multiplier=100.0)
             optimizer = torch.optim.AdamW([{"params": encoder.parameters(), "lr": 3e-5}, *own])
             sampler = lossmith.nn.PKBatchSampler(labels, classes_per_batch=8, samples_per_class=3)
             for _, rows in zip(range(STEPS), sampler, strict=False):

@@ -8,16 +8,21 @@ a loss's class; `CrossBatchMemory.queue_idx` and `has_been_filled`.
 import copy
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from pytorch_metric_learning import distances, losses, miners, trainers
 from pytorch_metric_learning.utils import distributed, loss_and_miner_utils
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import lossmith
+import tiny
 from lossmith.errors import LossmithWarning
+from lossmith.integrations.classification import encode, make_trainer, training_arguments
 from lossmith.integrations.pytorch_metric_learning import THEIR_NAMES, FromPml, from_pml, joint, to_pml
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 2, 0, 2])
@@ -428,6 +433,31 @@ def test_a_sum_with_our_terms() -> None:
         joint("cross_entropy -> focal @ 0.5", theirs)
     with pytest.raises(lossmith.ObjectiveInputError, match=r"`theirs` must be what `from_pml` returns, got SupConLoss"):
         joint("cross_entropy", losses.SupConLoss())
+
+
+@pytest.mark.filterwarnings("ignore::lossmith.errors.LossmithWarning")
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_in_our_trainer_their_proxies_learn_and_are_saved(accumulation: int, tmp_path: Path) -> None:
+    folder = tiny.write_model(tmp_path / "tiny", dropout=0.0)
+    tokenizer, rows = AutoTokenizer.from_pretrained(folder), tiny.sentences(16, 1)
+    labels = [int(row["label"] == "positive") for row in rows]
+    theirs = from_pml(losses.ProxyAnchorLoss(2, 16), miners.MultiSimilarityMiner())
+    before = theirs.loss.proxies.detach().clone()
+    arguments = training_arguments(
+        {"save_strategy": "epoch", "report_to": "none"},
+        output_dir=str(tmp_path / "out"),
+        per_device_train_batch_size=8 // accumulation,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=1,
+        learning_rate=1e-3,
+        use_cpu=True,
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    examples = encode(tokenizer, [row["text"] for row in rows], labels, 32)
+    make_trainer(model, tokenizer, examples, arguments, loss=joint("0.5*cross_entropy", theirs, weight=0.5)).train()
+    assert not torch.equal(theirs.loss.proxies, before)
+    (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
+    assert torch.equal(load_file(checkpoint / "loss.safetensors")["terms.1.loss.proxies"], theirs.loss.proxies)
 
 
 @pytest.mark.parametrize(
