@@ -1,11 +1,13 @@
 """What a trainer needs to know of a model, and what cannot work, said before training."""
 
+import warnings
 from typing import Any
 
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lossmith.errors import ConfigurationError, ModelError
+from lossmith.errors import ConfigurationError, LossmithWarning, ModelError
+from lossmith.integrations.transformers.items import item_kinds
 from lossmith.nn import LossModule, WeightedSum
 from lossmith.nn.memory import EmbeddingMemory
 
@@ -75,6 +77,13 @@ def check_setup(trainer: Any, loss: LossModule, network: nn.Module, *, causal: b
     for sentence, wrong in refusals.items():
         if wrong:
             raise ConfigurationError(sentence)
+    if args.gradient_accumulation_steps > 1 and not all(kind.known for kind in item_kinds(loss)):
+        warnings.warn(
+            f"'{loss}' couples the items of a batch, and {args.gradient_accumulation_steps} micro-batches are not one "
+            f"batch: its means over them are averaged.",
+            LossmithWarning,
+            stacklevel=4,
+        )
 
 
 def _head_is_frozen(network: nn.Module) -> bool:

@@ -142,8 +142,8 @@ class LossMixin:
     ) -> Any:
         """The loss of one micro-batch; see `Trainer.compute_loss`."""
         batch = self.align(inputs)
-        if not model.training:
-            accelerator = self._trainer.accelerator
+        accelerator = self._trainer.accelerator
+        if not model.training and accelerator.num_processes > 1:
             batch = without_filling(batch, accelerator.gradient_state, accelerator.process_index)
         num_items = num_items_in_batch
         if not isinstance(num_items, dict):
