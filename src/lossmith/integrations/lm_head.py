@@ -187,6 +187,12 @@ class LazyLogits:
         products, biases = self.products, [p.bias * p.factor for p in self.products if p.bias is not None]
         if any(p.weight is None for p in products):
             raise AssertionError("a stand-in is no linear map")
+        if any(p.weight is not None and p.weight.numel() == 0 for p in products):
+            raise ModelError(
+                f"A weight within the output embedding of {self.model} is empty while its loss is computed, since "
+                f"DeepSpeed ZeRO-3 fills them one by one: keep adapters and `modules_to_save` off the output "
+                f"embedding, or use ZeRO-2 or FSDP2."
+            )
         bias = None if not biases else biases[0] if len(biases) == 1 else torch.stack(biases).sum(0)
         first = products[0]
         if len(products) == 1 and first.factor == 1:
