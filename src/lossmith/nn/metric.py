@@ -306,6 +306,11 @@ class MetricLoss(ObjectiveModule):
         check_table(self.record.name, entries, rows.anchors.element_size(), what=what, anchors=anchors)
 
     def _checked_proxies(self, rows: Tensor, classes: Tensor) -> Tensor:
+        if hasattr(self.proxies, "device_mesh"):
+            raise ObjectiveInputError(
+                f"The proxies of '{self.record.name}' are sharded over ranks ({type(self.proxies).__name__}): call the "
+                f"loss inside the wrapped forward, where they are whole."
+            )
         if rows.shape[1] != self.proxies.shape[-1]:
             raise ObjectiveInputError(
                 f"`embeddings` have dim {rows.shape[1]} but the proxies of '{self.record.name}' have "
