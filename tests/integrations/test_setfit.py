@@ -218,9 +218,10 @@ def test_other_bad_input_says_so(trainer_of):
     with pytest.raises(ObjectiveInputError, match=r"'focal' reads no embeddings"):
         trainer_of(loss("focal")).train()
     other = Dataset.from_dict({"text": ["a", "b"], "label": [0, 7]})
-    small = rows_of(2)
+    trainer = trainer_of(loss("supcon"), eval_dataset=rows_of(2), eval_strategy="epoch")
     with pytest.raises(ConfigurationError, match=r"need at least two classes with two rows or more, `label` has 0"):
-        trainer_of(loss("supcon"), eval_dataset=small, eval_strategy="epoch").train()
+        trainer.train()
+    assert trainer.st_trainer.state.global_step == 0
     with pytest.raises(ConfigurationError, match=r"The class 7 is in `eval_dataset` but not in `train_dataset`"):
         trainer_of(loss("supcon"), eval_dataset=other, eval_strategy="epoch").train()
     with pytest.raises(
