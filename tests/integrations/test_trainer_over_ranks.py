@@ -30,13 +30,14 @@ from lossmith.integrations.batches import align
 from lossmith.integrations.lm_head import HeadLoss
 
 sys.path.insert(0, str(Path(__file__).parent))
+import rank_cases as cases
 import rank_worker as worker
 
 TOLERANCE = 1e-6
 """Of the norm of the gradient."""
 RUNS = [
     (name, wrapper, split)
-    for name, case in worker.CASES.items()
+    for name, case in cases.CASES.items()
     for wrapper in case.wrappers
     for split in (("4x1", "2x2") if case.accumulated else ("4x1",))
 ]
@@ -118,7 +119,7 @@ def test_two_ranks_are_one(processes: Processes, name: str, wrapper: str, split:
     for result in processes.ranks:
         wrapped = result.notes[f"{name}/{wrapper}/{split}/wrapped"]
         assert wrapped == "DistributedDataParallel" if wrapper == "ddp" else wrapped.startswith("FSDP"), wrapped
-        for step in range(1, worker.STEPS + 1):
+        for step in range(1, cases.STEPS + 1):
             norm = _norm(processes.alone.under(f"{name}/alone/8x1/{step}/grad/"))
             for kind in ("grad", "weight"):
                 expected = processes.alone.under(f"{name}/alone/8x1/{step}/{kind}/")
@@ -141,18 +142,18 @@ def test_figures_are_those_of_one_rank(processes: Processes, name: str, wrapper:
                 compared.add(key)
                 assert abs(one[key] - other[key]) <= 3e-6 * max(1.0, abs(other[key])), (key, one[key], other[key])
     assert {"loss", "nll", "entropy", "eval_loss", "eval_nll", "eval_entropy", "train_loss"} <= compared
-    terms = worker.CASES[name].loss.count("*")
+    terms = cases.CASES[name].loss.count("*")
     assert sum(key.startswith("gradient_share/") for key in compared) == terms
 
 
 def test_a_silent_rank_was_silent() -> None:
     """Else the cases with ignored rows would test nothing."""
-    counts = [int((row["labels"] != -100).sum()) for row in worker.texts(worker.SILENT)]
+    counts = [int((row["labels"] != -100).sum()) for row in cases.texts(cases.SILENT)]
     assert sum(counts[4:8]) == 0 < sum(counts[:4])
     assert sum(counts[10:12]) == sum(counts[14:16]) == 0 < sum(counts[8:10])
-    whole = [int((row["labels"] != -100).sum()) for row in worker.texts()]
+    whole = [int((row["labels"] != -100).sum()) for row in cases.texts()]
     assert sum(whole[:4]) != sum(whole[4:8])
-    assert {len(row["labels"]) for row in worker.texts()[:4]} != {len(row["labels"]) for row in worker.texts()[4:8]}
+    assert {len(row["labels"]) for row in cases.texts()[:4]} != {len(row["labels"]) for row in cases.texts()[4:8]}
 
 
 @pytest.mark.parametrize("split", ["4x1", "2x2"])
@@ -160,7 +161,7 @@ def test_proxies_are_those_of_the_first_rank(processes: Processes, split: str) -
     first, second = (result.notes[f"joint/ddp/{split}/proxies at first"] for result in processes.ranks)
     assert first != second
     assert first == processes.alone.notes["joint/alone/8x1/proxies at first"]
-    for step in range(1, worker.STEPS + 1):
+    for step in range(1, cases.STEPS + 1):
         name = f"joint/ddp/{split}/{step}/weight/loss:terms.1.proxies"
         assert torch.equal(processes.ranks[0].tensors[name], processes.ranks[1].tensors[name])
 
@@ -168,7 +169,7 @@ def test_proxies_are_those_of_the_first_rank(processes: Processes, split: str) -
 def test_one_rank_is_plain_torch(processes: Processes) -> None:
     """The reference of all others against built logits and torch's own cross-entropy."""
     torch.manual_seed(7)
-    model, inputs = worker.causal(), worker.collate(worker.texts()[: worker.ROWS])
+    model, inputs = cases.causal(), cases.collate(cases.texts()[: cases.ROWS])
     logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
     total = F.cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten(), reduction="sum")
     (total / (inputs["labels"][:, 1:] != -100).sum()).backward()
@@ -186,7 +187,7 @@ def test_own_means(processes: Processes) -> None:
     assert max(float((shared[name] - expected[name]).norm()) for name in shared) > 1e-2 * _norm(shared)
 
 
-@pytest.mark.parametrize(("name", "wrapper"), worker.RESUMED)
+@pytest.mark.parametrize(("name", "wrapper"), cases.RESUMED)
 def test_resumed_is_bit_equal(processes: Processes, name: str, wrapper: str) -> None:
     prefix = f"resume {name}/{wrapper}"
     for result in processes.ranks:
@@ -199,7 +200,7 @@ def test_resumed_is_bit_equal(processes: Processes, name: str, wrapper: str) -> 
             result.under(f"{prefix}/resumed/2/")
 
 
-@pytest.mark.parametrize("name", worker.BY_HAND)
+@pytest.mark.parametrize("name", cases.BY_HAND)
 def test_fully_shard_by_hand(processes: Processes, name: str) -> None:
     expected = processes.alone.under(f"by hand {name}/")
     for result in processes.ranks:
@@ -261,7 +262,7 @@ def test_weights_that_come_and_go_around_a_forward(name: str, tied: bool) -> Non
     gradients = []
     for partitioned in (False, True):
         torch.manual_seed(7)
-        model, inputs = worker.causal(tie_word_embeddings=tied), worker.collate(worker.texts()[: worker.ROWS])
+        model, inputs = cases.causal(tie_word_embeddings=tied), cases.collate(cases.texts()[: cases.ROWS])
         if partitioned:
             _Partitioned(model)
             assert all(parameter.numel() == 0 for parameter in model.parameters())
@@ -276,7 +277,7 @@ def test_weights_that_come_and_go_around_a_forward(name: str, tied: bool) -> Non
 def test_an_adapter_on_a_head_that_comes_and_goes_is_an_error() -> None:
     """Simulated ZeRO-3: the weights within an adapted head are there one by one only."""
     config = LoraConfig(r=3, target_modules=["lm_head"], init_lora_weights=False)
-    model, inputs = get_peft_model(worker.causal(), config), worker.collate(worker.texts()[: worker.ROWS])
+    model, inputs = get_peft_model(cases.causal(), config), cases.collate(cases.texts()[: cases.ROWS])
     _Partitioned(model)
     labels = align(inputs, shift=True).labels
     with pytest.raises(LossmithError, match="keep adapters and `modules_to_save` off the output embedding"):
