@@ -125,11 +125,19 @@ def distance(found: Gradients, expected: Gradients) -> float:
 
 @contextmanager
 def quick_trainers() -> Iterator[None]:
-    """The Trainer collects garbage before it trains: without what is here to stay that takes no time."""
+    """The Trainer collects garbage before it trains: without what is here to stay that takes no time.
+
+    On one thread: a second one has nothing to do at these sizes, and on a busy machine the first would wait for it.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        torch.set_num_threads(threads)
 
 
 class Recorder(TrainerCallback):

@@ -7,9 +7,9 @@ from torch import Tensor
 from lossmith.errors import ConfigurationError, ObjectiveInputError
 from lossmith.integrations.batches import align
 from lossmith.integrations.transformers.families import build_loss, check_on_logits
-from lossmith.integrations.transformers.items import count_items, item_kinds
+from lossmith.integrations.transformers.items import item_kinds
 from lossmith.integrations.transformers.setup import loss_scopes
-from lossmith.nn import LossModule
+from lossmith.nn import IGNORE_INDEX, LossModule
 
 
 class DenseLoss:
@@ -18,7 +18,7 @@ class DenseLoss:
     def __init__(self, loss: LossModule, shift: bool | None):
         self.loss = loss
         self.shift = shift
-        self._kinds = item_kinds(loss)
+        self._counts = [kind.name for kind in item_kinds(loss)]
 
     def __call__(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Tensor:
         """The loss of one micro-batch.
@@ -42,20 +42,20 @@ class DenseLoss:
             )
         shift = self._shifts(outputs)
         batch = align({"labels": labels.to(outputs.logits.device)}, shift=shift)
-        own = dict(zip((k.name for k in self._kinds), count_items(self._kinds, batch, "token"), strict=True))
-        return self.loss(logits=outputs.logits, labels=batch.labels, num_items=self._num_items(own, num_items_in_batch))
+        num_items = self._num_items(batch.labels, num_items_in_batch)
+        return self.loss(logits=outputs.logits, labels=batch.labels, num_items=num_items)
 
-    def _num_items(self, own: dict[str, float], given: Any) -> dict[str, Any] | None:
+    def _num_items(self, labels: Tensor, given: Any) -> dict[str, Any] | None:
         if given is None:
             return None
-        if set(own) == {"token"}:
+        if self._counts == ["token"]:
             return {"token": given.clamp(min=1) if isinstance(given, Tensor) else max(given, 1)}
-        here = own.get("token")
-        if here is not None and float(given) == here:
+        if float(given) == float((labels != IGNORE_INDEX).sum()):
+            # This micro-batch is the whole batch.
             return None
         raise ObjectiveInputError(
-            f"'{self.loss}' counts {' and '.join(own)}, but a `compute_loss_func` is told the number of tokens only, "
-            f"so under gradient accumulation or on several ranks it cannot be exact: use "
+            f"'{self.loss}' counts {' and '.join(self._counts)}, but a `compute_loss_func` is told the number of "
+            f"tokens only, so under gradient accumulation or on several ranks it cannot be exact: use "
             f"lossmith.integrations.transformers.LossTrainer."
         )
 

@@ -47,7 +47,10 @@ def check_families(loss: str | LossModule, allowed: tuple[str, ...], where: str)
     found = families(loss)
     for family, name in found.items():
         if family not in allowed:
-            raise ConfigurationError(f"'{name}' is a {family} loss, which {where} cannot train: use {PLACES[family]}.")
+            article = "an" if family == "unpaired" else "a"
+            raise ConfigurationError(
+                f"'{name}' is {article} {family} loss, which {where} cannot train: use {PLACES[family]}."
+            )
     return found
 
 
