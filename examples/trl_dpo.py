@@ -1,0 +1,61 @@
+"""Preference training with a lossmith loss: `python examples/trl_dpo.py "lrml(beta=0.05) + 0.1*cross_entropy"`.
+
+The script of TRL's documentation with two lines changed, the import and `loss=`: SmolLM2-135M with LoRA learns to answer
+politely from pairs of answers (or from a JSONL file of your own, the second argument, with `prompt`, `chosen` and
+`rejected`); saved, loaded by plain transformers and PEFT, and asked. A few minutes on two idle cores.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from datasets import load_dataset
+from peft import AutoPeftModelForCausalLM, LoraConfig
+from transformers import AutoTokenizer
+from trl import DPOConfig
+
+from lossmith.integrations.models import resolve_model
+from lossmith.integrations.trl import DPOTrainer
+
+LOSS = sys.argv[1] if len(sys.argv) > 1 else "lrml(beta=0.05) + 0.1*cross_entropy"
+DATA = sys.argv[2] if len(sys.argv) > 2 else str(Path(__file__).parent / "data" / "polite_pairs.jsonl.gz")
+
+
+def as_chat(row: dict) -> dict:
+    """Answers as messages, where they are text and the prompt is not."""
+    if isinstance(row["prompt"], str):
+        return {name: row[name] for name in ("prompt", "chosen", "rejected")}
+    sides = {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
+    return {"prompt": row["prompt"], **sides}
+
+
+if __name__ == "__main__":
+    model, folder = str(resolve_model("embedded:smollm2-135m").location), tempfile.mkdtemp()
+    data = load_dataset("json", data_files=DATA, split="train")
+    data = data.map(as_chat, remove_columns=data.column_names).train_test_split(16, 96, seed=0)
+    trainer = DPOTrainer(
+        model=model,
+        args=DPOConfig(
+            folder,
+            per_device_train_batch_size=4,
+            learning_rate=2e-4,
+            max_steps=24,
+            logging_steps=4,
+            gradient_checkpointing=False,
+            bf16=False,  # TRL's default needs a GPU
+        ),
+        train_dataset=data["train"],
+        eval_dataset=data["test"],
+        peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"),
+        loss=LOSS,
+    )
+    print("before:", trainer.evaluate())
+    trainer.train()
+    print("after: ", trainer.evaluate())
+    trainer.save_model(folder)
+
+    tokenizer, trained = AutoTokenizer.from_pretrained(model), AutoPeftModelForCausalLM.from_pretrained(folder)
+    asked = [{"role": "user", "content": "Name the capital of Italy."}]
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = trained.generate(**prompt, max_new_tokens=40, do_sample=False)
+    print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
