@@ -114,6 +114,11 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {
         "averaged by sequence.",
         {"loss": "focal[answer]", "own": {"average": "sequence"}},
     ),
+    "a scope under the name of an input": (
+        "The label scopes of 'focal[attention]' would be read from `attention_mask`, which LlamaForCausalLM reads "
+        "itself: name them otherwise.",
+        {"loss": "focal[attention]"},
+    ),
     "accumulated pairs": (
         "`gradient_accumulation_steps` must be 1 with 'nt_xent', got 2: how many pairs or triplets all micro-batches "
         "hold is not known before the last one.",

@@ -1,6 +1,7 @@
 """What a trainer needs to know of a model, and what cannot work, said before training."""
 
 import warnings
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -38,7 +39,10 @@ def check_setup(trainer: Any, loss: LossModule, network: nn.Module, *, causal: b
     """
     args, accelerator, kind = trainer.args, trainer.accelerator, type(network).__name__
     parallel = getattr(accelerator, "parallelism_config", None)
+    taken = [f"{scope}_mask" for scope in loss_scopes(loss) if f"{scope}_mask" in signature(network.forward).parameters]
     refusals = {
+        f"The label scopes of '{loss}' would be read from {', '.join(f'`{name}`' for name in taken)}, which {kind} "
+        f"reads itself: name them otherwise.": bool(taken),
         f"`{kind}` is a causal language model, which has no embeddings of texts for '{loss}': use "
         f"lossmith.integrations.sentence_transformers, or a sequence classifier.": causal
         and "embeddings" in loss.inputs,
