@@ -24,16 +24,14 @@ DATA = sys.argv[2] if len(sys.argv) > 2 else str(Path(__file__).parent / "data" 
 def judged(row: dict, place: int) -> dict:
     """One answer to each question: every other one the polite one."""
     good = place % 2 == 0
-    answer = [{"role": "assistant", "content": row["chosen" if good else "rejected"]}]
-    return {"prompt": row["prompt"], "completion": answer, "label": good}
+    return {"completion": [{"role": "assistant", "content": row["chosen" if good else "rejected"]}], "label": good}
 
 
 if __name__ == "__main__":
     model, folder = str(resolve_model("embedded:smollm2-135m").location), tempfile.mkdtemp()
     data = load_dataset("json", data_files=DATA, split="train")
-    if "label" not in data.column_names:
-        data = data.map(judged, with_indices=True, remove_columns=data.column_names)
-    data = data.train_test_split(16, 96, seed=0)
+    data = data if "label" in data.column_names else data.map(judged, with_indices=True)
+    data = data.select_columns(["prompt", "completion", "label"]).train_test_split(16, 96, seed=0)
     trainer = KTOTrainer(
         model=model,
         args=KTOConfig(

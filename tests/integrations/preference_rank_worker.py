@@ -91,7 +91,7 @@ def run(text: str, wrapper: str, folder: Path) -> Recorder:
     data = made.completions if unpaired else made.pairs
     sharded = wrapper == "fsdp2"
     # Under FSDP the policy itself is the reference, as it is without a second model.
-    own = lora_of(text) is not None or wrapper.endswith("fsdp2")
+    own = lora_of(text) is not None or wrapper.endswith("fsdp2") or loss == "simpo"
     settings: dict[str, Any] = {"fsdp": True, "fsdp_config": {"version": 2}} if sharded else {}
     args = made.configuration(
         config, folder, per_device_train_batch_size=8 // ranks, per_device_eval_batch_size=2, max_steps=STEPS,

@@ -36,6 +36,8 @@ COUPLED = ["aot", "aot_unpaired", "aqfl", "aql", "dbaql", "kto_pair", "bco_pair(
 def trainer_of(tmp_path: Path):
     def make(loss: Any = "dpo", *, data: Any = None, model: Any = None, reference: Any = None, **settings: Any):
         more = {name: settings.pop(name) for name in list(settings) if name in MORE}
+        if isinstance(loss, str) and reference is not None and "ref_chosen_logps" not in lossmith.loss(loss).required:
+            reference = None
         torch.manual_seed(1)
         return DPOTrainer(
             model=llama() if model is None else model,
@@ -412,10 +414,15 @@ def test_a_mixture_of_experts_keeps_its_balance(trainer_of):
 
 
 def test_evaluation_of_a_further_set_after_training(trainer_of):
-    trainer = trainer_of("dpo", model=llama(dtype=torch.float32), peft_config=LORA, max_steps=2)
+    data = made.pairs(5, seed=5)
+    trainer = trainer_of(
+        "dpo(beta=2.0)", model=llama(dtype=torch.float32), peft_config=LORA, max_steps=4, eval_dataset=data
+    )
     trainer.train()
-    first, second = (trainer.evaluate(made.pairs(5, seed=seed))["eval_loss"] for seed in (5, 6))
-    assert first != second
+    known, further = trainer.evaluate(), trainer.evaluate(data)
+    assert abs(known["eval_rewards/margins"]) > 1e-3
+    for name in ("eval_loss", "eval_rewards/margins", "eval_logps/chosen"):
+        assert further[name] == pytest.approx(known[name], rel=1e-5), name
 
 
 def test_streaming_data_serve_losses_without_reference_only(trainer_of):
@@ -425,6 +432,16 @@ def test_streaming_data_serve_losses_without_reference_only(trainer_of):
     assert trainer.state.log_history[0]["loss"] > 0
     with pytest.raises(ConfigurationError, match=r"must be a datasets\.Dataset, got IterableDataset: 'dpo' needs"):
         trainer_of("dpo", data=data)
+
+
+def test_a_reference_model_that_cannot_serve_is_refused(tmp_path):
+    data = {"train_dataset": made.pairs(), "processing_class": made.words()}
+    args = made.configuration(DPOConfig, tmp_path)
+    with pytest.raises(ConfigurationError, match=r"'simpo' reads no reference: leave `ref_model` out"):
+        DPOTrainer(llama(), llama(), args, loss="simpo", **data)
+    args.fsdp = True
+    with pytest.raises(ConfigurationError, match=r"`ref_model` must be None under FSDP and DeepSpeed"):
+        DPOTrainer(llama(), llama(), args, loss="dpo", **data)
 
 
 def test_the_users_configuration_stays_as_it_was(tmp_path):

@@ -22,6 +22,7 @@ from lossmith.integrations.trl.settings import (
     beta_of,
     check_columns,
     check_processing,
+    check_reference,
     check_settings,
     each_dataset,
     read_loss,
@@ -65,6 +66,7 @@ class PreferenceMixin(WholeSetMixin):
         self._check(args, processing_class, train_dataset, eval_dataset, kwargs)
         self._read_terms()
         self._check_args(args)
+        check_reference(ref_model, self.loss, args, needed=self.needs_reference)
         self._references = References(self, reference_cache)
         # TRL loads a second model for the reference unless it is told that everything comes before training.
         args.precompute_ref_log_probs = True

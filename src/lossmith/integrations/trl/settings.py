@@ -225,6 +225,23 @@ def check_processing(processing_class: Any, compute_metrics: object, trainer: st
         )
 
 
+def check_reference(ref_model: object, loss: LossModule, args: Any, *, needed: bool) -> None:
+    """Refuse a reference model that nothing would read, or that would be sharded before it is used.
+
+    Raises:
+        ConfigurationError: If it is given and cannot serve.
+    """
+    if ref_model is None:
+        return
+    if not needed:
+        raise ConfigurationError(f"'{loss}' reads no reference: leave `ref_model` out.")
+    if args.fsdp or args.deepspeed:
+        raise ConfigurationError(
+            "`ref_model` must be None under FSDP and DeepSpeed, which would shard it: the model as it is before "
+            "training is the reference then."
+        )
+
+
 def model_name(model: Any) -> str:
     """The last part of a model's name, for a default output folder."""
     name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
