@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from accelerate.utils import broadcast
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from lossmith._checks import check_one_of
 from lossmith.engines import DenseSource, LinearLogits
@@ -17,6 +16,7 @@ from lossmith.integrations.batches import AlignedBatch, align
 from lossmith.integrations.lm_head import HeadLoss, base_model
 from lossmith.integrations.pooling import pool
 from lossmith.integrations.saving import load_loss, save_loss
+from lossmith.integrations.transformers.callback import OwnParameters
 from lossmith.integrations.transformers.families import build_loss, check_families
 from lossmith.integrations.transformers.figures import (
     EvaluationFigures,
@@ -104,7 +104,7 @@ class LossMixin:
         self.evaluation_figures = EvaluationFigures()
         self._micro_batches = 1
         self._wants_logits = False
-        trainer.add_callback(_LossCallback(self))
+        trainer.add_callback(OwnParameters(self.loss, trainer.accelerator))
 
     # What a step divides by
 
@@ -373,31 +373,6 @@ class LossTrainer(LossMixin, Trainer):
         trainer = LossTrainer(model=model, args=args, train_dataset=data, loss="0.6*cross_entropy + 0.4*lovasz_softmax")
         ```
     """
-
-
-class _LossCallback(TrainerCallback):
-    """The loss's own parameters are nobody's submodule: the same on all ranks, averaged, and cleared."""
-
-    def __init__(self, trainer: LossMixin):
-        self._mixin = trainer
-
-    @property
-    def _own(self) -> list[nn.Parameter]:
-        return list(self._mixin.loss.parameters())
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._mixin._trainer.accelerator.num_processes > 1:
-            for parameter in self._own:
-                parameter.data.copy_(cast("Tensor", broadcast(parameter.data, from_process=0)))
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        ranks = self._mixin._trainer.accelerator.num_processes
-        for parameter in self._own if ranks > 1 else []:
-            if parameter.grad is not None:
-                parameter.grad = self._mixin.add_up(parameter.grad) / ranks
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._mixin.loss.zero_grad()
 
 
 def _at(linear: LinearLogits, rows: Tensor) -> LinearLogits:
