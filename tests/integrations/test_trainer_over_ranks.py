@@ -43,7 +43,7 @@ RUNS = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """What one process recorded."""
 
@@ -57,7 +57,7 @@ class Results:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Processes:
     """The same cases in one process and on two ranks."""
 
