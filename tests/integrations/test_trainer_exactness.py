@@ -246,6 +246,19 @@ def test_where_the_trainer_decides_who_divides(step: Any) -> None:
     assert logged["loss"] == pytest.approx(log["loss"], rel=1e-5)
 
 
+class ToldOtherwise(LossTrainer):
+    """Whose Trainer believes that the model was not told the number of items."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+
+
+@pytest.mark.skipif(not hasattr(Trainer, "loss_is_scaled_for_ga"), reason="transformers before 5.22")
+def test_the_loss_says_that_it_is_divided(step: Any) -> None:
+    assert distance(step("cross_entropy", 2, 4, trainer=ToldOtherwise)[0], step("cross_entropy")[0]) < TOLERANCE
+
+
 def test_a_model_that_takes_no_extra_keywords(step: Any) -> None:
     """For such the Trainer would divide the loss by the number of micro-batches."""
     model = causal_model("Llama")
