@@ -166,6 +166,14 @@ def test_gradients_of_proxies_do_not_add_up_over_steps(trainer_of: Any) -> None:
         assert later == pytest.approx(norms[0], rel=1e-3)
 
 
+def test_proxies_of_a_phase_to_come_have_a_gradient_of_zero(trainer_of: Any) -> None:
+    """Not none: several ranks would wait for it."""
+    trainer = trainer_of("cross_entropy -> soft_triple @ 0.5", **texts(max_steps=1))
+    trainer.add_callback(recorder := Recorder(trainer.loss))
+    trainer.train()
+    assert [float(gradient.abs().sum()) for gradient in recorder.steps[0].values()] == [0.0]
+
+
 CASES = {
     "language model": ("0.6*cross_entropy + 0.4*focal", {"weight_decay": 0.1}),
     "schedule": ("cross_entropy -> focal @ 0.5", {}),
