@@ -31,15 +31,15 @@ def as_chat(row: dict) -> dict:
 if __name__ == "__main__":
     model, folder = str(resolve_model("embedded:smollm2-135m").location), tempfile.mkdtemp()
     data = load_dataset("json", data_files=DATA, split="train")
-    data = data.map(as_chat).select_columns(["prompt", "chosen", "rejected"]).train_test_split(16, 96, seed=0)
+    data = data.map(as_chat).select_columns(["prompt", "chosen", "rejected"]).train_test_split(12, 64, seed=0)
     trainer = DPOTrainer(
         model=model,
         args=DPOConfig(
             folder,
             per_device_train_batch_size=4,
-            learning_rate=2e-4,
-            max_steps=24,
-            logging_steps=4,
+            learning_rate=3e-4,
+            max_steps=16,
+            logging_steps=2,
             gradient_checkpointing=False,
             bf16=False,  # TRL's default needs a GPU
         ),

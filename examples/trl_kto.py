@@ -31,15 +31,15 @@ if __name__ == "__main__":
     model, folder = str(resolve_model("embedded:smollm2-135m").location), tempfile.mkdtemp()
     data = load_dataset("json", data_files=DATA, split="train")
     data = data if "label" in data.column_names else data.map(judged, with_indices=True)
-    data = data.select_columns(["prompt", "completion", "label"]).train_test_split(16, 96, seed=0)
+    data = data.select_columns(["prompt", "completion", "label"]).train_test_split(12, 64, seed=0)
     trainer = KTOTrainer(
         model=model,
         args=KTOConfig(
             folder,
             per_device_train_batch_size=4,
-            learning_rate=2e-4,
-            max_steps=24,
-            logging_steps=4,
+            learning_rate=3e-4,
+            max_steps=16,
+            logging_steps=2,
             gradient_checkpointing=False,
             train_sampling_strategy="random",
             bf16=False,  # TRL's default needs a GPU
