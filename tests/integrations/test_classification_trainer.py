@@ -11,7 +11,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import lossmith
 import tiny
 from lossmith.errors import ConfigurationError, LossmithWarning
-from lossmith.integrations.classification import encode, make_trainer, pool, predict_logits, training_arguments
+from lossmith.integrations.classification import encode, make_trainer, predict_logits, training_arguments
+from lossmith.integrations.pooling import pool
 
 JOINT = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"
 
@@ -81,8 +82,9 @@ def test_accumulated_micro_batches_train_like_one_batch(trainer_of, text):
 
 
 def test_batch_coupled_losses_warn_once_under_accumulation(trainer_of):
-    with pytest.warns(LossmithWarning, match="accumulated micro-batches are not one batch"):
-        trainer_of("cross_entropy + lovasz_softmax", batch_size=4, accumulation=2)
+    with pytest.warns(LossmithWarning, match="couples the items of a batch") as warned:
+        trainer_of("cross_entropy + lovasz_softmax", batch_size=4, accumulation=2).train()
+    assert len([found for found in warned if found.category is LossmithWarning]) == 1
 
 
 def test_proxies_learn_at_their_own_rate_without_decay(trainer_of):

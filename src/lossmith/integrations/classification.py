@@ -3,21 +3,20 @@
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import DataCollatorWithPadding, PrinterCallback, TrainerCallback, TrainingArguments
 
 from lossmith._checks import did_you_mean
-from lossmith.errors import ConfigurationError, LossmithWarning, ModelError, TrainingDivergedError
+from lossmith.errors import ConfigurationError, TrainingDivergedError
 from lossmith.integrations.models import quiet_transformers
-from lossmith.integrations.pooling import pool
-from lossmith.integrations.saving import load_loss, save_loss
-from lossmith.nn import IGNORE_INDEX, LossModule, TokenLoss, loss
+from lossmith.integrations.saving import save_loss
+from lossmith.integrations.transformers import LossTrainer
+from lossmith.nn import LossModule, TokenLoss, loss
 
 
 def encode(tokenizer: Any, texts: Sequence[str], labels: Sequence[int], max_length: int) -> list[dict[str, Any]]:
@@ -26,123 +25,55 @@ def encode(tokenizer: Any, texts: Sequence[str], labels: Sequence[int], max_leng
     return [{**{name: encoded[name][row] for name in encoded}, "labels": label} for row, label in enumerate(labels)]
 
 
-class ClassificationTrainer(Trainer):
-    """transformers' Trainer with a lossmith loss; the loss's proxies are optimised and saved with the model.
+class ClassificationTrainer(LossTrainer):
+    """`LossTrainer` for studies: it keeps curves and a clock.
 
     Args:
         loss: Reads `logits`, `embeddings` or both, with `labels`.
-        pooling: How embeddings come from the last hidden states; see `pool`.
-        proxy_lr_multiplier: Proxies learn at the model's learning rate times this.
         on_step: Called after every optimiser step with (step, planned steps).
         on_epoch: Called after every epoch with the trainer and the step, outside `training_seconds`.
-        **kwargs: As for `transformers.Trainer`.
+        **kwargs: As for `LossTrainer`.
     """
 
     def __init__(
         self,
         *,
         loss: LossModule,
-        pooling: str = "mean",
-        proxy_lr_multiplier: float = 10.0,
         on_step: Callable[[int, int], None] | None = None,
         on_epoch: Callable[["ClassificationTrainer", int], None] | None = None,
         **kwargs: Any,
     ):
-        accumulated = kwargs["args"].gradient_accumulation_steps if kwargs.get("args") is not None else 1
-        uncounted = {"pair", "triplet"} & set(loss.items)
-        if accumulated > 1 and uncounted:
-            raise ConfigurationError(
-                f"`gradient_accumulation_steps` must be 1 with '{loss}', got {accumulated}: how many "
-                f"{' and '.join(sorted(uncounted))}s all micro-batches hold is not known before the last one."
-            )
-        # A `compute_loss_func` tells the Trainer to count items and to leave the scale of the loss alone.
-        super().__init__(compute_loss_func=loss, **kwargs)
-        self.loss = loss.to(self.args.device)
-        self.pooling = pooling
-        self.proxy_lr_multiplier = proxy_lr_multiplier
+        super().__init__(loss=loss, **kwargs)
         self.curves: dict[str, list[list[float]]] = {"train_objective": [], "train_nll": []}
         self.training_seconds = 0.0
         self._nll = loss_of_plain_cross_entropy()
-        self._micro_batches: list[tuple[float, float]] = []
-        self._accumulated = (1, 0)
+        self._points: list[tuple[float, float]] = []
         self.remove_callback(PrinterCallback)
         self.add_callback(_Recorder(self, on_step, on_epoch))
-        if loss.batch_coupled and self.args.gradient_accumulation_steps > 1:
-            warnings.warn(
-                f"'{loss}' couples the rows of a batch: {self.args.gradient_accumulation_steps} accumulated "
-                f"micro-batches are not one batch.",
-                LossmithWarning,
-                stacklevel=2,
-            )
-
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """As in the Trainer, noting how many labels and micro-batches this optimiser step sees."""
-        samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        labels = sum(int((sample["labels"] != IGNORE_INDEX).sum()) for sample in samples)
-        self._accumulated = (len(samples), labels)
-        return samples, num_items
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The lossmith loss of one micro-batch, normalised over the whole accumulated batch."""
-        inputs = dict(inputs)
-        labels = inputs.pop("labels")
-        reads_embeddings = "embeddings" in self.loss.inputs
-        outputs = model(**inputs, output_hidden_states=reads_embeddings)
-        given = {"logits": outputs.logits, "labels": labels}
-        if reads_embeddings:
-            if not outputs.get("hidden_states"):
-                raise ModelError(
-                    f"'{self.loss}' reads embeddings, but {type(model).__name__} returns no hidden states."
-                )
-            given["embeddings"] = pool(outputs.hidden_states[-1], inputs["attention_mask"], self.pooling)
-        # Evaluation without training sees the end of a schedule.
-        self.loss.set_progress(min(self.state.global_step / self.state.max_steps, 1.0) if self.state.max_steps else 1.0)
-        value = self.loss(**{name: given[name] for name in self.loss.inputs}, num_items=self._num_items(model.training))
+        """As in `LossTrainer`; a loss that is no number ends training."""
+        value, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
-            self._note(value, outputs.logits, labels)
+            self._note(value, outputs.logits, inputs["labels"])
         return (value, outputs) if return_outputs else value
 
-    def _num_items(self, training: bool) -> dict[str, int] | int | None:
-        micro_batches, labels = self._accumulated
-        if not training or micro_batches == 1:
-            return None
-        counts = {"token": max(labels, 1), "anchor": max(labels, 1), "region": micro_batches, "batch": micro_batches}
-        kinds = {kind: counts[kind] for kind in self.loss.items}
-        return kinds if len(kinds) > 1 else kinds[self.loss.items[0]]
-
     def _note(self, value: Tensor, logits: Tensor, labels: Tensor) -> None:
-        objective = float(value.detach()) * (self._accumulated[0] if self._num_items(True) is not None else 1)
+        objective = float(value.detach()) * self._micro_batches
         if not math.isfinite(objective):
             recent = [point[1] for point in self.curves["train_objective"][-4:]]
             raise TrainingDivergedError(self.state.global_step + 1, [*recent, objective])
         with torch.no_grad():
-            self._micro_batches.append((objective, float(self._nll(logits, labels))))
+            self._points.append((objective, float(self._nll(logits, labels))))
 
     def end_step(self) -> None:
         """Turn the micro-batches of one optimiser step into one point of each curve."""
-        if self._micro_batches:
-            for name, column in zip(self.curves, zip(*self._micro_batches, strict=True), strict=False):
+        if self._points:
+            for name, column in zip(self.curves, zip(*self._points, strict=True), strict=False):
                 self.curves[name].append([float(self.state.global_step), sum(column) / len(column)])
-            self._micro_batches.clear()
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The Trainer's optimiser, with one more group for the loss's own parameters."""
-        fresh = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if fresh:
-            for group in self.loss.param_groups(self.args.learning_rate, proxy_lr_multiplier=self.proxy_lr_multiplier):
-                optimizer.add_param_group(group)
-        return optimizer
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        save_loss(self.loss, Path(output_dir or str(self.args.output_dir)), pooling=self.pooling)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_loss(self.loss, Path(resume_from_checkpoint))
+            self._points.clear()
 
 
 def loss_of_plain_cross_entropy() -> TokenLoss:
@@ -169,8 +100,6 @@ class _Recorder(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()
-        # The Trainer clears the gradients of its model only; those of the proxies would add up from step to step.
-        self.trainer.loss.zero_grad()
         if self.on_step is not None:
             self.on_step(state.global_step, state.max_steps)
 
