@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from datasets import ClassLabel, Dataset, Features, Value
+from pytorch_metric_learning import losses
 from safetensors.torch import load_file, save_file
 from sentence_transformers import (
     SentenceTransformer,
@@ -22,6 +23,7 @@ from torch.testing import assert_close
 import lossmith
 import tiny
 from lossmith.errors import ConfigurationError, LossmithWarning, ModelError, ObjectiveInputError
+from lossmith.integrations.pytorch_metric_learning import from_pml, joint
 from lossmith.integrations.sentence_transformers import EmbeddingLoss, LossTrainer, PKBatches
 
 JOINT = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"
@@ -278,8 +280,25 @@ def test_a_checkpoint_of_another_loss_is_refused(trainer_of, tmp_path):
     ):
         trainer_of("proxy_anchor", **settings).train(resume_from_checkpoint=str(folder))
     (folder / "lossmith.json").unlink()
-    with pytest.raises(ConfigurationError, match=r"holds no lossmith\.json: .*'soft_triple', whose state cannot be"):
+    with pytest.raises(ConfigurationError, match=r"holds no lossmith\.json: it was not saved with a lossmith loss"):
         trainer_of("soft_triple", **settings).train(resume_from_checkpoint=str(folder))
+
+
+def test_a_state_that_is_not_whole_is_refused(encoder, tmp_path):
+    loss = EmbeddingLoss(encoder(), JOINT, num_classes=2)
+    loss.save(tmp_path)
+    state = load_file(tmp_path / "loss.safetensors")
+    del state["head.weight"]
+    save_file(state, tmp_path / "loss.safetensors")
+    with pytest.raises(
+        ConfigurationError, match=r"must hold the state of '.*', head\.bias, head\.weight, .*, got head\.b"
+    ):
+        loss.load(tmp_path)
+    (tmp_path / "loss.safetensors").unlink()
+    with pytest.raises(
+        ConfigurationError, match=r"lacks loss\.safetensors, the state of '.*' \(loss\.terms\.1\.proxies"
+    ):
+        loss.load(tmp_path)
 
 
 @pytest.mark.parametrize("text", [JOINT, "arcface"])
@@ -417,8 +436,8 @@ def test_classes_are_counted_by_names_or_by_the_highest_label(trainer_of):
     [
         ("focal", r"'focal' reads no embeddings: combine it .* or use lossmith\.integrations\.transformers"),
         ("dice + cross_entropy", r"reads no embeddings: .*lossmith\.integrations\.transformers"),
-        ("dpo", r"'dpo' compares completions, .*lossmith\.integrations\.trl"),
-        ("kto", r"'kto' compares completions, .*lossmith\.integrations\.trl"),
+        ("dpo", r"'dpo' is a preference loss, which sentence-transformers cannot train: use .*\.trl\.DPOTrainer"),
+        ("supcon + kto", r"'kto' is an unpaired loss, .*lossmith\.integrations\.trl\.KTOTrainer"),
         ("cross_entropy[answer] + supcon", r"names a label scope, but a sentence has one label"),
         ("supconn", r"Did you mean 'supcon'\?"),
         (3, r"`loss` must be a composition string, a module from lossmith.loss or an EmbeddingLoss, got int"),
@@ -431,8 +450,48 @@ def test_a_loss_that_does_not_fit_is_refused_before_training(trainer_of, text, s
 
 @pytest.mark.parametrize("text", ["focal", "dpo"])
 def test_a_built_module_that_does_not_fit_is_refused_too(encoder, text):
-    with pytest.raises(ObjectiveInputError, match=r"reads no embeddings|compares completions"):
+    with pytest.raises((ObjectiveInputError, ConfigurationError), match=r"reads no embeddings|is a preference loss"):
         EmbeddingLoss(encoder(), lossmith.loss(text))
+
+
+def test_losses_of_pytorch_metric_learning_fit(trainer_of):
+    theirs = from_pml(losses.ProxyAnchorLoss(2, 16))
+    before = theirs.loss.proxies.detach().clone()
+    trainer = trainer_of(joint("0.5*cross_entropy", theirs, weight=0.5), batch_sampler=PKBatches())
+    trainer.train()
+    assert not torch.equal(theirs.loss.proxies, before)
+    assert trainer.loss.head is not None
+    assert trainer_of(from_pml(losses.SupConLoss())).loss.head is None
+
+
+def test_an_optimizer_that_lacks_the_proxies_is_refused(trainer_of, encoder, tmp_path):
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path), max_steps=1, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True
+    )
+    model = encoder()
+    loss = EmbeddingLoss(model, "soft_triple", num_classes=2)
+    for parameters, sentence in ((model.parameters(), "hold"), (loss.parameters(), None)):
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+        trainer = LossTrainer(model, arguments, rows_of(8), loss=loss, optimizers=(optimizer, schedule))
+        if sentence is None:
+            before = loss.loss.proxies.detach().clone()
+            trainer.train()
+            assert not torch.equal(loss.loss.proxies, before)
+            continue
+        with pytest.raises(
+            ConfigurationError, match=r"`optimizers` must also hold .*'soft_triple', got none of loss\.prox"
+        ):
+            trainer.train()
+
+
+def test_the_head_is_as_wide_as_proxies_that_are_built(encoder):
+    built = lossmith.loss("cross_entropy + soft_triple", num_classes=5, embedding_dim=16)
+    assert EmbeddingLoss(encoder(), built, num_classes=3).head.out_features == 5
+    with pytest.raises(
+        ObjectiveInputError, match=r"`num_classes` is 6, but the proxies of 'soft_triple.*' stand for 5"
+    ):
+        EmbeddingLoss(encoder(), built, num_classes=6)
 
 
 @pytest.mark.parametrize(
@@ -464,6 +523,10 @@ def test_the_other_settings_that_do_not_fit_say_so(trainer_of, encoder):
         EmbeddingLoss(encoder(), "soft_triple")
     with pytest.raises(ObjectiveInputError, match=r"needs `num_classes`"):
         EmbeddingLoss(encoder(), "cross_entropy + supcon")
+    with pytest.raises(ObjectiveInputError, match=r"`loss` must be a string .* got int"):
+        EmbeddingLoss(encoder(), 3)
+    with pytest.raises(ObjectiveInputError, match=r"`proxy_lr_multiplier` must be > 0, got 0"):
+        trainer_of("soft_triple", proxy_lr_multiplier=0.0)
     with pytest.raises(ModelError, match=r"have `embedding_dim` 8, but the model's embeddings have dim 16"):
         EmbeddingLoss(encoder(), lossmith.loss("proxy_nca", num_classes=2, embedding_dim=8))
     with pytest.raises(ModelError, match=r"memory of .* have `embedding_dim` 8"):
@@ -509,10 +572,13 @@ def test_calls_of_the_vanilla_trainer_with_other_data_are_refused(encoder):
         EmbeddingLoss(model, "supcon")([features], torch.tensor([0.0, 1.0]))
 
 
-RANKED = "0.4*cross_entropy + 0.3*soft_triple + 0.3*supcon(gather=True)"
+RANKED = {
+    "coupled": "0.4*cross_entropy + 0.3*soft_triple + 0.3*supcon(gather=True)",
+    "additive": "0.4*cross_entropy + 0.6*soft_triple(gather=True)",
+}
 
 
-def ranked_trainer(folder: Path, seed: int) -> LossTrainer:
+def ranked_trainer(folder: Path, kind: str, seed: int) -> LossTrainer:
     """Two steps of plain SGD on class-balanced batches of 8; the loss is made under a seed of its own."""
     arguments = SentenceTransformerTrainingArguments(
         str(folder / "out"),
@@ -531,15 +597,15 @@ def ranked_trainer(folder: Path, seed: int) -> LossTrainer:
     )
     model = SentenceTransformer(modules=[Transformer(str(folder / "tiny")), Pooling(16, "mean")], device="cpu")
     torch.manual_seed(seed)
-    loss = EmbeddingLoss(model, RANKED, num_classes=2)
+    loss = EmbeddingLoss(model, RANKED[kind], num_classes=2)
     return LossTrainer(model, args=arguments, train_dataset=rows_of(32), loss=loss)
 
 
-def train_a_rank(rank: int, folder: Path, port: int) -> None:
+def train_a_rank(rank: int, folder: Path, kind: str, port: int) -> None:
     torch.set_num_threads(1)
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
-    trainer = ranked_trainer(folder, seed=rank)
+    trainer = ranked_trainer(folder, kind, seed=rank)
     record = Recorder(trainer)
     trainer.train()
     assert len(record.batches) == 2
@@ -548,14 +614,15 @@ def train_a_rank(rank: int, folder: Path, port: int) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_ranks_train_as_one_with_all_their_rows(tmp_path):
+@pytest.mark.parametrize("kind", RANKED)
+def test_two_ranks_train_as_one_with_all_their_rows(tmp_path, kind):
     tiny.write_model(tmp_path / "tiny", dropout=0.0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(train_a_rank, args=(tmp_path, port), nprocs=2)
+    torch.multiprocessing.spawn(train_a_rank, args=(tmp_path, kind, port), nprocs=2)
     # By hand: batches 0 and 1 together, then batches 2 and 3; proxies and head learn ten times as fast.
-    alone = ranked_trainer(tmp_path, seed=0)
+    alone = ranked_trainer(tmp_path, kind, seed=0)
     data, loss = alone.train_dataset, alone.loss
     before = {name: value.clone() for name, value in loss.state_dict().items()}
     batches = list(PKBatches()(data, 8, True, seed=alone.args.seed))

@@ -1,10 +1,12 @@
 """A loss beside a saved model or in a checkpoint: how it is written, and its proxies, running means and schedule."""
 
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from torch import Tensor
 
 from lossmith.errors import ConfigurationError
 from lossmith.nn import LossModule
@@ -21,12 +23,9 @@ def save_loss(loss: LossModule, folder: Path, **settings: Any) -> None:
         folder: An existing folder.
         **settings: What else belongs to it, as JSON.
     """
-    state = {name: tensor.contiguous().cpu() for name, tensor in loss.state_dict().items()}
-    if state:
-        safetensors.torch.save_file(state, folder / LOSS_WEIGHTS)
+    state = loss.state_dict()
     sizes = {name: list(tensor.shape) for name, tensor in state.items()}
-    text = json.dumps({"loss": str(loss), "parameters": sizes, **settings}, indent=2) + "\n"
-    (folder / LOSS_CONFIG).write_text(text, encoding="utf-8")
+    write_state(folder, state, {"loss": str(loss), "parameters": sizes, **settings})
 
 
 def load_loss(loss: LossModule, folder: Path) -> None:
@@ -37,18 +36,48 @@ def load_loss(loss: LossModule, folder: Path) -> None:
         folder: Where that was saved.
 
     Raises:
-        ConfigurationError: If the folder holds no loss or another one.
+        ConfigurationError: If the folder holds no loss, another one, or not its whole state.
+    """
+    saved = read_config(folder)["loss"]
+    if saved != str(loss):
+        raise ConfigurationError(f"{folder} was trained with '{saved}', this trainer has '{loss}': give the same loss.")
+    loss.load_state_dict(read_state(folder, loss, loss.state_dict()))
+
+
+def write_state(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write tensors, if there are any, and what they belong to, as JSON."""
+    if state:
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
+        safetensors.torch.save_file(tensors, folder / LOSS_WEIGHTS)
+    (folder / LOSS_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `write_state` wrote beside the tensors.
+
+    Raises:
+        ConfigurationError: If the folder holds no loss.
     """
     config = folder / LOSS_CONFIG
     if not config.is_file():
         raise ConfigurationError(f"{folder} holds no {LOSS_CONFIG}: it was not saved with a lossmith loss.")
-    saved = json.loads(config.read_text(encoding="utf-8"))["loss"]
-    if saved != str(loss):
-        raise ConfigurationError(f"{folder} was trained with '{saved}', this trainer has '{loss}': give the same loss.")
-    state = loss.state_dict()
-    if not state:
-        return
+    return json.loads(config.read_text(encoding="utf-8"))
+
+
+def read_state(folder: Path, loss: LossModule, names: Collection[str]) -> dict[str, Tensor]:
+    """The tensors that `write_state` wrote, which must be those of `names`.
+
+    Raises:
+        ConfigurationError: If some are missing, or there are others.
+    """
+    if not names:
+        return {}
     weights = folder / LOSS_WEIGHTS
     if not weights.is_file():
-        raise ConfigurationError(f"{folder} lacks {LOSS_WEIGHTS}, the state of '{loss}' ({', '.join(state)}).")
-    loss.load_state_dict(safetensors.torch.load_file(weights))
+        raise ConfigurationError(f"{folder} lacks {LOSS_WEIGHTS}, the state of '{loss}' ({', '.join(names)}).")
+    state = safetensors.torch.load_file(weights)
+    if set(state) != set(names):
+        raise ConfigurationError(
+            f"{weights} must hold the state of '{loss}', {', '.join(sorted(names))}, got {', '.join(sorted(state))}."
+        )
+    return state

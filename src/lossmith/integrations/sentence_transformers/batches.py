@@ -1,7 +1,7 @@
 """Data of one text column with its classes, and class-balanced batches of it."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -84,11 +84,10 @@ class PKBatchesOfDataset(DefaultBatchSampler):
         return len(self.balanced)
 
 
-def count_classes(kwargs: dict[str, Any], loss: object) -> int | None:
-    """Number of classes of the training data, after checking the columns of all data."""
+def count_classes(given: Mapping[str, Any], loss: object) -> int | None:
+    """Number of classes of all data, by the name of their argument, after checking their columns."""
     highest = None
-    for name in ("train_dataset", "eval_dataset"):
-        data = kwargs.get(name)
+    for name, data in given.items():
         if data is None:
             continue
         if not isinstance(data, Dataset):

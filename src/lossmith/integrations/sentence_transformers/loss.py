@@ -1,21 +1,18 @@
 """The loss module that sentence-transformers calls: metric and joint losses on the embeddings of one text column."""
 
-import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, final
 
-import safetensors.torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from lossmith.errors import ConfigurationError, LossmithWarning, ModelError, ObjectiveInputError
-from lossmith.nn import LossModule, MetricLoss, ObjectiveModule, WeightedSum, parse_composition
+from lossmith.integrations.saving import read_config, read_state, write_state
+from lossmith.integrations.transformers.families import check_families
+from lossmith.nn import LossModule, MetricLoss, ObjectiveModule, parse_composition
 from lossmith.nn import loss as build_loss
-
-LOSS_WEIGHTS = "loss.safetensors"
-LOSS_CONFIG = "lossmith.json"
 
 
 @final
@@ -29,17 +26,19 @@ class EmbeddingLoss(nn.Module):
         model: Makes the embeddings.
         loss: A composition with a metric term, such as `"supcon(temperature=0.1)"` or `"0.4*cross_entropy +
             0.6*soft_triple"`, or a module from `lossmith.loss`.
-        num_classes: Classes of the labels; needed by proxies and by the head of a joint loss.
+        num_classes: Classes of the labels; needed by proxies and by the head of a joint loss. Proxies that are built
+            already may stand for more.
         **settings: As for `lossmith.loss`: hyper-parameters, `gather=True` (compare the rows of all ranks),
             `memory_size=4096` (and of earlier batches).
 
     Raises:
-        ObjectiveInputError: For a loss that reads no embeddings or that needs what a sentence does not have.
+        ObjectiveInputError: For a loss that reads no embeddings or has proxies for fewer classes.
+        ConfigurationError: For a loss that needs what a sentence does not have.
         ModelError: If the model does not say how long its embeddings are, or proxies have another length.
     """
 
-    num_items: int | float | None
-    """Rows of the whole accumulated batch, which an exact mean divides by; None for those of the call."""
+    num_items: Mapping[str, float] | None
+    """By kind of item, what an exact mean over the accumulated batch divides by; None for the rows of the call."""
 
     def __init__(
         self, model: SentenceTransformer, loss: str | LossModule, *, num_classes: int | None = None, **settings: Any
@@ -47,15 +46,16 @@ class EmbeddingLoss(nn.Module):
         super().__init__()
         self.model = model
         self.embedding_dim = _embedding_dim(model)
+        _check_family(loss)
         self.loss = _build(loss, num_classes, self.embedding_dim, settings)
         self.head: nn.Linear | None = None
         self.num_classes = num_classes
-        _check_family(self.loss)
         for term in _metric_terms(self.loss):
             _check_dim(term, self.embedding_dim)
-            self.num_classes = self.num_classes or term.num_classes
+            _check_classes(term, num_classes)
+            self.num_classes = term.num_classes or self.num_classes
         if "logits" in self.loss.inputs:
-            if self.num_classes is None:
+            if not self.num_classes:
                 raise ObjectiveInputError(_missing_classes(self.loss))
             self.head = nn.Linear(self.embedding_dim, self.num_classes)
         self.num_items = None
@@ -85,10 +85,7 @@ class EmbeddingLoss(nn.Module):
         inputs: dict[str, Any] = {"embeddings": embeddings, "labels": labels}
         if self.head is not None:
             inputs["logits"] = self.head(embeddings.to(self.head.weight.dtype))
-        num_items: Any = self.num_items
-        if num_items is not None and len(self.loss.items) > 1:
-            num_items = dict.fromkeys(self.loss.items, num_items)
-        return self.loss(**inputs, num_items=num_items)
+        return self.loss(**inputs, num_items=self.num_items)
 
     def named_own_parameters(self) -> dict[str, nn.Parameter]:
         """Proxies and head by name: every parameter but the model's."""
@@ -101,28 +98,21 @@ class EmbeddingLoss(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write `own_state` and the composition string into `folder`, beside a saved model."""
-        state = {name: value.contiguous().cpu() for name, value in self.own_state().items()}
-        if state:
-            safetensors.torch.save_file(state, Path(folder) / LOSS_WEIGHTS)
-        text = json.dumps(self.get_config_dict(), indent=2) + "\n"
-        (Path(folder) / LOSS_CONFIG).write_text(text, encoding="utf-8")
+        write_state(Path(folder), self.own_state(), self.get_config_dict())
 
     def load(self, folder: str | Path) -> None:
         """Read back what `save` wrote.
 
         Raises:
-            ConfigurationError: If `folder` holds no loss, or the state of another one.
+            ConfigurationError: If `folder` holds no loss, another one, or not its whole state.
         """
-        config = Path(folder) / LOSS_CONFIG
-        if not config.is_file():
-            raise ConfigurationError(
-                f"{folder} holds no {LOSS_CONFIG}: it was not saved with '{self.loss}', whose state cannot be restored."
-            )
-        saved, own = json.loads(config.read_text(encoding="utf-8")), self.get_config_dict()
+        saved, own = read_config(Path(folder)), self.get_config_dict()
         if saved != own:
-            raise ConfigurationError(f"{folder} was saved with the loss {saved}, this one is {own}.")
-        if self.own_state():
-            self.load_state_dict(safetensors.torch.load_file(Path(folder) / LOSS_WEIGHTS), strict=False)
+            raise ConfigurationError(
+                f"{folder} was saved with the loss {saved}, this one is {own}: give the same loss."
+            )
+        # All but the model, which the trainer restores.
+        self.load_state_dict(read_state(Path(folder), self.loss, self.own_state()), strict=False)
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says of this loss."""
@@ -164,9 +154,6 @@ def _build(loss: str | LossModule, num_classes: int | None, dim: int, settings: 
             raise ObjectiveInputError(f"'{loss}' is built already: give {', '.join(settings)} to lossmith.loss.")
         return loss
     composition = parse_composition(loss)
-    families = {term.record.family for term in composition.terms}
-    if "metric" not in families:
-        raise ObjectiveInputError(_wrong_family(loss, families))
     sizes: dict[str, Any] = {}
     if "num_classes" in composition.required:
         if num_classes is None:
@@ -181,21 +168,15 @@ def _metric_terms(loss: LossModule) -> list[MetricLoss]:
     return [module for module in loss.modules() if isinstance(module, MetricLoss)]
 
 
-def _check_family(loss: LossModule) -> None:
-    families = {module.record.family for module in loss.modules() if isinstance(module, ObjectiveModule)}
-    if "metric" not in families or not families <= {"metric", "token", "region"}:
-        raise ObjectiveInputError(_wrong_family(loss, families))
-    if isinstance(loss, WeightedSum) and any(term.scope is not None for term in loss.composition.terms):
+def _check_family(loss: str | LossModule) -> None:
+    if "metric" not in check_families(loss, ("metric", "token", "region"), "sentence-transformers"):
+        raise ObjectiveInputError(
+            f"'{loss}' reads no embeddings: combine it with a metric loss, as in '0.4*cross_entropy + 0.6*supcon', or "
+            f"use lossmith.integrations.transformers, which trains on logits."
+        )
+    composition = parse_composition(loss) if isinstance(loss, str) else getattr(loss, "composition", None)
+    if composition is not None and any(term.scope is not None for term in composition.terms):
         raise ObjectiveInputError(f"'{loss}' names a label scope, but a sentence has one label: leave the [scope] out.")
-
-
-def _wrong_family(loss: str | LossModule, families: set[str]) -> str:
-    if families & {"preference", "unpaired"}:
-        return f"'{loss}' compares completions, not embeddings: it fits the trainers of lossmith.integrations.trl."
-    return (
-        f"'{loss}' reads no embeddings: combine it with a metric loss, as in '0.5*{loss} + 0.5*supcon', or use "
-        f"lossmith.integrations.transformers, which trains on logits."
-    )
 
 
 def _missing_classes(loss: str | LossModule) -> str:
@@ -214,6 +195,14 @@ def _embedding_dim(model: SentenceTransformer) -> int:
             "The model does not say how long its embeddings are: its last module needs get_embedding_dimension()."
         )
     return dim
+
+
+def _check_classes(term: MetricLoss, num_classes: int | None) -> None:
+    if num_classes is not None and term.num_classes is not None and num_classes > term.num_classes:
+        raise ObjectiveInputError(
+            f"`num_classes` is {num_classes}, but the proxies of '{term}' stand for {term.num_classes} classes: build "
+            f"it with num_classes={num_classes}."
+        )
 
 
 def _check_dim(term: MetricLoss, dim: int) -> None:

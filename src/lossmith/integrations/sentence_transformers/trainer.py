@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,14 @@ import torch.distributed as dist
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from transformers import TrainerCallback
 
+from lossmith._checks import check_positive
 from lossmith.engines.gather import world_size
 from lossmith.errors import ConfigurationError, LossmithWarning
+from lossmith.integrations.batches import AlignedBatch
 from lossmith.integrations.sentence_transformers.batches import PKBatches, PKBatchesOfDataset, count_classes
 from lossmith.integrations.sentence_transformers.loss import EmbeddingLoss
-from lossmith.nn import IGNORE_INDEX, LossModule
+from lossmith.integrations.transformers.items import count_items, divisors, item_kinds
+from lossmith.nn import LossModule
 
 
 class LossMixin:
@@ -26,13 +30,14 @@ class LossMixin:
     """
 
     proxy_lr_multiplier: float = 10.0
-    _rows: float | None = None
+    _num_items: Mapping[str, float] | None = None
 
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As in the trainer, after checking its settings against the loss.
 
         Raises:
-            ConfigurationError: For a loss with parameters under DeepSpeed or FSDP.
+            ConfigurationError: For a loss with parameters under DeepSpeed or FSDP, or which an optimiser of the
+                caller's own lacks.
         """
         if isinstance(self.loss, EmbeddingLoss):
             self._check_loss(self.loss)
@@ -46,6 +51,7 @@ class LossMixin:
                 f"'{loss.loss}' owns parameters, which DeepSpeed and FSDP do not see here: train it with plain DDP, or "
                 f"choose a loss without proxies."
             )
+        _check_optimizer(self.optimizer, loss)
         accumulated = self.args.gradient_accumulation_steps
         if loss.loss.batch_coupled and accumulated > 1:
             warnings.warn(
@@ -58,15 +64,13 @@ class LossMixin:
     def get_batch_samples(self: Any, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """As in the Trainer, counting the rows that this optimiser step sees."""
         samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)  # pyright: ignore
-        self._rows = self.loss_is_scaled_for_ga = None
+        self._num_items = self.loss_is_scaled_for_ga = None
         if isinstance(self.loss, EmbeddingLoss):
             self.loss_is_scaled_for_ga = not self.loss.loss.batch_coupled
         if self.loss_is_scaled_for_ga:
-            rows = torch.tensor(float(sum(int((batch["label"] != IGNORE_INDEX).sum()) for batch in samples)))
-            if world_size() > 1:
-                rows = rows.to(device)
-                dist.all_reduce(rows)
-            self._rows = max(float(rows), 1.0) / world_size()
+            kinds = item_kinds(self.loss.loss)
+            counts = [count_items(kinds, AlignedBatch(labels=batch["label"]), "token") for batch in samples]
+            self._num_items = divisors(kinds, counts, ranks=world_size(), add_up=_added_up, device=device)
         return samples, num_items
 
     def compute_loss(
@@ -77,7 +81,7 @@ class LossMixin:
             steps = self.state.max_steps
             self.loss._kept_by_trainer = True
             self.loss.loss.set_progress(min(self.state.global_step / steps, 1.0) if steps > 0 else 1.0)
-            self.loss.num_items = self._rows if model.training else None
+            self.loss.num_items = self._num_items if model.training else None
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # pyright: ignore
 
     def create_optimizer(self: Any, model: Any = None) -> Any:
@@ -121,7 +125,8 @@ class LossTrainer(LossMixin, SentenceTransformerTrainer):
         loss: A composition string, a module from `lossmith.loss`, or an `EmbeddingLoss`.
         proxy_lr_multiplier: Proxies and head learn at the model's learning rate times this, without weight decay;
             `learning_rate_mapping` of the training arguments (`{"loss.proxies": 1e-2}`) wins.
-        **kwargs: As for `SentenceTransformerTrainer`; `train_dataset` has one text column and class ids.
+        model, args, train_dataset, eval_dataset, **kwargs: As for `SentenceTransformerTrainer`; the data have one text
+            column and class ids.
 
     Raises:
         ConfigurationError: For data or settings that the loss cannot be trained with.
@@ -131,6 +136,9 @@ class LossTrainer(LossMixin, SentenceTransformerTrainer):
     def __init__(
         self,
         model: SentenceTransformer | None = None,
+        args: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
         *,
         loss: str | LossModule | EmbeddingLoss,
         proxy_lr_multiplier: float = 10.0,
@@ -141,10 +149,12 @@ class LossTrainer(LossMixin, SentenceTransformerTrainer):
                 f"`loss` must be a composition string, a module from lossmith.loss or an EmbeddingLoss, got "
                 f"{type(loss).__name__}."
             )
-        classes = count_classes(kwargs, loss.loss if isinstance(loss, EmbeddingLoss) else loss)
+        check_positive("proxy_lr_multiplier", proxy_lr_multiplier)
+        data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        classes = count_classes(data, loss.loss if isinstance(loss, EmbeddingLoss) else loss)
         self.proxy_lr_multiplier = proxy_lr_multiplier
         made = loss if isinstance(loss, EmbeddingLoss) else _Maker(loss, classes)
-        super().__init__(model=model, loss=made, **kwargs)
+        super().__init__(model=model, args=args, loss=made, **data, **kwargs)
         self._make_loss = made if isinstance(made, _Maker) else None
         assert isinstance(self.loss, EmbeddingLoss)
         known = self.loss.num_classes
@@ -173,6 +183,24 @@ class LossTrainer(LossMixin, SentenceTransformerTrainer):
         ):
             if data is not None:
                 self.args.batch_sampler(data, size, True, seed=self.args.seed)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer | None, loss: EmbeddingLoss) -> None:
+    """An optimiser that came by `optimizers` trains the proxies too, or they would stay random without a word."""
+    if optimizer is None:
+        return
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [name for name, parameter in loss.named_own_parameters().items() if id(parameter) not in known]
+    if missing:
+        raise ConfigurationError(
+            f"`optimizers` must also hold the parameters of '{loss.loss}', got none of {', '.join(missing)}: leave it "
+            f"out, or give an EmbeddingLoss as `loss` and its named_own_parameters() to the optimizer."
+        )
+
+
+def _added_up(table: torch.Tensor) -> torch.Tensor:
+    dist.all_reduce(table)
+    return table
 
 
 @dataclass(frozen=True)
