@@ -10,8 +10,8 @@ from pytorch_metric_learning import losses, miners
 from transformers import AutoModel, AutoTokenizer
 
 import lossmith
-from lossmith.integrations.classification import pool
 from lossmith.integrations.models import resolve_model
+from lossmith.integrations.pooling import pool
 from lossmith.integrations.pytorch_metric_learning import from_pml, to_pml
 from lossmith.tasks import load_task
 

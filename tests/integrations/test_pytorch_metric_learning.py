@@ -276,6 +276,8 @@ def test_what_cannot_go_under_their_call(loss: str, sentence: str) -> None:
 
 
 def test_settings_belong_to_a_name() -> None:
+    with pytest.raises(lossmith.ObjectiveInputError, match=r"^`loss` must be a name or a module .* got int\.$"):
+        to_pml(3)
     with pytest.raises(lossmith.ObjectiveInputError, match=r"^`temperature` must be given with a name, 'supcon' is "):
         to_pml(lossmith.loss("supcon"), temperature=0.2)
 
@@ -400,12 +402,31 @@ def test_their_memory_resumes_where_it_stood() -> None:
     assert [resumed(*batch).item() for batch in batches[4:]] == [value.item() for value in values[4:]]
 
 
+def test_their_memory_is_not_filled_in_evaluation() -> None:
+    made = from_pml(losses.CrossBatchMemory(losses.ContrastiveLoss(), 5, memory_size=12))
+    made(_rows(dtype=torch.float32), LABELS)
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    made.eval()
+    other = _rows(seed=2, dtype=torch.float32)
+    first, second = made(other, LABELS), made(other, LABELS)
+    assert first.item() == second.item() > 0
+    first.backward()
+    assert other.grad.abs().sum() > 0
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+    made.train()(other, LABELS)
+    assert made.memory_places.tolist() == [[4, 1]]
+
+
 def test_reductions_and_number_of_items() -> None:
     module, rows = from_pml(losses.SupConLoss()), _rows()
     whole = module(rows, LABELS)
     assert torch.equal(module(rows, LABELS, reduction="sum"), whole)
     with pytest.warns(LossmithWarning, match="couples the items of a batch: 1 of `num_items` = 4 here"):
         assert_close(module(rows, LABELS, num_items=4), whole / 4)
+    with pytest.raises(
+        lossmith.ObjectiveInputError, match=r"`num_items` names \['token'\], but 'from_pml\(.*counts batch"
+    ):
+        module(rows, LABELS, num_items={"token": 8})
     with pytest.raises(lossmith.ObjectiveInputError, match=r"`reduction` must be 'mean' or 'sum', got 'none'\.$"):
         module(rows, LABELS, reduction="none")
     with pytest.raises(lossmith.ObjectiveInputError, match="takes no `weights`: pytorch-metric-learning has none"):

@@ -53,8 +53,10 @@ def to_pml(loss: str | LossModule, **settings: Any) -> "ToPml":
     """
     if isinstance(loss, str):
         loss = build(loss, **settings)
-    elif settings:
+    elif settings and isinstance(loss, LossModule):
         raise ObjectiveInputError(f"`{next(iter(settings))}` must be given with a name, '{loss}' is built already.")
+    if not isinstance(loss, LossModule):
+        raise ObjectiveInputError(f"`loss` must be a name or a module from lossmith.loss, got {type(loss).__name__}.")
     terms = list(loss.terms) if isinstance(loss, WeightedSum) else [loss]
     if not all(isinstance(term, MetricLoss) for term in terms):
         shown = ", ".join(f"`{name}`" for name in loss.inputs)

@@ -90,6 +90,7 @@ class FromPml(LossModule):
     """One of their losses, called as ours are; `from_pml` builds it.
 
     The value belongs to the batch: `num_items` is a number of batches, and `reduction` "sum" and "mean" are the same.
+    A `CrossBatchMemory` of theirs is filled in training mode only.
 
     Args:
         loss: One of theirs.
@@ -157,7 +158,9 @@ class FromPml(LossModule):
         with full_precision(embeddings.device):
             value = self._value(at_least_float32(embeddings[keep]), labels[keep])
         value = value + graph_zero(embeddings, *self.parameters()).to(value.dtype)
-        divisor = num_items[self.items[0]] if isinstance(num_items, Mapping) else num_items
+        if isinstance(num_items, Mapping) and set(num_items) != set(self.items):
+            raise ObjectiveInputError(f"`num_items` names {sorted(num_items)}, but '{self}' counts batch.")
+        divisor = num_items["batch"] if isinstance(num_items, Mapping) else num_items
         self._warn_of_accumulation(divisor)
         return reduce_loss(value[None], keep.new_ones(1), num_items=divisor, reduction=reduction)
 
@@ -176,7 +179,11 @@ class FromPml(LossModule):
         if len(labels) == 0:
             return embeddings.sum()
         indices = None if self.miner is None else self.miner(embeddings, labels)
+        before = [] if self.training else [_queue(memory) for memory in self._memories]
         value = self.loss(embeddings, labels, indices)
+        for memory, queue in zip(self._memories, before, strict=False):
+            # They push in evaluation too; what is trained next must not be compared with evaluated rows.
+            memory.embedding_memory, memory.label_memory, memory.queue_idx, memory.has_been_filled = queue
         if self._memories:
             self.memory_places = self._places().to(embeddings.device)
         return value.reshape(())
@@ -213,6 +220,10 @@ def _record(theirs: FromPml) -> ObjectiveRecord:
         batch_coupled=True,
         function=FromPml.forward,
     )
+
+
+def _queue(memory: Any) -> tuple[Tensor, Tensor, int, bool]:
+    return memory.embedding_memory.clone(), memory.label_memory.clone(), memory.queue_idx, memory.has_been_filled
 
 
 def _restore_places(module: nn.Module, _: object) -> None:
