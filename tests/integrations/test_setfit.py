@@ -12,6 +12,7 @@ from setfit import SetFitModel, TrainingArguments
 from setfit.losses import SupConLoss
 from sklearn.linear_model import LogisticRegression
 
+import lossmith
 import tiny
 from lossmith.errors import CompositionError, ConfigurationError, ObjectiveInputError
 from lossmith.integrations.sentence_transformers import EmbeddingLoss, PKBatches
@@ -215,6 +216,10 @@ def test_labels_that_do_not_fit_are_refused(trainer_of, labels, sentence):
 def test_other_bad_input_says_so(trainer_of):
     with pytest.raises(CompositionError, match=r"Did you mean 'supcon'\?"):
         loss("supconn")
+    with pytest.raises(ObjectiveInputError, match=r"`text` must be a composition such as 'supcon', got MetricLoss"):
+        loss(lossmith.loss("supcon"))
+    with pytest.raises(ObjectiveInputError, match=r"`proxy_lr_multiplier` must be > 0, got -1"):
+        loss("supcon", proxy_lr_multiplier=-1.0)
     with pytest.raises(ObjectiveInputError, match=r"'focal' reads no embeddings"):
         trainer_of(loss("focal")).train()
     other = Dataset.from_dict({"text": ["a", "b"], "label": [0, 7]})

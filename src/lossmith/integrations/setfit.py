@@ -11,8 +11,9 @@ import inspect
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from lossmith._checks import check_positive
 from lossmith._extras import require
-from lossmith.errors import ConfigurationError
+from lossmith.errors import ConfigurationError, ObjectiveInputError
 from lossmith.integrations._versions import require_version
 from lossmith.integrations.sentence_transformers import EmbeddingLoss, LossMixin, PKBatches
 from lossmith.nn import parse_composition
@@ -69,8 +70,15 @@ def loss(text: str, /, *, samples_per_class: int = 4, proxy_lr_multiplier: float
 
     Raises:
         CompositionError: For a string that cannot be read, with a caret under the place.
+        ObjectiveInputError: For a built loss, or a `proxy_lr_multiplier` that is not positive.
     """
+    if not isinstance(text, str):
+        raise ObjectiveInputError(
+            f"`text` must be a composition such as 'supcon', got {type(text).__name__}: the loss is built when the "
+            f"classes are known."
+        )
     parse_composition(text)
+    check_positive("proxy_lr_multiplier", proxy_lr_multiplier)
     return Loss(text, samples_per_class, proxy_lr_multiplier, settings)
 
 
