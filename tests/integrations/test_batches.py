@@ -209,6 +209,10 @@ WRONG: dict[str, dict[str, Any]] = {
         "position_ids": FIVE.expand(3, 2, 5),
     },
     "`position_ids` must be [batch, seq] = (2, 5), got (2, 4).": {"labels": FIVE, "position_ids": FIVE[:, 1:]},
+    "`cu_seq_lens` must be offsets into the 10 tokens of the batch, got [0, 3, 11].": {
+        "labels": FIVE,
+        "cu_seq_lens": torch.tensor([0, 3, 11]),
+    },
     "`cu_seq_lens` must be integer offsets [sequences + 1], got torch.float32 (2,).": {
         "labels": FIVE,
         "cu_seq_lens": torch.tensor([0.0, 5.0]),

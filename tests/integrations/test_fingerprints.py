@@ -236,8 +236,10 @@ def test_rows_of_lists_tensors_and_masks_are_the_same_integers() -> None:
 def test_bad_rows() -> None:
     with pytest.raises(DataError, match="Row 1 must have the columns chosen, prompt; no `chosen`"):
         fingerprint_rows([ROWS[0], {"prompt": [1]}], ["prompt", "chosen"])
-    with pytest.raises(DataError, match=r"`prompt` of row 0 must hold integers, got 'Why\?'"):
+    with pytest.raises(DataError, match=r"`prompt` of row 0 must hold integers, in lists of equal length, got 'Why\?'"):
         fingerprint_rows([{"prompt": "Why?"}], ["prompt"])
+    with pytest.raises(DataError, match=r"in lists of equal length, got \[\[1\], \[2, 3\]\]"):
+        fingerprint_rows([{"prompt": [[1], [2, 3]]}], ["prompt"])
 
 
 def test_weights_that_are_not_here() -> None:

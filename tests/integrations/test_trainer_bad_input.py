@@ -406,7 +406,7 @@ def test_a_checkpoint_that_lost_its_proxies(make: Any, tmp_path: Path) -> None:
 # Versions
 
 
-@pytest.mark.parametrize("version", ["4.57.6", "6.0.0", "7.1"])
+@pytest.mark.parametrize("version", ["4.57.6", "6.0.0", "6.0.0rc1", "7.1"])
 def test_other_versions_are_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: version)
     with pytest.raises(ConfigurationError) as caught:
@@ -418,7 +418,7 @@ def test_other_versions_are_refused(version: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_versions_within_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    for version in ("5.0.0", "5.23.0", "5.99.1"):
+    for version in ("5.0.0", "5.23.0", "5.24.0.dev0", "5.99.1"):
         monkeypatch.setattr(metadata, "version", lambda name, version=version: version)
         require_version("transformers", "5.0", "6", extra="train")
 

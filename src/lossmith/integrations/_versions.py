@@ -25,9 +25,10 @@ def require_version(package: str, low: str, high: str, *, extra: str) -> None:
             f"`{package}` is needed for this integration and is not installed: pip install 'lossmith[{extra}]'."
         ) from error
     # packaging comes with every framework that is asked for here, but not with lossmith's core.
-    from packaging.version import Version
+    from packaging.specifiers import SpecifierSet
 
-    if not Version(low) <= Version(found) < Version(high):
+    # A pre-release of `high` is not below it here; a pre-release of a version between the two is one of them.
+    if not SpecifierSet(f">={low},<{high}").contains(found, prereleases=True):
         raise ConfigurationError(
             f"`{package}` must be >= {low} and < {high} for this integration, got {found}: "
             f"pip install '{package}>={low},<{high}'."

@@ -29,7 +29,7 @@ def sequence_starts(
         cu_seq_lens: Offsets of the sequences in the flattened batch, ascending from 0, its length last or left out.
 
     Raises:
-        ObjectiveInputError: For shapes that do not fit.
+        ObjectiveInputError: For shapes that do not fit, or offsets outside the batch.
     """
     # Not `zeros_like`, which keeps the strides of a transposed tensor.
     starts = torch.zeros(like.shape, dtype=torch.bool, device=like.device)
@@ -49,9 +49,12 @@ def sequence_starts(
                 f"`cu_seq_lens` must be integer offsets [sequences + 1], got {cu_seq_lens.dtype} "
                 f"{tuple(cu_seq_lens.shape)}."
             )
-        offsets = cu_seq_lens.to(like.device).long()
-        flat = starts.view(-1)
-        flat[offsets[offsets < flat.numel()]] = True
+        offsets, flat = cu_seq_lens.cpu().long(), starts.view(-1)
+        if bool(((offsets < 0) | (offsets > flat.numel())).any()):
+            raise ObjectiveInputError(
+                f"`cu_seq_lens` must be offsets into the {flat.numel()} tokens of the batch, got {offsets.tolist()}."
+            )
+        flat[offsets[offsets < flat.numel()].to(like.device)] = True
     return starts
 
 

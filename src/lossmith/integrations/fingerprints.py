@@ -164,9 +164,14 @@ def fingerprint_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) 
         for column in sorted(columns):
             if column not in row:
                 raise DataError(f"Row {number} must have the columns {', '.join(sorted(columns))}; no `{column}`.")
-            values = np.asarray(row[column])
+            try:
+                values = np.asarray(row[column])
+            except ValueError:  # lists of uneven length
+                values = np.asarray([None])
             if values.dtype.kind not in "biu" and values.size:
-                raise DataError(f"`{column}` of row {number} must hold integers, got {_shown(row[column])}.")
+                raise DataError(
+                    f"`{column}` of row {number} must hold integers, in lists of equal length, got {_shown(row[column])}."
+                )
             digest.update(f"{values.shape}".encode())
             digest.update(np.ascontiguousarray(values, dtype="<i8").data)
     return digest.hexdigest()

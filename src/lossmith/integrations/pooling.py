@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lossmith._checks import check_one_of
+
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     """One vector per text from the last hidden states.
@@ -14,7 +16,11 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
 
     Returns:
         Embeddings, [batch, dim].
+
+    Raises:
+        ObjectiveInputError: For another `pooling`.
     """
+    check_one_of("pooling", pooling, ("mean", "cls", "last"))
     if pooling == "mean":
         keep = attention_mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * keep).sum(1) / keep.sum(1).clamp(min=1)
