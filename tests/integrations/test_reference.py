@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch.testing import assert_close
 
 import lossmith
@@ -239,6 +240,32 @@ def test_everything_comes_back_also_after_an_exception(make: Any) -> None:
     assert model.active_adapter == "default"
     assert {name: weight.requires_grad for name, weight in model.named_parameters()} == before
     assert_close(logps(model), value, rtol=0, atol=0)
+
+
+def test_adapters_that_are_on_together_come_back_together() -> None:
+    model = lora(llama(), modules_to_save=None)
+    for name in ("ref", "other"):
+        model.add_adapter(name, model.peft_config["default"])
+    shake(model, seed=8)
+    model.base_model.set_adapter(["default", "other"])
+    both = logps(model)
+    with adapter_off(model):
+        assert model.active_adapters == ["ref"]
+    assert model.active_adapters == ["default", "other"]
+    assert_close(logps(model), both, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("config", [PromptTuningConfig, PrefixTuningConfig])
+def test_virtual_tokens_are_turned_off(config: Any) -> None:
+    """Contract of PEFT 0.21: `disable_adapter` keeps the base's `forward` as it is at that moment."""
+    base = logps(llama(dtype=torch.float32))
+    model = get_peft_model(llama(dtype=torch.float32), config(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    before = logps(model)
+    assert (before - base).abs().max() > 1e-3
+    with adapter_off(model):
+        assert_close(logps(model), base, rtol=0, atol=0)
+    assert_close(logps(model), before, rtol=0, atol=0)
 
 
 def test_a_model_without_adapters_is_its_own_reference() -> None:

@@ -161,14 +161,21 @@ def _check_fixed(model: Any, reference: str | None) -> None:
 @contextlib.contextmanager
 def _disabled(model: Any) -> Iterator[None]:
     with model.disable_adapter():
+        if model.peft_config[model.active_adapter].is_prompt_learning:
+            # PEFT has put the base's `forward` of this moment here, so `HeadLoss`, which replaces that of the base for
+            # one call, would never be asked.
+            model.forward = lambda *args, **kwargs: model.base_model(*args, **kwargs)
         yield
 
 
 @contextlib.contextmanager
 def _switched(model: Any, name: str) -> Iterator[None]:
-    before = model.active_adapter
+    before, active = model.active_adapter, list(model.active_adapters)
     model.set_adapter(name)
     try:
         yield
     finally:
         model.set_adapter(before)
+        if len(active) > 1:
+            # Several adapters at once are known to the tuner only.
+            model.base_model.set_adapter(active)
