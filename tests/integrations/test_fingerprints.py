@@ -242,6 +242,12 @@ def test_bad_rows() -> None:
         fingerprint_rows([{"prompt": [[1], [2, 3]]}], ["prompt"])
 
 
+@pytest.mark.parametrize("columns", [[], "prompt"])
+def test_columns_that_would_let_data_pass_unseen(columns: Any) -> None:
+    with pytest.raises(DataError, match=r"`columns` must be a list of the columns .* got (\[\]|'prompt')\."):
+        fingerprint_rows(ROWS, columns)
+
+
 def test_weights_that_are_not_here() -> None:
     with torch.device("meta"):
         model = torch.nn.Linear(3, 2)

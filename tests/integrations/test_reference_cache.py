@@ -335,6 +335,8 @@ def _returning(found: Callable[[list[int]], dict[str, Tensor]], folder: Path) ->
 def test_what_compute_returns_is_checked(tmp_path: Path) -> None:
     with pytest.raises(ObjectiveInputError, match=r"tensors of 4 rows by name, got logps: torch\.float32 \(2,\)"):
         _returning(lambda rows: {"logps": torch.zeros(2)}, tmp_path / "a")
+    with pytest.raises(ObjectiveInputError, match=r"`compute` must return tensors by name, got logps: list"):
+        _returning(lambda rows: {"logps": [0.0] * len(rows)}, tmp_path / "d")
     with pytest.raises(ObjectiveInputError, match=r"tensors of 4 rows by name, got \{\}"):
         _returning(lambda rows: {}, tmp_path / "b")
     with pytest.raises(

@@ -157,8 +157,10 @@ def fingerprint_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) 
     """Digest of the integers in these columns of all rows, in their order.
 
     Raises:
-        DataError: If a column is missing or holds no integers.
+        DataError: If no column is named, or one is missing or holds no integers.
     """
+    if isinstance(columns, str) or not columns:
+        raise DataError(f"`columns` must be a list of the columns that the results depend on, got {columns!r}.")
     digest = hashlib.sha256(json.dumps(sorted(columns)).encode())
     for number, row in enumerate(rows):
         for column in sorted(columns):
@@ -170,7 +172,8 @@ def fingerprint_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) 
                 values = np.asarray([None])
             if values.dtype.kind not in "biu" and values.size:
                 raise DataError(
-                    f"`{column}` of row {number} must hold integers, in lists of equal length, got {_shown(row[column])}."
+                    f"`{column}` of row {number} must hold integers, in lists of equal length, got "
+                    f"{_shown(row[column])}."
                 )
             digest.update(f"{values.shape}".encode())
             digest.update(np.ascontiguousarray(values, dtype="<i8").data)

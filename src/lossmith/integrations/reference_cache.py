@@ -216,6 +216,9 @@ def _computed(compute: Compute, rows: list[int]) -> dict[str, Tensor]:
     padded = rows + rows[-1:] * (share * ranks - len(rows))
     first = share * (dist.get_rank() if ranks > 1 else 0)
     found = compute(padded[first : first + share])
+    if not all(isinstance(value, Tensor) for value in found.values()):
+        kinds = ", ".join(f"{name}: {type(value).__name__}" for name, value in sorted(found.items()))
+        raise ObjectiveInputError(f"`compute` must return tensors by name, got {kinds}.")
     if not found or any(value.ndim < 1 or len(value) != share for value in found.values()):
         raise ObjectiveInputError(f"`compute` must return tensors of {share} rows by name, got {_forms(found)}.")
     gathered = {name: gather_rows(found[name].detach().contiguous()) for name in sorted(found)}
