@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pytorch_metric_learning import distances, losses, miners, trainers
+from pytorch_metric_learning import distances, losses, miners, reducers, trainers
 from pytorch_metric_learning.utils import distributed, loss_and_miner_utils
 from safetensors.torch import load_file
 from torch import Tensor
@@ -503,6 +503,9 @@ def test_what_is_no_loss_of_theirs(loss, miner, sentence: str) -> None:
 
 
 def test_wrong_inputs() -> None:
+    unreduced = from_pml(losses.TripletMarginLoss(reducer=reducers.DoNothingReducer()))
+    with pytest.raises(lossmith.ObjectiveInputError, match=r"must return one number, got dict: give it a reducer that"):
+        unreduced(_rows(), LABELS)
     module = from_pml(losses.SupConLoss())
     with pytest.raises(lossmith.ObjectiveInputError, match=r"^`embeddings` must be a floating-point tensor \[anchors"):
         module(torch.zeros(8, 5).long(), LABELS)

@@ -186,6 +186,11 @@ class FromPml(LossModule):
             memory.embedding_memory, memory.label_memory, memory.queue_idx, memory.has_been_filled = queue
         if self._memories:
             self.memory_places = self._places().to(embeddings.device)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ObjectiveInputError(
+                f"'{self}' must return one number, got {got}: give it a reducer that does, such as MeanReducer."
+            )
         return value.reshape(())
 
     @property
