@@ -82,7 +82,12 @@ class LossMixin:
             self.loss._kept_by_trainer = True
             self.loss.loss.set_progress(min(self.state.global_step / steps, 1.0) if steps > 0 else 1.0)
             self.loss.num_items = self._num_items if model.training else None
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # pyright: ignore
+        try:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # pyright: ignore
+        finally:
+            # Whoever else calls the loss has other rows.
+            if isinstance(self.loss, EmbeddingLoss):
+                self.loss.num_items = None
 
     def create_optimizer(self: Any, model: Any = None) -> Any:
         """The trainer's optimiser, with proxies and head in a group of their own."""
