@@ -155,6 +155,16 @@ def test_a_mixed_sum_with_a_scope_is_right(step: Any) -> None:
     assert log["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [2, 8])
+def test_plain_nll_is_that_of_all_labels_whatever_the_scope(step: Any, size: int) -> None:
+    """Regression 6: beside a loss that sees an answer only, figures in training are those of evaluation."""
+    _, log = step("focal[answer]", size, 8 // size, columns=("answer_mask",))
+    places = [place[:2] for row in label_rows(causal_model("Llama"), ROWS) for place in row]
+    plain = sum(scalar_oracles.cross_entropy(*place) for place in places) / len(places)
+    entropy = sum(scalar_oracles.entropy(logits) for logits, _ in places) / len(places)
+    assert (log["nll"], log["entropy"]) == (pytest.approx(plain, rel=1e-5), pytest.approx(entropy, rel=1e-5))
+
+
 def test_gradient_shares(step: Any) -> None:
     """Norms of the gradients of the terms with respect to the last hidden states, as shares of their sum."""
     text = f"0.6*cross_entropy + 0.4*{SEQUENCE}"

@@ -134,6 +134,17 @@ def test_a_source_in_the_place_of_logits(case: Case, text: str) -> None:
     assert_close(module(DenseSource(case.logits()), case.labels, **scope), expected)
 
 
+@pytest.mark.parametrize("text", ["dice + lovasz_softmax[answer]", "lovasz_softmax[answer] + dice[other]"])
+def test_scopes_that_hold_the_same_labels(case: Case, text: str) -> None:
+    """Regions with equal labels and other statistics: each term is served from its own."""
+    masks = {
+        name: torch.ones_like(case.labels, dtype=torch.bool) for name in ("answer", "other") if f"[{name}]" in text
+    }
+    module = lossmith.loss(text)
+    source = LinearSource(case.linear(), module.demands(case.labels, masks))
+    assert_close(module(source, case.labels, scopes=masks), module(case.logits(), case.labels, scopes=masks))
+
+
 def test_losses_without_logits_demand_nothing() -> None:
     assert lossmith.loss("dpo").demands(torch.tensor([1])) == []
     joint = lossmith.loss("cross_entropy + soft_triple", num_classes=3, embedding_dim=4)
@@ -164,13 +175,27 @@ def test_watched_statistics(case: Case, text: str, impl: str) -> None:
     valid = case.labels != -100
     if text == "focal[answer]":
         valid &= scope["scopes"]["answer"]
-    assert watch.valid is not None
-    assert torch.equal(watch.valid, valid)
     seen = watch.take()
     assert tuple(seen) == NAMES
     assert_close(seen, oracle(case, valid))
     assert not any(entry.requires_grad for entry in seen.values())
     assert_close(value, lossmith.loss(text)(case.linear(impl), case.labels, **scope))
+
+
+@pytest.mark.parametrize("impl", ["chunked", "dense"])
+@pytest.mark.parametrize("text", ["focal[answer]", "lovasz_softmax[answer]"])
+def test_watched_labels_outside_every_scope(case: Case, text: str, impl: str) -> None:
+    """Seen, and without part in the loss and its gradient; so too where the scope is empty."""
+    for answer in (scopes(case, text)["scopes"]["answer"], torch.zeros_like(case.labels, dtype=torch.bool)):
+        own, call = case.fresh(), {"scopes": {"answer": answer}}
+        plain = lossmith.loss(text)(own.linear(impl), own.labels, **call)
+        linear = own.linear(impl)
+        linear.watch = Watch(NAMES, own.labels)
+        value = lossmith.loss(text)(linear, own.labels, **call)
+        assert_close(linear.watch.take(), oracle(case, case.labels != -100))
+        assert_close(value, plain)
+        expected = torch.autograd.grad(plain, own.parts)
+        assert_close(torch.autograd.grad(value, own.parts), expected)
 
 
 @pytest.mark.parametrize("text", [*SUMS, *ALONE])

@@ -202,7 +202,8 @@ class LinearSource(StatisticsSource):
         if _key(demand) in self._regions:
             return self._regions[_key(demand)]
         for key, regions in self._regions.items():
-            if key[1:] == _key(demand)[1:] and torch.equal(self._announced[key], demand.labels):
+            serves = key[1:] == _key(demand)[1:] and all(region.serves(demand.names) for region in regions)
+            if serves and torch.equal(self._announced[key], demand.labels):
                 return regions
         raise AssertionError("a region that no demand announced")
 
@@ -223,12 +224,17 @@ class LinearRegion:
 
     def __init__(self, rows: Int[Tensor, " rows"], classes: Int[Tensor, " rows"], names: set[str], *, gather: bool):
         self._rows = rows
+        self._names = names
         self._gather = gather_rows if gather else _own_rows
         self._present, self._class_ids = torch.unique(self._gather(classes), return_inverse=True)
         self.request: ColumnRequest | None = None
         if len(self._class_ids) and names & {"class_probs", "class_mass"}:
             mass = "class_probs" not in names
             self.request = ColumnRequest(rows=rows, columns=self._present, mass=mass)
+
+    def serves(self, names: Iterable[str]) -> bool:
+        """Whether all of these were wanted of it."""
+        return self._names.issuperset(names)
 
     def statistics(self, names: tuple[str, ...], sums: RowSums, value: Tensor | None, classes: int) -> Statistics:
         """The named region statistics, and `class_ids`; none where the region has no row."""

@@ -21,7 +21,6 @@ from lossmith.engines import (
     counted_places,
     joint_labels,
 )
-from lossmith.engines.sources import IGNORED
 from lossmith.nn.plan import Plan
 from lossmith.objectives import ObjectiveRecord
 
@@ -47,11 +46,13 @@ class Watch:
 
     Args:
         names: Token statistics, such as "token_logps" and "entropy".
+        labels: The rows that are watched, in the shape of the loss's labels, -100 elsewhere, beside those that
+            count in any term; None for the latter alone.
     """
 
-    def __init__(self, names: tuple[str, ...]):
+    def __init__(self, names: tuple[str, ...], labels: Tensor | None = None):
         self.names = names
-        self.valid: Tensor | None = None
+        self.labels = labels
         self._seen: list[dict[str, Tensor]] | None = []
 
     def observe(self, statistics: dict[str, Tensor]) -> None:
@@ -60,7 +61,7 @@ class Watch:
             self._seen.append({name: statistics[name].detach() for name in self.names})
 
     def take(self) -> dict[str, Tensor]:
-        """By name, one entry per row that counts in any term, in their order; empty where none does."""
+        """By name, one entry per row that is watched or counts in any term, in their order; empty where none does."""
         seen, self._seen = self._seen or [], None
         return {name: torch.cat([chunk[name] for chunk in seen]) for name in self.names} if seen else {}
 
@@ -77,7 +78,10 @@ class LinearCall:
 
     @cached_property
     def _labels(self) -> Tensor:
-        return joint_labels([term.demand for term in self.terms])
+        demands, watch = [term.demand for term in self.terms], self.linear.watch
+        if watch is not None and watch.labels is not None:
+            demands.append(Demand(labels=watch.labels, names=watch.names))
+        return joint_labels(demands)
 
     @cached_property
     def _places(self) -> Tensor | None:
@@ -137,7 +141,6 @@ class LinearCall:
         dense = self.linear.engine == "dense"
         source = DenseSource(self.linear.dense()) if dense else LinearSource(self.linear, demands)
         if watch is not None:
-            watch.valid = self._labels != IGNORED
             watch.observe(source.tokens(self._labels, watch.names))
         return source
 
@@ -145,8 +148,6 @@ class LinearCall:
         """The loss, with its gradients formed chunk by chunk in the forward pass."""
         work, places, classes = self._work, self._places, self.linear.vocab
         watch = self.linear.watch
-        if watch is not None:
-            watch.valid = self._labels != IGNORED
         if debugging():
             with torch.no_grad():
                 LinearSource(self.linear, [term.demand for term in self.terms]).check_values()

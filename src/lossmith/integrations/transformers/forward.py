@@ -75,7 +75,9 @@ class LossForward:
             detached = linear.with_parts(hidden, linear.weight.detach(), bias)
             parts = self.loss.breakdown(logits=detached, labels=batch.labels, **asked)
             self.training_figures.add_gradients(gradient_squares(parts, hidden))
-        linear.watch = watch = Watch(("token_logps", "entropy") if self._logs_now() else ("token_logps",))
+        names = ("token_logps", "entropy") if self._logs_now() else ("token_logps",)
+        # All labels, whatever the scopes of the terms: the NLL of training is that of evaluation.
+        linear.watch = watch = Watch(names, batch.labels)
         value = self.loss(logits=linear, labels=batch.labels, **asked)
         # Where no label counts nothing was seen; the other ranks add up all the same.
         self._note_training(watch.take() or {name: linear.hidden.new_empty(0) for name in watch.names})
