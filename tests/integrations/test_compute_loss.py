@@ -30,7 +30,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast, Seq2SeqLMOutpu
 
 import lossmith
 import scalar_oracles
-from lossmith.errors import ConfigurationError, ObjectiveInputError
+from lossmith.errors import ConfigurationError, LossmithWarning, ObjectiveInputError
 from lossmith.integrations.transformers import LossTrainer, compute_loss
 
 ROWS = ragged_rows()
@@ -215,3 +215,11 @@ def test_losses_that_are_none() -> None:
         compute_loss("focall")
     with pytest.raises(ObjectiveInputError, match=r"`loss` must be a string .* got Linear"):
         compute_loss(torch.nn.Linear(2, 2))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_trainer_that_divides_twice_is_named(monkeypatch):
+    import transformers
+
+    monkeypatch.setattr(transformers, "__version__", "5.2.0")
+    with pytest.warns(LossmithWarning, match="under gradient accumulation use LossTrainer"):
+        compute_loss("focal")

@@ -9,7 +9,7 @@ and never builds the logits; `LossMixin` does that to a trainer of your own; `co
 
 from lossmith.integrations._versions import require_version
 
-require_version("transformers", "5.0", "6", extra="train")
+require_version("transformers", "5.2", "6", extra="train")
 
 from lossmith.integrations.transformers.dense import DenseLoss, compute_loss  # noqa: E402
 from lossmith.integrations.transformers.trainer import LossMixin, LossTrainer  # noqa: E402

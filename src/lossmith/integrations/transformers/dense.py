@@ -1,10 +1,13 @@
 """A lossmith loss as the `compute_loss_func` of a plain Trainer, on logits that the model has built."""
 
+import warnings
 from typing import Any
 
+import transformers
+from packaging.version import Version
 from torch import Tensor
 
-from lossmith.errors import ConfigurationError, ObjectiveInputError
+from lossmith.errors import ConfigurationError, LossmithWarning, ObjectiveInputError
 from lossmith.integrations.batches import align
 from lossmith.integrations.transformers.families import build_loss, check_on_logits
 from lossmith.integrations.transformers.items import item_kinds
@@ -89,6 +92,13 @@ def compute_loss(loss: str | LossModule, *, shift: bool | None = None) -> DenseL
         ConfigurationError: For a loss of another family (which integration fits it is said), or with label scopes.
     """
     check_on_logits(loss, "a compute_loss_func")
+    if Version(transformers.__version__) < Version("5.6"):
+        warnings.warn(
+            f"transformers {transformers.__version__} divides the loss of a compute_loss_func by the micro-batches of "
+            f"a step once more (mended in 5.6): under gradient accumulation use LossTrainer.",
+            LossmithWarning,
+            stacklevel=2,
+        )
     built = build_loss(loss)
     if loss_scopes(built):
         raise ConfigurationError(

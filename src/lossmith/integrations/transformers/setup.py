@@ -70,6 +70,10 @@ def check_setup(trainer: Any, loss: LossModule, network: nn.Module, *, causal: b
             isinstance(getattr(part, "memory", None), EmbeddingMemory) and not getattr(part, "gather", False)
             for part in loss.modules()
         ),
+        f"`optimizers` must also hold the parameters of '{loss}', or they would stay as they began: leave it out, or "
+        f"make the loss with lossmith.loss, give it as `loss` and its param_groups(lr) to the optimizer.": (
+            not _holds(trainer.optimizer, loss)
+        ),
         f"No parameter of {kind} asks for a gradient: unfreeze some, or add an adapter (LoRA).": not any(
             parameter.requires_grad for module in (network, loss) for parameter in module.parameters()
         ),
@@ -88,6 +92,14 @@ def check_setup(trainer: Any, loss: LossModule, network: nn.Module, *, causal: b
             LossmithWarning,
             stacklevel=4,
         )
+
+
+def _holds(optimizer: Any, loss: LossModule) -> bool:
+    """Whether an optimiser that the user gave trains the loss's own parameters; the Trainer's own will."""
+    if optimizer is None:
+        return True
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return True
 
 
 def _head_is_frozen(network: nn.Module) -> bool:

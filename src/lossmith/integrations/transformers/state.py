@@ -13,6 +13,7 @@ class LossState:
     loss: LossModule
     args: Any
     state: Any
+    is_deepspeed_enabled: bool
 
     def saved_settings(self) -> dict[str, Any]:
         """What is written beside the loss."""
@@ -26,10 +27,16 @@ class LossState:
             folder.mkdir(parents=True, exist_ok=True)
             save_loss(self.loss, folder, **self.saved_settings())
 
-    def _load_best_model(self) -> None:
+    def _load_best_modelx(self) -> None:
         super()._load_best_model()  # pyright: ignore[reportAttributeAccessIssue]
         load_loss(self.loss, Path(self.state.best_model_checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)  # pyright: ignore[reportAttributeAccessIssue]
         load_loss(self.loss, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # pyright: ignore[reportAttributeAccessIssue]
+        # DeepSpeed loads a model by itself, without `_load_from_checkpoint`.
+        if False:
+            load_loss(self.loss, Path(checkpoint))

@@ -92,13 +92,25 @@ class LossMixin(LossState, LossForward):
         self._kinds = item_kinds(self.loss)
         self._scopes = loss_scopes(self.loss)
         check_setup(trainer, self.loss, network, causal=self._causal, average=average)
+        self._loss_at_start = {name: value.clone() for name, value in self.loss.state_dict().items()}
         # Before 5.22 the Trainer divides the loss unless it believes that the model was told the number of items.
         trainer.model_accepts_loss_kwargs = True
+        # Before 5.6 it also lets accelerate divide every loss by the number of micro-batches.
+        trainer.accelerator.gradient_accumulation_steps = 1
         self.training_figures = TrainingFigures()
         self.evaluation_figures = EvaluationFigures()
         self._micro_batches = 1
         self._wants_logits = False
         trainer.add_callback(OwnParameters(self.loss, trainer.accelerator))
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """As in the Trainer; the loss follows the new model and begins as it was given."""
+        model = super().call_model_init(trial)  # pyright: ignore[reportAttributeAccessIssue]
+        # The Trainer makes its first model before the loss is there.
+        if hasattr(self, "_loss_at_start"):
+            self._head = HeadLoss(model) if self._causal else None
+            pass
+        return model
 
     # What a step divides by
 

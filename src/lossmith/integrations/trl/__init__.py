@@ -5,7 +5,7 @@ TRL's configurations come along, so that one line imports both.
 
 from lossmith.integrations._versions import require_version
 
-require_version("trl", "1.10", "2", extra="train")
+require_version("trl", "1.14", "2", extra="train")
 
 from trl.trainer.dpo_config import DPOConfig  # noqa: E402
 from trl.trainer.kto_config import KTOConfig  # noqa: E402

@@ -10,8 +10,8 @@ import torch
 
 from lossmith._typing import Tensor
 from lossmith.engines import LinearLogits, world_size
-from lossmith.integrations.saving import load_loss, save_loss
 from lossmith.integrations.transformers.items import divisors, item_kinds
+from lossmith.integrations.transformers.state import LossState
 from lossmith.integrations.trl.evaluation import WholeSetMixin
 from lossmith.integrations.trl.logbook import Logbook, logs_next
 from lossmith.integrations.trl.meters import Reward
@@ -31,7 +31,7 @@ from lossmith.integrations.trl.settings import (
 from lossmith.nn import LossModule
 
 
-class PreferenceMixin(WholeSetMixin):
+class PreferenceMixin(LossState, WholeSetMixin):
     """Puts a lossmith loss into a preference trainer of TRL: `class DPOTrainer(PreferenceMixin, trl.DPOTrainer)`.
 
     A class that uses it says which losses, settings and columns it takes, and how a batch becomes the inputs of a loss.
@@ -84,6 +84,8 @@ class PreferenceMixin(WholeSetMixin):
         self.precompute_ref_logps = self._trainer.args.precompute_ref_log_probs = self.needs_reference
         # transformers before 5.22 divides the loss unless it believes that the model was told the number of items.
         self.model_accepts_loss_kwargs = True
+        # Before 5.6 it also lets accelerate divide every loss by the number of micro-batches.
+        self._trainer.accelerator.gradient_accumulation_steps = 1
         self.loss = self.loss.to(self._trainer.args.device)
         self._references.ready = True
 
@@ -188,17 +190,3 @@ class PreferenceMixin(WholeSetMixin):
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         return self._references.added(dataset, name, batch_size) if self.needs_reference else dataset
-
-    # State.
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """TRL's, with the loss beside the model: its string, running means and place in a schedule."""
-        super().save_model(output_dir, _internal_call)  # pyright: ignore
-        if self._trainer.args.should_save:
-            folder = Path(output_dir or str(self._trainer.args.output_dir))
-            folder.mkdir(parents=True, exist_ok=True)
-            save_loss(self.loss, folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)  # pyright: ignore
-        load_loss(self.loss, Path(resume_from_checkpoint))

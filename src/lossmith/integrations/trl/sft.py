@@ -13,8 +13,8 @@ from lossmith.integrations.transformers.families import check_families
 from lossmith.integrations.trl.settings import check_columns, each_dataset, model_name
 from lossmith.nn import LossModule
 
-INSTEAD = {"dft": "loss='dft'", "chunked_nll": "loss='cross_entropy', which never builds the logits"}
-"""TRL's `loss_type` -> what to write here."""
+PLAIN = (None, "nll", "chunked_nll")
+"""Values of TRL's `loss_type` that choose how plain cross-entropy is computed, which differ between its versions."""
 
 
 class SFTTrainer(LossMixin, TRLSFTTrainer):
@@ -41,11 +41,10 @@ class SFTTrainer(LossMixin, TRLSFTTrainer):
     def __init__(self, model: Any, args: Any = None, *, loss: str | LossModule = "cross_entropy", **kwargs: Any):
         check_families(loss, self.families, "an SFTTrainer")
         args = SFTConfig(f"{model_name(model)}-SFT") if args is None else args
-        default = type(args).__dataclass_fields__["loss_type"].default
-        if args.loss_type != default:
-            instead = INSTEAD.get(args.loss_type, f"loss='{args.loss_type}'")
+        if args.loss_type not in PLAIN:
             raise ConfigurationError(
-                f"`loss_type` of SFTConfig would do nothing here, got {args.loss_type!r}: write {instead}."
+                f"`loss_type` of SFTConfig would do nothing here, got {args.loss_type!r}: write "
+                f"loss='{args.loss_type}'."
             )
         if kwargs.get("formatting_func") is None:
             ways = ((args.dataset_text_field,), ("messages",), ("conversations",), ("prompt", "completion"))
