@@ -35,6 +35,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    Trainer,
 )
 
 import lossmith
@@ -258,6 +259,43 @@ def test_the_best_model_comes_back_with_its_proxies(trainer_of: Any, tmp_path: P
     assert_close(dict(trainer.loss.state_dict()), load_file(best / "loss.safetensors"))
     last = load_file(best.parent / "checkpoint-3" / "loss.safetensors")
     assert not torch.equal(next(iter(last.values())), next(iter(trainer.loss.state_dict().values())))
+
+
+@pytest.mark.filterwarnings("ignore:Moving the following")
+@pytest.mark.parametrize("loss", ["focal", JOINT])
+def test_a_model_that_is_made_for_each_training(tmp_path: Path, loss: str) -> None:
+    """With `model_init` the Trainer makes a new model when training begins: the loss follows it, and begins anew."""
+    own = {"train_dataset": ROWS, "data_collator": padded()} if loss == "focal" else {}
+    own = own or {"train_dataset": classified(), "data_collator": text_batch}
+    made_by = (lambda: causal_model()) if loss == "focal" else (lambda: bert())
+    trainer = LossTrainer(args=arguments(tmp_path, max_steps=2), model_init=made_by, loss=loss, **own)
+    runs = []
+    for _ in range(2):
+        trainer.train()
+        runs.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    again = LossTrainer(made_by(), arguments(tmp_path, max_steps=2), loss=trainer.loss, **own)
+    again.loss.load_state_dict(trainer._loss_at_start)
+    again.train()
+    assert runs[0] == runs[1] == [entry["loss"] for entry in again.state.log_history if "loss" in entry]
+    assert len(runs[0]) == 2
+
+
+@pytest.mark.parametrize("deepspeed", [True, False])
+def test_the_loss_comes_back_however_the_model_is_loaded(
+    trainer_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deepspeed: bool
+) -> None:
+    """DeepSpeed's branch of `Trainer` calls `_load_optimizer_and_scheduler` and no `_load_from_checkpoint`."""
+    trainer, folder = trainer_of(JOINT, **texts()), tmp_path / "saved"
+    trainer.save_model(str(folder))
+    saved = {name: value.clone() for name, value in trainer.loss.state_dict().items()}
+    with torch.no_grad():
+        next(trainer.loss.parameters()).add_(1)
+    trainer.create_optimizer_and_scheduler(4)
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", deepspeed)
+    monkeypatch.setattr(Trainer, "_load_optimizer_and_scheduler", lambda self, checkpoint: None)
+    trainer._load_optimizer_and_scheduler(None)
+    trainer._load_optimizer_and_scheduler(str(folder))
+    assert all(torch.equal(value, saved[name]) for name, value in trainer.loss.state_dict().items()) is deepspeed
 
 
 # Evaluation

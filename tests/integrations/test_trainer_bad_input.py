@@ -217,6 +217,24 @@ def test_a_learning_rate_for_proxies(make: Any) -> None:
     assert trainer.state.global_step == 0
 
 
+def test_an_optimizer_without_the_proxies(make: Any) -> None:
+    """Regression 27: proxies that nobody trains stay random without a word."""
+    model = bert()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ConfigurationError) as caught:
+        make("soft_triple", model, collate=classes, own={"optimizers": (sgd, None)})
+    assert sentence(caught) == (
+        "`optimizers` must also hold the parameters of 'soft_triple', or they would stay as they began: leave it out, "
+        "or make the loss with lossmith.loss, give it as `loss` and its param_groups(lr) to the optimizer."
+    )
+    loss = lossmith.loss("soft_triple", num_classes=3, embedding_dim=HIDDEN)
+    sgd.add_param_group(loss.param_groups(0.1)[0])
+    before = next(loss.parameters()).detach().clone()
+    make(loss, model, collate=classes, own={"optimizers": (sgd, None)}).train()
+    assert not torch.equal(next(loss.parameters()), before)
+    make("supcon", model, collate=classes, own={"optimizers": (torch.optim.SGD(model.parameters(), lr=0.1), None)})
+
+
 # Models
 
 

@@ -229,6 +229,17 @@ def test_resume_with_a_running_estimate_is_bit_equal(trainer_of, tmp_path):
     assert int(whole.loss.terms[0].running_kl.count) == 12
 
 
+def test_the_best_model_comes_back_with_its_running_estimate(trainer_of):
+    every_step = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trainer = trainer_of(
+        "kto(running_kl=True)", eval_dataset=made.completions(), max_steps=3, load_best_model_at_end=True,
+        metric_for_best_model="eval_loss", greater_is_better=True, **every_step,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+    assert int(trainer.loss.running_kl.count) == 8
+
+
 def test_pairs_are_taken_apart(trainer_of):
     trainer = trainer_of("kto", data=made.pairs())
     assert len(trainer.train_dataset) == 16

@@ -99,7 +99,7 @@ def _holds(optimizer: Any, loss: LossModule) -> bool:
     if optimizer is None:
         return True
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return True
+    return all(id(parameter) in known for parameter in loss.parameters())
 
 
 def _head_is_frozen(network: nn.Module) -> bool:

@@ -27,7 +27,7 @@ class LossState:
             folder.mkdir(parents=True, exist_ok=True)
             save_loss(self.loss, folder, **self.saved_settings())
 
-    def _load_best_modelx(self) -> None:
+    def _load_best_model(self) -> None:
         super()._load_best_model()  # pyright: ignore[reportAttributeAccessIssue]
         load_loss(self.loss, Path(self.state.best_model_checkpoint))
 
@@ -38,5 +38,5 @@ class LossState:
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # pyright: ignore[reportAttributeAccessIssue]
         # DeepSpeed loads a model by itself, without `_load_from_checkpoint`.
-        if False:
+        if checkpoint is not None and self.is_deepspeed_enabled:
             load_loss(self.loss, Path(checkpoint))

@@ -109,7 +109,7 @@ class LossMixin(LossState, LossForward):
         # The Trainer makes its first model before the loss is there.
         if hasattr(self, "_loss_at_start"):
             self._head = HeadLoss(model) if self._causal else None
-            pass
+            self.loss.load_state_dict(self._loss_at_start)
         return model
 
     # What a step divides by
