@@ -430,7 +430,7 @@ def test_other_versions_are_refused(version: str, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigurationError) as caught:
         require_version("transformers", "5.0", "6", extra="train")
     assert sentence(caught) == (
-        f"`transformers` must be >= 5.0 and < 6 for this integration, got {version}: "
+        f"`transformers` must be >= 5.2 and < 6 for this integration, got {version}: "
         f"pip install 'transformers>=5.0,<6'."
     )
 
@@ -461,4 +461,4 @@ def test_the_package_asks_for_its_version_when_imported() -> None:
         "    print(type(error).__name__, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.startswith("ConfigurationError `transformers` must be >= 5.0 and < 6")
+    assert done.stdout.startswith("ConfigurationError `transformers` must be >= 5.2 and < 6")

@@ -487,7 +487,7 @@ def test_a_beta_that_is_the_losss_own_is_fine(trainer_of):
     ("loss", "kind", "said"),
     [
         ("focal", ConfigurationError, r"'focal' is a token loss, which compares no completions.*SFTTrainer"),
-        ("kto", ConfigurationError, r"'kto' is a unpaired loss, which a DPOTrainer cannot train: use .*KTOTrainer"),
+        ("kto", ConfigurationError, r"'kto' is an unpaired loss, which a DPOTrainer cannot train: use .*KTOTrainer"),
         ("supcon", ConfigurationError, r"'supcon' is a metric loss, which a DPOTrainer cannot train"),
         ("dpo + 0.1*focal[answer]", ConfigurationError, r"names the scope \[answer\]"),
         ("dpo +", CompositionError, "This composition cannot be read"),
