@@ -385,6 +385,36 @@ def test_evaluation_while_training_leaves_its_figures_alone(trainer_of: Any) -> 
         assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("settings", "logged"),
+    [
+        ({"logging_steps": 3}, [3, 6]),
+        ({"logging_steps": 3, "logging_first_step": True}, [1, 3, 6]),
+        # 5 micro-batches make steps of 2, 2 and 1.
+        ({"logging_strategy": "epoch"}, [3, 6]),
+        ({"logging_strategy": "epoch", "max_steps": 5, "num_train_epochs": 7}, [3, 5]),
+        ({"logging_strategy": "epoch", "gradient_accumulation_steps": 5}, [1, 2]),
+        ({"logging_strategy": "no"}, []),
+    ],
+)
+def test_entropy_is_made_on_steps_that_are_logged(trainer_of: Any, settings: dict[str, Any], logged: list[int]) -> None:
+    cut = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    trainer, steps = trainer_of("focal", rows=ROWS[:5], **{**cut, **settings}), set()
+    add = trainer.training_figures.add
+
+    def seen(name: str, values: Tensor) -> None:
+        if name == "entropy":
+            steps.add(trainer.state.global_step + 1)
+        add(name, values)
+
+    trainer.training_figures.add = seen
+    trainer.train()
+    assert sorted(steps) == logged
+    at = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
+    assert all("entropy" in entry for entry in trainer.state.log_history if "loss" in entry)
+    assert at == logged
+
+
 def test_metrics_get_the_logits_where_they_are_asked_for(trainer_of: Any) -> None:
     seen: dict[str, Any] = {}
 

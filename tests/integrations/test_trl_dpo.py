@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from torch.testing import assert_close
+from transformers import TrainingArguments
 from trl import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -536,3 +537,10 @@ def test_what_needs_logits_or_a_linear_head_is_refused(trainer_of):
     model.lm_head = torch.nn.Sequential(torch.nn.Tanh())
     with pytest.raises(ModelError, match=r"must be a linear map"):
         trainer_of("dpo", model=model)
+
+
+def test_plain_training_arguments_are_refused(tmp_path):
+    """TRL's own trainer fails on an attribute that they lack."""
+    args = TrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ConfigurationError, match=r"`args` must be .*\(DPOConfig, KTOConfig\), got TrainingArguments\."):
+        DPOTrainer(llama(), args=args, train_dataset=made.pairs(), processing_class=made.words())

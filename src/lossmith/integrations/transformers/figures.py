@@ -1,7 +1,9 @@
 """What is logged beside a loss: plain NLL, entropy, shares of the gradient; exact means over an evaluation set."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,3 +88,19 @@ def gradient_squares(parts: Mapping[str, Tensor], shared: Tensor) -> dict[str, T
 def has_terms(loss: LossModule) -> bool:
     """Whether it is a sum of several terms."""
     return len(getattr(loss, "terms", ())) > 1
+
+
+def logs_next(args: Any, state: Any) -> bool:
+    """Whether transformers' Trainer is going to log after the optimiser step under way."""
+    step, strategy = state.global_step + 1, args.logging_strategy
+    if strategy == "steps":
+        return step % max(state.logging_steps, 1) == 0 or (args.logging_first_step and step == 1)
+    if strategy != "epoch":
+        return False
+    if step >= state.max_steps:
+        return True
+    if not state.epoch:
+        return state.max_steps <= state.num_train_epochs
+    # Steps are equally long but for a shorter one at the end of an epoch.
+    after = state.epoch * step / state.global_step
+    return math.floor(after + 1e-6) > math.floor(state.epoch + 1e-6)

@@ -16,6 +16,7 @@ from lossmith.integrations.transformers.figures import (
     TrainingFigures,
     gradient_squares,
     has_terms,
+    logs_next,
 )
 from lossmith.integrations.transformers.items import ItemKind, count_items
 from lossmith.integrations.transformers.rows import batch_sums, kinds_of_terms
@@ -153,11 +154,7 @@ class LossForward:
 
     def _logs_now(self) -> bool:
         """Whether this step is logged: entropy and shares of the gradient are made then only."""
-        args, state = self._trainer.args, self._trainer.state
-        step = state.global_step + 1
-        if args.logging_strategy == "steps" and state.logging_steps:
-            return step % state.logging_steps == 0 or (args.logging_first_step and step == 1)
-        return args.logging_strategy != "no"
+        return logs_next(self._trainer.args, self._trainer.state)
 
     def _note_training(self, seen: Mapping[str, Tensor]) -> None:
         self.training_figures.add("nll", -seen["token_logps"])

@@ -1,9 +1,7 @@
 """What is noted from step to step and read when a trainer logs: means, shares of the gradient, the alarm."""
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 
@@ -66,12 +64,3 @@ class Logbook:
         self._squares.clear()
         shares = norms / norms.sum().clamp(min=torch.finfo(norms.dtype).tiny)
         return {f"gradient_share/{name}": share for name, share in zip(names, shares.tolist(), strict=True)}
-
-
-def logs_next(args: Any, state: Any) -> bool:
-    """Whether transformers' Trainer is going to log after the optimiser step under way."""
-    step, strategy = state.global_step + 1, args.logging_strategy.value
-    if strategy == "steps":
-        return step % max(state.logging_steps, 1) == 0 or (args.logging_first_step and step == 1)
-    per_epoch = math.ceil(state.max_steps / max(state.num_train_epochs, 1))
-    return strategy == "epoch" and step % max(per_epoch, 1) == 0

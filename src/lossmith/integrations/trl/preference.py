@@ -10,10 +10,11 @@ import torch
 
 from lossmith._typing import Tensor
 from lossmith.engines import LinearLogits, world_size
+from lossmith.integrations.transformers.figures import logs_next
 from lossmith.integrations.transformers.items import divisors, item_kinds
 from lossmith.integrations.transformers.state import LossState
 from lossmith.integrations.trl.evaluation import WholeSetMixin
-from lossmith.integrations.trl.logbook import Logbook, logs_next
+from lossmith.integrations.trl.logbook import Logbook
 from lossmith.integrations.trl.meters import Reward
 from lossmith.integrations.trl.references import References
 from lossmith.integrations.trl.scoring import Scored, gathered

@@ -6,6 +6,7 @@ from typing import Any
 
 from lossmith.errors import ConfigurationError, DataError, ObjectiveInputError
 from lossmith.integrations.transformers.families import PLACES, build_loss, check_families
+from lossmith.integrations.transformers.setup import loss_scopes
 from lossmith.nn import LossModule, ObjectiveModule, WeightedSum
 
 OURS = {
@@ -88,8 +89,7 @@ def read_loss(given: str | LossModule, *, family: str, trainer: str) -> LossModu
     loss = build_loss(given)
     if not terms_of(loss):
         raise ObjectiveInputError(f"`loss` must come from lossmith.loss, got {type(given).__name__}.")
-    scopes = [term.scope for term in loss.composition.terms if term.scope] if isinstance(loss, WeightedSum) else []
-    if scopes:
+    if scopes := loss_scopes(loss):
         raise ConfigurationError(
             f"'{loss}' names the scope [{scopes[0]}], but the data of a {trainer} has none: its terms on logits see "
             f"the good completions, leave the scope out."
@@ -110,6 +110,10 @@ def check_settings(args: Any, loss: LossModule, table: Mapping[str, Setting], *,
         ConfigurationError: With what to write instead.
     """
     config = type(args).__name__
+    if not hasattr(args, "loss_type"):
+        raise ConfigurationError(
+            f"`args` must be the configuration of TRL's trainer (DPOConfig, KTOConfig), got {config}."
+        )
     chosen = [args.loss_type] if isinstance(args.loss_type, str) else list(args.loss_type)
     if chosen != [loss_type]:
         names = " + ".join(OURS.get(name, name) for name in chosen)

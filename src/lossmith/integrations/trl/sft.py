@@ -41,13 +41,14 @@ class SFTTrainer(LossMixin, TRLSFTTrainer):
     def __init__(self, model: Any, args: Any = None, *, loss: str | LossModule = "cross_entropy", **kwargs: Any):
         check_families(loss, self.families, "an SFTTrainer")
         args = SFTConfig(f"{model_name(model)}-SFT") if args is None else args
-        if args.loss_type not in PLAIN:
+        # TRL turns plain TrainingArguments into an SFTConfig, with the defaults of what they lack.
+        loss_type, text = (getattr(args, name, _default(name)) for name in ("loss_type", "dataset_text_field"))
+        if loss_type not in PLAIN:
             raise ConfigurationError(
-                f"`loss_type` of SFTConfig would do nothing here, got {args.loss_type!r}: write "
-                f"loss='{args.loss_type}'."
+                f"`loss_type` of SFTConfig would do nothing here, got {loss_type!r}: write loss='{loss_type}'."
             )
         if kwargs.get("formatting_func") is None:
-            ways = ((args.dataset_text_field,), ("messages",), ("conversations",), ("prompt", "completion"))
+            ways = ((text,), ("messages",), ("conversations",), ("prompt", "completion"))
             for split in ("train", "eval"):
                 for name, dataset in each_dataset(kwargs.get(f"{split}_dataset"), split):
                     check_columns(dataset, name, (*ways, ("input_ids",)), "SFTTrainer")
@@ -61,3 +62,7 @@ class SFTTrainer(LossMixin, TRLSFTTrainer):
             self._total_train_tokens += int(self.add_up(seen.to(self.args.device)))
             self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def _default(name: str) -> Any:
+    return SFTConfig.__dataclass_fields__[name].default
