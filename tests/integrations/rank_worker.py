@@ -51,7 +51,7 @@ import lossmith
 from lossmith.errors import LossmithError
 from lossmith.integrations.batches import align
 from lossmith.integrations.lm_head import HeadLoss
-from lossmith.integrations.transformers import LossTrainer
+from lossmith.integrations.transformers import LossTrainer, compute_loss
 
 
 class Recorder(TrainerCallback):
@@ -166,7 +166,7 @@ class Run:
         self.tensors: dict[str, Tensor] = {}
         self.notes: dict[str, Any] = {}
 
-    def train(self, trainer: LossTrainer, prefix: str, **resume: Any) -> list[dict[str, float]]:
+    def train(self, trainer: Any, prefix: str, **resume: Any) -> list[dict[str, float]]:
         """Train, recording under this prefix."""
         trainer.add_callback(recorder := Recorder(prefix, self.tensors))
         recorder.trainer = trainer
@@ -196,6 +196,20 @@ class Run:
             for rank, mine in enumerate(([0, 1, 4, 5], [2, 3, 6, 7])):
                 trainer = make(case, "alone", "4x2", folder, rows=[rows[place] for place in mine], max_steps=1)
                 self.train(trainer, f"own means of {rank}")
+
+    def dense(self) -> None:
+        """A plain Trainer with a `compute_loss_func`."""
+        with tempfile.TemporaryDirectory() as folder:
+            fused = make(CASES["cross_entropy"], "ddp", "2x2", folder, max_steps=1)
+            trainer = transformers.Trainer(
+                fused.model,
+                fused.args,
+                train_dataset=fused.train_dataset,
+                data_collator=collate,
+                compute_loss_func=compute_loss("cross_entropy"),
+            )
+            trainer.loss = fused.loss
+            self.train(trainer, "dense")
 
     def resume(self, name: str, wrapper: str) -> None:
         """Three steps at once, and the third after two from a checkpoint, with other weights at first."""
@@ -264,6 +278,7 @@ def main(folder: str, *names: str) -> None:
     if not alone:
         for name, wrapper in RESUMED:
             jobs[f"resume {name}/{wrapper}"] = partial(run.resume, name, wrapper)
+        jobs["dense"] = run.dense
         jobs["refusals"] = run.refusals
     for name, job in jobs.items():
         if names and name.partition("/")[0] not in names:

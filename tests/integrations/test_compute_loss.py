@@ -25,6 +25,7 @@ from causal_cases import (
     ragged_rows,
     spread_out,
 )
+from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, Trainer
 from transformers.modeling_outputs import CausalLMOutputWithPast, Seq2SeqLMOutput, TokenClassifierOutput
 
@@ -75,6 +76,24 @@ def test_equals_the_loss_trainer_under_accumulation(step: Any, loss: str) -> Non
         found, plain = step(size, parts, compute_loss_func=compute_loss(loss))
         assert distance(found, expected) < TOLERANCE, (size, parts)
         assert log_entry(plain)["loss"] == pytest.approx(log_entry(trainer)["loss"], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("target", ["q_proj", "lm_head"])
+def test_adapters_and_checkpointing(step: Any, target: str) -> None:
+    def adapted() -> Any:
+        torch.manual_seed(0)
+        config = LoraConfig(r=3, target_modules=[target], init_lora_weights=False)
+        return get_peft_model(causal_model("Llama"), config).double()
+
+    expected, _ = step(model=adapted(), loss="focal")
+    for checkpointed in (False, True):
+        model = adapted()
+        if checkpointed:
+            model.train().gradient_checkpointing_enable()
+            model.enable_input_require_grads()
+        found, _ = step(2, 4, model=model, compute_loss_func=compute_loss("focal"))
+        assert distance(found, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("loss", [SEQUENCE, f"0.6*cross_entropy + 0.4*{SEQUENCE}", "cross_entropy + lovasz_softmax"])

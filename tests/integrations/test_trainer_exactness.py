@@ -309,5 +309,7 @@ def test_contract_with_the_trainer() -> None:
     ]
     assert "num_items_in_batch" in inspect.signature(Trainer.compute_loss).parameters
     assert "num_items_in_batch" in inspect.signature(Trainer.training_step).parameters
-    for name in ("_set_signature_columns_if_needed", "_load_from_checkpoint", "_load_best_model", "_save"):
+    for name in ("_set_signature_columns_if_needed", "_load_best_model", "call_model_init"):
         assert callable(getattr(Trainer, name))
+    for name in ("_load_from_checkpoint", "_load_optimizer_and_scheduler"):
+        assert f"self.{name}(resume_from_checkpoint" in inspect.getsource(Trainer), name

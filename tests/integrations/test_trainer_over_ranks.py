@@ -177,6 +177,13 @@ def test_one_rank_is_plain_torch(processes: Processes) -> None:
     _compare(processes.alone.under("cross_entropy/alone/8x1/1/grad/"), expected, _norm(expected))
 
 
+def test_a_compute_loss_func(processes: Processes) -> None:
+    """Of a plain Trainer, two micro-batches on each of two ranks: it multiplies by the ranks what it had counted."""
+    expected = processes.alone.under("cross_entropy/alone/8x1/1/grad/")
+    for result in processes.ranks:
+        _compare(result.under("dense/1/grad/"), expected, _norm(expected))
+
+
 def test_own_means(processes: Processes) -> None:
     """Without `average_tokens_across_devices` each rank divides by its own labels, and the means are averaged."""
     first, second = (processes.alone.under(f"own means of {rank}/1/grad/") for rank in (0, 1))
