@@ -15,6 +15,7 @@ from causal_cases import DECODER, HIDDEN, VOCAB, Recorder, arguments, causal_mod
 from torch import nn
 from transformers import (
     BertConfig,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertModel,
     LlamaConfig,
@@ -308,6 +309,17 @@ class NoStates(nn.Module):
 
     def forward(self, input_ids: Any, attention_mask: Any = None, labels: Any = None, **kwargs: Any) -> Any:
         return SequenceClassifierOutput(logits=self.head(self.inner(input_ids, attention_mask).pooler_output))
+
+
+def test_a_model_without_logits(make: Any) -> None:
+    trainer = make("focal", BertForQuestionAnswering(BertConfig(**BERT)))
+    with pytest.raises(ModelError) as caught:
+        trainer.train()
+    assert sentence(caught) == (
+        "BertForQuestionAnswering returns no `logits`, only `start_logits`, `end_logits`: use a causal language model or "
+        "a classifier of texts or tokens."
+    )
+    assert trainer.state.global_step == 0
 
 
 def test_a_model_without_hidden_states(make: Any) -> None:

@@ -95,6 +95,11 @@ class LossForward:
             outputs = model(**given, return_dict=True, **({"output_hidden_states": True} if reads_embeddings else {}))
         finally:
             handle.remove()
+        if "logits" not in outputs:
+            raise ModelError(
+                f"{type(network).__name__} returns no `logits`, only {', '.join(f'`{name}`' for name in outputs)}: use a "
+                f"causal language model or a classifier of texts or tokens."
+            )
         inputs: dict[str, Tensor] = {"logits": outputs.logits, "labels": batch.labels}
         shared = outputs.logits
         if reads_embeddings:
