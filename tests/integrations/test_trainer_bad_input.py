@@ -312,12 +312,14 @@ class NoStates(nn.Module):
 
 
 def test_a_model_without_logits(make: Any) -> None:
-    trainer = make("focal", BertForQuestionAnswering(BertConfig(**BERT)))
+    trainer = make(
+        "focal", BertForQuestionAnswering(BertConfig(**{**BERT, "num_labels": 2})), remove_unused_columns=False
+    )
     with pytest.raises(ModelError) as caught:
         trainer.train()
     assert sentence(caught) == (
-        "BertForQuestionAnswering returns no `logits`, only `start_logits`, `end_logits`: use a causal language model or "
-        "a classifier of texts or tokens."
+        "BertForQuestionAnswering returns no `logits`, only `start_logits`, `end_logits`: use a causal language model "
+        "or a classifier of texts or tokens."
     )
     assert trainer.state.global_step == 0
 
@@ -440,17 +442,17 @@ def test_a_checkpoint_that_lost_its_proxies(make: Any, tmp_path: Path) -> None:
 def test_other_versions_are_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: version)
     with pytest.raises(ConfigurationError) as caught:
-        require_version("transformers", "5.0", "6", extra="train")
+        require_version("transformers", "5.2", "6", extra="train")
     assert sentence(caught) == (
         f"`transformers` must be >= 5.2 and < 6 for this integration, got {version}: "
-        f"pip install 'transformers>=5.0,<6'."
+        f"pip install 'transformers>=5.2,<6'."
     )
 
 
 def test_versions_within_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    for version in ("5.0.0", "5.23.0", "5.24.0.dev0", "5.99.1"):
+    for version in ("5.2.0", "5.23.0", "5.24.0.dev0", "5.99.1"):
         monkeypatch.setattr(metadata, "version", lambda name, version=version: version)
-        require_version("transformers", "5.0", "6", extra="train")
+        require_version("transformers", "5.2", "6", extra="train")
 
 
 def test_what_is_not_installed() -> None:

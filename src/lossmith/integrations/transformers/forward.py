@@ -97,8 +97,8 @@ class LossForward:
             handle.remove()
         if "logits" not in outputs:
             raise ModelError(
-                f"{type(network).__name__} returns no `logits`, only {', '.join(f'`{name}`' for name in outputs)}: use a "
-                f"causal language model or a classifier of texts or tokens."
+                f"{type(network).__name__} returns no `logits`, only {', '.join(f'`{name}`' for name in outputs)}: use "
+                f"a causal language model or a classifier of texts or tokens."
             )
         inputs: dict[str, Tensor] = {"logits": outputs.logits, "labels": batch.labels}
         shared = outputs.logits
