@@ -135,6 +135,8 @@ def test_what_does_not_fit_is_refused(trainer_of):
         trainer_of("lrml")
     with pytest.raises(ConfigurationError, match=r"'soft_triple' is a metric loss"):
         trainer_of(lossmith.loss("soft_triple", num_classes=3, embedding_dim=16))
+    with pytest.raises(ConfigurationError, match=r"TRL's collator drops the column `answer_mask`: give a `data_coll"):
+        trainer_of("cross_entropy + focal[answer]")
     with pytest.raises(DataError, match="needs the columns `text` or"):
         trainer_of(data=Dataset.from_dict({"question": ["w1 w2 "]}))
 

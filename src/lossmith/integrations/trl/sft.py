@@ -53,6 +53,11 @@ class SFTTrainer(LossMixin, TRLSFTTrainer):
                 for name, dataset in each_dataset(kwargs.get(f"{split}_dataset"), split):
                     check_columns(dataset, name, (*ways, ("input_ids",)), "SFTTrainer")
         super().__init__(model, args, loss=loss, **kwargs)
+        if self._scopes and kwargs.get("data_collator") is None:
+            raise ConfigurationError(
+                f"'{self.loss}' names label scopes, but TRL's collator drops the column `{self._scopes[0]}_mask`: give a "
+                f"`data_collator` that keeps it, aligned with `labels`."
+            )
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As `LossMixin`; TRL logs how many tokens were seen."""
