@@ -55,8 +55,8 @@ class SFTTrainer(LossMixin, TRLSFTTrainer):
         super().__init__(model, args, loss=loss, **kwargs)
         if self._scopes and kwargs.get("data_collator") is None:
             raise ConfigurationError(
-                f"'{self.loss}' names label scopes, but TRL's collator drops the column `{self._scopes[0]}_mask`: give a "
-                f"`data_collator` that keeps it, aligned with `labels`."
+                f"'{self.loss}' names label scopes, but TRL's collator drops the column `{self._scopes[0]}_mask`: give "
+                f"a `data_collator` that keeps it, aligned with `labels`."
             )
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
