@@ -1,4 +1,4 @@
-"""Preferences with a lossmith loss: `python examples/trl_dpo.py "lrml(beta=0.05) + 0.1*cross_entropy"`.
+"""Preferences with a lossmith loss: `python examples/trl_dpo.py "dpo + 0.1*cross_entropy"`.
 
 The script of TRL's documentation with two lines changed, the import and `loss=`: SmolLM2-135M with LoRA learns to be
 polite from pairs of answers (or from a JSONL file of your own, the second argument, with `prompt`, `chosen` and
@@ -17,7 +17,7 @@ from trl import DPOConfig
 from lossmith.integrations.models import resolve_model
 from lossmith.integrations.trl import DPOTrainer
 
-LOSS = sys.argv[1] if len(sys.argv) > 1 else "lrml(beta=0.05) + 0.1*cross_entropy"
+LOSS = sys.argv[1] if len(sys.argv) > 1 else "dpo + 0.1*cross_entropy"
 DATA = sys.argv[2] if len(sys.argv) > 2 else str(Path(__file__).parent / "data" / "polite_pairs.jsonl.gz")
 
 
@@ -31,16 +31,15 @@ def as_chat(row: dict) -> dict:
 if __name__ == "__main__":
     model, folder = str(resolve_model("embedded:smollm2-135m").location), tempfile.mkdtemp()
     data = load_dataset("json", data_files=DATA, split="train")
-    data = data.map(as_chat).select_columns(["prompt", "chosen", "rejected"]).train_test_split(12, 64, seed=0)
+    data = data.map(as_chat).select_columns(["prompt", "chosen", "rejected"]).train_test_split(16, 128, seed=0)
     trainer = DPOTrainer(
         model=model,
         args=DPOConfig(
             folder,
             per_device_train_batch_size=4,
             learning_rate=3e-4,
-            max_steps=16,
-            logging_steps=2,
-            gradient_checkpointing=False,
+            max_steps=32,
+            logging_steps=4,
             bf16=False,  # TRL's default needs a GPU
         ),
         train_dataset=data["train"],

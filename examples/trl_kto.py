@@ -1,8 +1,7 @@
 """Thumbs up and down with a lossmith loss: `python examples/trl_kto.py "kto + 0.1*cross_entropy"`.
 
 The script of TRL's documentation with two lines changed, the import and `loss=`: SmolLM2-135M with LoRA learns from
-polite answers (thumbs up) and impolite ones to other questions (thumbs down), or from a JSONL file of your own, the
-second argument; saved, loaded by plain transformers and PEFT, and asked. A few minutes on two idle cores.
+polite and impolite answers, or from a JSONL file of your own, the second argument; saved, loaded and asked.
 """
 
 import sys
@@ -31,16 +30,15 @@ if __name__ == "__main__":
     model, folder = str(resolve_model("embedded:smollm2-135m").location), tempfile.mkdtemp()
     data = load_dataset("json", data_files=DATA, split="train")
     data = data if "label" in data.column_names else data.map(judged, with_indices=True)
-    data = data.select_columns(["prompt", "completion", "label"]).train_test_split(12, 64, seed=0)
+    data = data.select_columns(["prompt", "completion", "label"]).train_test_split(16, 128, seed=0)
     trainer = KTOTrainer(
         model=model,
         args=KTOConfig(
             folder,
             per_device_train_batch_size=4,
             learning_rate=3e-4,
-            max_steps=16,
-            logging_steps=2,
-            gradient_checkpointing=False,
+            max_steps=32,
+            logging_steps=4,
             train_sampling_strategy="random",
             bf16=False,  # TRL's default needs a GPU
         ),

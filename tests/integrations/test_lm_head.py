@@ -505,3 +505,19 @@ def test_contract_with_peft() -> None:
     hidden = torch.randn(2, HIDDEN, generator=torch.Generator().manual_seed(0))
     by_hand = head.base_layer(hidden) + head.lora_B["default"](head.lora_A["default"](hidden)) * head.scaling["default"]
     assert_close(head(hidden), by_hand)
+
+
+def test_a_wrapper_that_keeps_an_older_forward() -> None:
+    """It would build the logits and leave the loss out."""
+
+    class Keeper(nn.Module):
+        def __init__(self, model: nn.Module):
+            super().__init__()
+            self.kept = model.forward
+
+        def forward(self, **inputs: torch.Tensor):
+            return self.kept(**inputs)
+
+    model = causal_model("Llama")
+    with pytest.raises(ModelError, match="Keeper did not call the forward of LlamaForCausalLM"):
+        HeadLoss(model)(Keeper(model), {"input_ids": torch.tensor([[1, 2, 3]])}, lambda linear: linear.zero())

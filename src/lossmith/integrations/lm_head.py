@@ -81,12 +81,20 @@ class HeadLoss:
             ModelError: If the model does to its logits what cannot be recorded.
         """
         given = {name: value for name, value in inputs.items() if name != "labels"}
-        with self._patched(compute, given):
-            return wrapped(**given, return_dict=True)
+        with self._patched(compute, given) as ran:
+            outputs = wrapped(**given, return_dict=True)
+        if not ran:
+            raise ModelError(
+                f"{type(wrapped).__name__} did not call the forward of {self.name} in which the loss is computed, but an "
+                f"older one that it keeps: wrap the model without keeping its bound `forward`."
+            )
+        return outputs
 
     @contextmanager
-    def _patched(self, compute: Compute, inputs: Mapping[str, Any]) -> Iterator[None]:
+    def _patched(self, compute: Compute, inputs: Mapping[str, Any]) -> Iterator[list[bool]]:
+        """For the length of a call the model's forward ends with the loss; the list is empty until it has run."""
         forward = self.base.forward
+        ran: list[bool] = []
 
         def forward_with_loss(*args: Any, **kwargs: Any) -> Any:
             with self._stand_in() as (stand_in, head):
@@ -97,12 +105,13 @@ class HeadLoss:
                     f"{self.name} makes logits in another way than by its output embedding '{self.path}': train it on "
                     f"dense logits, with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
                 )
+            ran.append(True)
             loss = self._loss(head, stand_in, lazy, compute, _length(inputs))
             known = {name: value for name, value in outputs.items() if name not in ("loss", "logits")}
             return type(outputs)(loss=loss, **known)
 
         with _replaced(self.base, "forward", forward_with_loss):
-            yield
+            yield ran
 
     @contextmanager
     def _stand_in(self) -> Iterator[tuple[_StandIn, nn.Module]]:

@@ -52,6 +52,9 @@ def check_setup(trainer: Any, loss: LossModule, network: nn.Module, *, causal: b
         "GPU only (CUDA_VISIBLE_DEVICES=0).": args.n_gpu > 1,
         "`torch_compile` cannot follow the loss at the output embedding: leave it out, or use a plain Trainer with "
         "compute_loss.": causal and args.torch_compile,
+        "Tensor parallelism splits the output embedding over ranks, which no lossmith trainer can follow: use data "
+        "parallel or FSDP2, or lossmith.LinearLogits with `group` in a loop of your own.": parallel is not None
+        and parallel.tp_enabled,
         "Context and sequence parallelism split a sequence over ranks, which no lossmith trainer can follow: use data "
         "parallel, FSDP2 or DeepSpeed.": parallel is not None and (parallel.cp_enabled or parallel.sp_enabled),
         f"`average='sequence'` must be 'token' for '{loss}': only token losses without label scopes can be averaged "

@@ -26,6 +26,10 @@ class SFTTrainer(LossMixin, TRLSFTTrainer):
     Args:
         model: As for TRL.
         args: `trl.SFTConfig`; settings of TRL's own losses are refused.
+        data_collator: As for TRL.
+        train_dataset: As for TRL.
+        eval_dataset: As for TRL.
+        processing_class: As for TRL.
         loss: A token or region loss, or a sum, such as "0.6*cross_entropy + 0.4*lovasz_softmax".
         **kwargs: As for TRL and `LossMixin`.
 
@@ -38,7 +42,18 @@ class SFTTrainer(LossMixin, TRLSFTTrainer):
 
     families = ("token", "region")
 
-    def __init__(self, model: Any, args: Any = None, *, loss: str | LossModule = "cross_entropy", **kwargs: Any):
+    def __init__(
+        self,
+        model: Any,
+        args: Any = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        *,
+        loss: str | LossModule = "cross_entropy",
+        **kwargs: Any,
+    ):
         check_families(loss, self.families, "an SFTTrainer")
         args = SFTConfig(f"{model_name(model)}-SFT") if args is None else args
         # TRL turns plain TrainingArguments into an SFTConfig, with the defaults of what they lack.
@@ -49,11 +64,11 @@ class SFTTrainer(LossMixin, TRLSFTTrainer):
             )
         if kwargs.get("formatting_func") is None:
             ways = ((text,), ("messages",), ("conversations",), ("prompt", "completion"))
-            for split in ("train", "eval"):
-                for name, dataset in each_dataset(kwargs.get(f"{split}_dataset"), split):
-                    check_columns(dataset, name, (*ways, ("input_ids",)), "SFTTrainer")
-        super().__init__(model, args, loss=loss, **kwargs)
-        if self._scopes and kwargs.get("data_collator") is None:
+            for name, dataset in (*each_dataset(train_dataset, "train"), *each_dataset(eval_dataset, "eval")):
+                check_columns(dataset, name, (*ways, ("input_ids",)), "SFTTrainer")
+        data = (data_collator, train_dataset, eval_dataset, processing_class)
+        super().__init__(model, args, *data, loss=loss, **kwargs)
+        if self._scopes and data_collator is None:
             raise ConfigurationError(
                 f"'{self.loss}' names label scopes, but TRL's collator drops the column `{self._scopes[0]}_mask`: give "
                 f"a `data_collator` that keeps it, aligned with `labels`."
