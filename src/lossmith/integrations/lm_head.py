@@ -85,8 +85,8 @@ class HeadLoss:
             outputs = wrapped(**given, return_dict=True)
         if not ran:
             raise ModelError(
-                f"{type(wrapped).__name__} did not call the forward of {self.name} in which the loss is computed, but an "
-                f"older one that it keeps: wrap the model without keeping its bound `forward`."
+                f"{type(wrapped).__name__} did not call the forward of {self.name} in which the loss is computed, but "
+                f"an older one that it keeps: wrap the model without keeping its bound `forward`."
             )
         return outputs
 
