@@ -254,7 +254,7 @@ def _errors() -> dict[str, str]:
     proxies = fully_shard(nn.Sequential(lossmith.loss("normalized_softmax", **SIZES)), mesh=mesh)
     try:
         proxies[0](torch.randn(4, HIDDEN), torch.tensor([0, 1, 2, 0]))
-    except (RuntimeError, ValueError) as error:
+    except lossmith.ObjectiveInputError as error:
         said["proxies"] = str(error)
     return said
 
@@ -333,7 +333,10 @@ def test_a_sharded_weight_at_the_place_of_the_loss_is_an_error(ranks: list[Path]
     assert re.match(
         r"`weight` is sharded over ranks \(.*, \(37, 16\)\): make LinearLogits inside the wrapped forward", said["head"]
     )
-    assert "DTensor" in said["proxies"]
+    assert said["proxies"] == (
+        "The proxies of 'normalized_softmax' are sharded over ranks (DTensor): call the loss inside the wrapped "
+        "forward, where they are whole."
+    )
 
 
 def test_the_ranks_are_uneven() -> None:

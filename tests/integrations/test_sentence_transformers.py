@@ -440,6 +440,7 @@ def test_classes_are_counted_by_names_or_by_the_highest_label(trainer_of):
         ("dpo", r"'dpo' is a preference loss, which sentence-transformers cannot train: use .*\.trl\.DPOTrainer"),
         ("supcon + kto", r"'kto' is an unpaired loss, .*lossmith\.integrations\.trl\.KTOTrainer"),
         ("cross_entropy[answer] + supcon", r"names a label scope, but a sentence has one label"),
+        ("dice(region='sequence') + supcon", r"has one region per sequence, .*: leave `region` at 'batch'"),
         ("supconn", r"Did you mean 'supcon'\?"),
         (3, r"`loss` must be a composition string, a module from lossmith.loss or an EmbeddingLoss, got int"),
     ],

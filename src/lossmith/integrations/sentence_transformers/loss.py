@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lossmith.errors import ConfigurationError, LossmithWarning, ModelError, ObjectiveInputError
 from lossmith.integrations.saving import read_config, read_state, write_state
 from lossmith.integrations.transformers.families import check_families
-from lossmith.nn import LossModule, MetricLoss, ObjectiveModule, parse_composition
+from lossmith.nn import LossModule, MetricLoss, ObjectiveModule, RegionLoss, parse_composition
 from lossmith.nn import loss as build_loss
 
 
@@ -48,6 +48,7 @@ class EmbeddingLoss(nn.Module):
         self.embedding_dim = _embedding_dim(model)
         _check_family(loss)
         self.loss = _build(loss, num_classes, self.embedding_dim, settings)
+        _check_regions(self.loss)
         self.head: nn.Linear | None = None
         self.num_classes = num_classes
         for term in _metric_terms(self.loss):
@@ -177,6 +178,14 @@ def _check_family(loss: str | LossModule) -> None:
     composition = parse_composition(loss) if isinstance(loss, str) else getattr(loss, "composition", None)
     if composition is not None and any(term.scope is not None for term in composition.terms):
         raise ObjectiveInputError(f"'{loss}' names a label scope, but a sentence has one label: leave the [scope] out.")
+
+
+def _check_regions(loss: LossModule) -> None:
+    for term in loss.modules():
+        if isinstance(term, RegionLoss) and term.region == "sequence":
+            raise ObjectiveInputError(
+                f"'{term}' has one region per sequence, but a sentence has one label: leave `region` at 'batch'."
+            )
 
 
 def _missing_classes(loss: str | LossModule) -> str:
