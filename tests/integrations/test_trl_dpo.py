@@ -509,7 +509,7 @@ def test_losses_that_do_not_fit(loss, kind, said, trainer_of):
             r"needs the columns `chosen` and `rejected`.*It is unpaired: use KTOTrainer",
         ),
         (["text"], "It holds no preferences: use SFTTrainer"),
-        (["prompt", "chosen"], r"got \['chosen', 'prompt'\]"),
+        (["prompt", "chosen"], r"got `chosen`, `prompt`"),
         (["prompt", "chosen", "rejected", "images"], "has images"),
     ],
 )

@@ -179,10 +179,9 @@ def check_columns(dataset: Any, name: str, wanted: tuple[tuple[str, ...], ...], 
     if any(set(group) <= columns for group in wanted):
         return
     ways = " or ".join(" and ".join(f"`{column}`" for column in group) for group in wanted)
-    raise DataError(
-        f"The {name} dataset of {trainer} needs the columns {ways} (and `prompt`), got "
-        f"{sorted(columns)}.{_hint(columns)}"
-    )
+    prompt = "" if trainer == "SFTTrainer" else " (and `prompt`)"
+    found = ", ".join(f"`{column}`" for column in sorted(columns))
+    raise DataError(f"The {name} dataset of {trainer} needs the columns {ways}{prompt}, got {found}.{_hint(columns)}")
 
 
 def _columns(dataset: Any) -> set[str] | None:
