@@ -544,3 +544,12 @@ def test_plain_training_arguments_are_refused(tmp_path):
     args = TrainingArguments(str(tmp_path), use_cpu=True)
     with pytest.raises(ConfigurationError, match=r"`args` must be .*\(DPOConfig, KTOConfig\), got TrainingArguments\."):
         DPOTrainer(llama(), args=args, train_dataset=made.pairs(), processing_class=made.words())
+
+
+def test_a_frozen_model_is_refused(tmp_path):
+    model = llama(dtype=torch.float32).requires_grad_(False)
+    args = made.configuration(DPOConfig, tmp_path)
+    with pytest.raises(ConfigurationError, match="No parameter of LlamaForCausalLM asks for a gradient: unfreeze some"):
+        DPOTrainer(
+            model, args=args, train_dataset=made.pairs(), processing_class=made.words(), reference_cache=tmp_path
+        )

@@ -10,6 +10,7 @@ import torch
 
 from lossmith._typing import Tensor
 from lossmith.engines import LinearLogits, world_size
+from lossmith.errors import ConfigurationError
 from lossmith.integrations.transformers.figures import logs_next
 from lossmith.integrations.transformers.items import divisors, item_kinds
 from lossmith.integrations.transformers.state import LossState
@@ -81,6 +82,11 @@ class PreferenceMixin(LossState, WholeSetMixin):
                 eval_dataset=eval_dataset,
                 processing_class=processing_class,
                 **kwargs,
+            )
+        if not any(parameter.requires_grad for parameter in self._trainer.model.parameters()):
+            raise ConfigurationError(
+                f"No parameter of {type(self._trainer.model).__name__} asks for a gradient: unfreeze some, or add an "
+                f"adapter (LoRA)."
             )
         self.precompute_ref_logps = self._trainer.args.precompute_ref_log_probs = self.needs_reference
         # transformers before 5.22 divides the loss unless it believes that the model was told the number of items.
