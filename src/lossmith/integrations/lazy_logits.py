@@ -145,7 +145,8 @@ class LazyLogits:
         """The error for what cannot be recorded."""
         return ModelError(
             f"{self.model} computes {what} on its logits, which cannot be recorded (what can: {RECORDED}): train it on "
-            f"dense logits, with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
+            f"dense logits, with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)` in "
+            "transformers' own Trainer."
         )
 
     def __getattr__(self, name: str) -> Any:

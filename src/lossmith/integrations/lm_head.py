@@ -103,7 +103,8 @@ class HeadLoss:
             if not isinstance(lazy, LazyLogits):
                 raise ModelError(
                     f"{self.name} makes logits in another way than by its output embedding '{self.path}': train it on "
-                    f"dense logits, with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
+                    f"dense logits, with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)` in "
+                    "transformers' own Trainer."
                 )
             ran.append(True)
             loss = self._loss(head, stand_in, lazy, compute, _length(inputs))
@@ -146,7 +147,8 @@ class HeadLoss:
             if not isinstance(made, LazyLogits) or made.outer is not None:
                 raise ModelError(
                     f"The output embedding '{self.path}' of {self.name} is no linear map: train it on dense logits, "
-                    f"with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
+                    f"with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)` in "
+                    "transformers' own Trainer."
                 )
             return compute(made.linear(scale, softcap))
 
@@ -191,7 +193,8 @@ def _vocabulary(head: nn.Module, name: str) -> int:
     if not leaves:
         raise ModelError(
             f"The output embedding of {name} must be a linear map (torch.nn.Linear), got {type(head).__name__}: train "
-            f"it on dense logits, with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
+            f"it on dense logits, with `compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)` in "
+            "transformers' own Trainer."
         )
     first = leaves[0]
     # ZeRO-3 leaves an empty placeholder where a weight will be.
@@ -205,7 +208,8 @@ def _vocabulary(head: nn.Module, name: str) -> int:
         raise ModelError(
             f"The output embedding of {name} is a {type(first).__name__} with a forward of its own, which may be more "
             f"than a linear map: train it on dense logits, with "
-            f"`compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)`."
+            f"`compute_loss_func=lossmith.integrations.transformers.compute_loss(loss)` in "
+            "transformers' own Trainer."
         )
     return first.out_features
 
