@@ -33,6 +33,12 @@ class RunRecord:
     """True class of every test example, in test order."""
     label_names: list[str] = field(default_factory=list)
     """Name of each class id."""
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    """Metric -> its value on every test example, in test order; 1 and 0 where an answer is right or wrong."""
+    outputs: list[str] = field(default_factory=list)
+    """What a language model wrote for every test example, in test order."""
+    outcomes: list[str] = field(default_factory=list)
+    """What became of every test example: `correct`, or the class of its error."""
     versions: dict[str, str] = field(default_factory=dict)
     """Package -> version, with `python`."""
     commit: str | None = None
