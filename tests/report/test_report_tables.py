@@ -11,8 +11,8 @@ from lossmith.evidence.summary import LossSummary, StudySummary
 from lossmith.report.tables import comparison_table, raw_table, to_csv, to_latex, to_markdown, to_rich
 
 EMPTY = {
-    "values": {}, "mean": None, "comparison": None, "bootstrap": None, "holm_p": None, "train_seconds": None,
-    "peak_memory_mib": None, "finished": 0, "failed": 0, "errors": (), "is_baseline": False,
+    "values": {}, "mean": None, "comparison": None, "bootstrap": None, "by_example": None, "holm_p": None,
+    "train_seconds": None, "peak_memory_mib": None, "finished": 0, "failed": 0, "errors": (), "is_baseline": False,
 }  # fmt: skip
 
 

@@ -3,8 +3,12 @@
 from lossmith.evidence.bootstrap import BootstrapRange, bootstrap_blocks_and_examples
 from lossmith.evidence.claims import RunClaim, RunIsTaken
 from lossmith.evidence.folders import check_writable, run_slug, write_atomically
+from lossmith.evidence.mcnemar import ExampleComparison, SeedDiscordance, compare_examples, mcnemar
 from lossmith.evidence.metrics import (
     METRICS,
+    RELEASED,
+    STEP_ERRORS,
+    STEP_GAINS,
     MetricStyle,
     format_difference,
     format_interval,
@@ -27,9 +31,13 @@ from lossmith.evidence.summary import LossSummary, StudySummary, summarize
 
 __all__ = [
     "METRICS",
+    "RELEASED",
+    "STEP_ERRORS",
+    "STEP_GAINS",
     "VOLATILE_FIELDS",
     "BootstrapRange",
     "EvidenceStore",
+    "ExampleComparison",
     "LossSummary",
     "MetricStyle",
     "NoiseFloor",
@@ -37,15 +45,18 @@ __all__ = [
     "RunClaim",
     "RunIsTaken",
     "RunRecord",
+    "SeedDiscordance",
     "Status",
     "StudySummary",
     "Verdict",
     "bootstrap_blocks_and_examples",
     "check_writable",
+    "compare_examples",
     "format_difference",
     "format_interval",
     "format_value",
     "holm",
+    "mcnemar",
     "metric_style",
     "noise_floor",
     "paired_t",

@@ -33,15 +33,15 @@ class BootstrapRange:
 
 
 def bootstrap_blocks_and_examples(
-    baseline_correct: np.ndarray, candidate_correct: np.ndarray, *, seed: int, resamples: int = 2000
+    baseline_scores: np.ndarray, candidate_scores: np.ndarray, *, seed: int, resamples: int = 2000
 ) -> BootstrapRange:
     """Range of the mean difference when both the blocks and the test examples are drawn again.
 
     All blocks share one test set, so each replicate draws its examples once, for all blocks and both losses.
 
     Args:
-        baseline_correct: Score of the baseline per block and example, `blocks examples`, 0 or 1 for accuracy.
-        candidate_correct: The same for the candidate, aligned in both axes.
+        baseline_scores: Score of the baseline per block and example, `blocks examples`, 0 or 1 for accuracy.
+        candidate_scores: The same for the candidate, aligned in both axes.
         seed: Seed of the resampling.
         resamples: Number of replicates.
 
@@ -50,14 +50,14 @@ def bootstrap_blocks_and_examples(
     """
     if resamples < 1:
         raise EvidenceError(f"`resamples` must be at least 1, got {resamples}.")
-    if baseline_correct.shape != candidate_correct.shape or baseline_correct.ndim != 2 or not baseline_correct.size:
+    if baseline_scores.shape != candidate_scores.shape or baseline_scores.ndim != 2 or not baseline_scores.size:
         raise EvidenceError(
             "Shapes must be equal and hold blocks x examples, got "
-            f"`baseline_correct` {baseline_correct.shape}, `candidate_correct` {candidate_correct.shape}."
+            f"`baseline_scores` {baseline_scores.shape}, `candidate_scores` {candidate_scores.shape}."
         )
-    differences = candidate_correct.astype(float) - baseline_correct.astype(float)
+    differences = candidate_scores.astype(float) - baseline_scores.astype(float)
     if not np.isfinite(differences).all():
-        raise EvidenceError("`baseline_correct` and `candidate_correct` must hold finite scores.")
+        raise EvidenceError("`baseline_scores` and `candidate_scores` must hold finite scores.")
     replicates = _resampled_means(differences, np.random.default_rng(seed), resamples)
     low, high = np.quantile(replicates, [0.025, 0.975])
     return BootstrapRange(low=float(low), high=float(high), blocks=differences.shape[0])

@@ -21,13 +21,30 @@ class MetricStyle:
     """Direction of an improvement."""
 
 
+def _points(*names: str, higher_is_better: bool = True) -> tuple[MetricStyle, ...]:
+    """Styles of fractions, shown in hundredths."""
+    return tuple(
+        MetricStyle(name=name, unit="points", scale=100.0, decimals=1, higher_is_better=higher_is_better)
+        for name in names
+    )
+
+
+STEP_GAINS = ("iou", "overlap", "dice", "recall", "precision", "real_iou")
+"""Agreement of written reasoning steps with the target's; each is also there as `released_*`."""
+STEP_ERRORS = ("wrong_operators", "inverted_operands", "missing_steps", "extra_steps", "repetitions")
+"""Errors in written reasoning steps; each is also there as `released_*`."""
+RELEASED = "released_"
+"""A metric whose name begins so is computed as the released code of the segmentation-loss study did."""
+
 METRICS: dict[str, MetricStyle] = {
     style.name: style
     for style in (
-        MetricStyle(name="accuracy", unit="points", scale=100.0, decimals=1, higher_is_better=True),
-        MetricStyle(name="macro_f1", unit="points", scale=100.0, decimals=1, higher_is_better=True),
-        MetricStyle(name="weighted_f1", unit="points", scale=100.0, decimals=1, higher_is_better=True),
+        *_points("accuracy", "macro_f1", "weighted_f1"),
         MetricStyle(name="nll", unit="nats", scale=1.0, decimals=3, higher_is_better=False),
+        *_points("exact_match", "flexible_match", "likelihood_accuracy", "answered", "stopped", *STEP_GAINS),
+        *_points(*STEP_ERRORS, "wrong_results", higher_is_better=False),
+        *_points(*(RELEASED + name for name in ("accuracy", "exact_match", *STEP_GAINS))),
+        *_points(*(RELEASED + name for name in STEP_ERRORS), higher_is_better=False),
     )
 }
 """Every metric that `summarize` accepts."""

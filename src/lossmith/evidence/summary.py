@@ -8,6 +8,7 @@ import numpy as np
 
 from lossmith.errors import EvidenceError
 from lossmith.evidence.bootstrap import BootstrapRange, bootstrap_blocks_and_examples
+from lossmith.evidence.mcnemar import ExampleComparison, compare_examples
 from lossmith.evidence.metrics import metric_style
 from lossmith.evidence.records import RunRecord
 from lossmith.evidence.sentences import Verdict, baseline_sentence, comparison_sentence, decide, gaps_sentence
@@ -37,7 +38,9 @@ class LossSummary:
     comparison: PairedComparison | None
     """Against the baseline, over seeds where both are finished; None for the baseline and where there is no pair."""
     bootstrap: BootstrapRange | None
-    """Beside the t interval; only for accuracy, from two pairs on, where every pair kept its predictions."""
+    """Beside the t interval; from two pairs on, where every pair kept the metric's value on each test example."""
+    by_example: ExampleComparison | None
+    """Beside the verdict, about these seeds' models; from one pair on, where every pair kept those values."""
     holm_p: float | None
     """The p of the comparison, adjusted for the number of losses; None where there is no test."""
     verdict: Verdict
@@ -95,7 +98,7 @@ def summarize(
         records: Runs, in any order.
         losses: Losses to judge, the baseline among them; rows come in this order.
         baseline: Loss that the others are compared with.
-        metric: `accuracy`, `macro_f1`, `weighted_f1` or `nll`.
+        metric: One of `lossmith.evidence.METRICS`.
         seeds: Planned blocks.
 
     Raises:
@@ -166,13 +169,15 @@ def _loss_summary(
         planned=planned,
         baseline=baseline,
     )
+    examples = _scores_of_pairs(runs[baseline], runs[loss], metric) if comparison else None
     return LossSummary(
         loss=loss,
         is_baseline=loss == baseline,
         values=values[loss],
         mean=mean,
         comparison=comparison,
-        bootstrap=_bootstrap(runs[baseline], runs[loss]) if comparison and metric == "accuracy" else None,
+        bootstrap=_bootstrap(examples) if examples else None,
+        by_example=_by_example(examples, metric) if examples else None,
         holm_p=holm_p,
         verdict=verdict,
         sentence=words + gaps,
@@ -222,17 +227,54 @@ def _compare(
     return paired_t(before, after, higher_is_better=higher_is_better)
 
 
-def _bootstrap(baseline: dict[int, RunRecord], candidate: dict[int, RunRecord]) -> BootstrapRange | None:
-    """The bootstrap over blocks and examples; None where a pair kept no predictions or the test sets differ."""
+@dataclass(frozen=True, kw_only=True)
+class _PairedScores:
+    """The metric on each test example, over the seeds where both sides finished."""
+
+    seeds: tuple[int, ...]
+    baseline: np.ndarray
+    candidate: np.ndarray
+
+
+def _scores_of_pairs(
+    baseline: dict[int, RunRecord], candidate: dict[int, RunRecord], metric: str
+) -> _PairedScores | None:
+    """Scores `blocks examples` of both sides; None where a pair kept none or the test sets differ."""
     done = [{seed for seed, run in side.items() if run.status == "finished"} for side in (baseline, candidate)]
-    pairs = sorted(done[0] & done[1])
-    runs = [side[seed] for side in (baseline, candidate) for seed in pairs]
-    labels = runs[0].labels
-    shared = all(run.labels == labels and len(run.predictions) == len(labels) for run in runs)
-    if len(pairs) < 2 or not labels or not shared:
+    seeds = sorted(done[0] & done[1])
+    runs = [side[seed] for side in (baseline, candidate) for seed in seeds]
+    scores = [_scores(run, metric) for run in runs]
+    kept = [values for values in scores if values]
+    one_test_set = len({len(values) for values in kept}) == 1 and all(run.labels == runs[0].labels for run in runs)
+    if len(kept) < len(runs) or not one_test_set:
         return None
-    correct = np.array([run.predictions for run in runs]) == np.array(labels)
-    return bootstrap_blocks_and_examples(correct[: len(pairs)], correct[len(pairs) :], seed=_BOOTSTRAP_SEED)
+    values = np.array(kept, dtype=float)
+    return _PairedScores(seeds=tuple(seeds), baseline=values[: len(seeds)], candidate=values[len(seeds) :])
+
+
+def _scores(record: RunRecord, metric: str) -> list[float] | None:
+    """The metric on each test example; a classifier's accuracy is in its predictions."""
+    if metric in record.scores:
+        return record.scores[metric]
+    if metric != "accuracy" or len(record.predictions) != len(record.labels):
+        return None
+    return [float(guess == label) for guess, label in zip(record.predictions, record.labels, strict=True)]
+
+
+def _bootstrap(scores: _PairedScores) -> BootstrapRange | None:
+    """The bootstrap over blocks and examples; None with one block, which cannot be drawn again."""
+    if len(scores.seeds) < 2:
+        return None
+    return bootstrap_blocks_and_examples(scores.baseline, scores.candidate, seed=_BOOTSTRAP_SEED)
+
+
+def _by_example(scores: _PairedScores, metric: str) -> ExampleComparison:
+    return compare_examples(
+        scores.baseline,
+        scores.candidate,
+        seeds=scores.seeds,
+        higher_is_better=metric_style(metric).higher_is_better,
+    )
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -4,10 +4,32 @@ import math
 import textwrap
 import unicodedata
 
-from lossmith.evidence.metrics import format_difference, format_interval, format_value, metric_style
+from lossmith.evidence.metrics import RELEASED, format_difference, format_interval, format_value, metric_style
 from lossmith.evidence.statistics import PairedComparison
 
 MISSING = "–"
+METRIC_NAMES = {
+    "nll": "test NLL",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "flexible_match": "match, any form",
+    "likelihood_accuracy": "accuracy by likelihood",
+    "answered": "answers that can be read",
+    "stopped": "answers that end",
+    "iou": "steps: IoU",
+    "overlap": "steps: overlap",
+    "dice": "steps: Dice",
+    "recall": "steps: recall",
+    "precision": "steps: precision",
+    "real_iou": "steps: IoU up to commuting",
+    "wrong_operators": "steps: wrong operators",
+    "inverted_operands": "steps: inverted operands",
+    "missing_steps": "steps: missing",
+    "extra_steps": "steps: extra",
+    "repetitions": "steps: repeated",
+    "wrong_results": "steps: wrong results",
+}
+"""Metrics whose key alone would not tell a reader what they are."""
 HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories that steer a display instead of showing something: controls, direction marks, line separators."""
 
@@ -16,10 +38,12 @@ def metric_name(metric: str) -> str:
     """The metric in words.
 
     Example:
-        >>> metric_name("macro_f1")
-        'macro F1'
+        >>> metric_name("macro_f1"), metric_name("iou"), metric_name("released_exact_match")
+        ('macro F1', 'steps: IoU', 'as released: exact match')
     """
-    return {"nll": "test NLL", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}.get(metric, metric)
+    if metric.startswith(RELEASED):
+        return f"as released: {metric_name(metric.removeprefix(RELEASED))}"
+    return METRIC_NAMES.get(metric) or metric.replace("_", " ")
 
 
 def level_unit(metric: str) -> str:
