@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lossmith.evidence import paired_t, summarize
+from lossmith.evidence import compare_examples, mcnemar, paired_t, summarize
 
 SIMULATIONS = 2_000
 NULL_LOSSES = ("cross_entropy", "a", "b", "c", "d")
@@ -63,3 +63,19 @@ def test_false_positives_of_the_whole_family_stay_below_6_percent(run):
         by_any_interval += any(row.comparison is not None and row.comparison.p_value < 0.05 for row in rows)
     assert by_any_verdict / SIMULATIONS <= 0.06
     assert by_any_interval / SIMULATIONS > 0.1  # without Holm the family would not hold its level here
+
+
+def test_the_test_by_example_keeps_its_level_where_pooling_seeds_does_not():
+    """Equal losses whose models agree with their own other seeds, as models do: pooled pairs are no coins."""
+    generator = np.random.default_rng(4)
+    studies, blocks, examples = 1_000, 3, 120
+    scores = []
+    for _ in range(2):
+        habit = generator.normal(0, 1, (studies, 1, examples))  # what this loss gets right on every seed
+        scores.append(habit + generator.normal(0, 0.7, (studies, blocks, examples)) > 0)
+    found = [compare_examples(*pair, seeds=range(blocks)) for pair in zip(*scores, strict=True)]
+    pooled = [mcnemar(sum(s.gained for s in one.per_seed), sum(s.lost for s in one.per_seed)) for one in found]
+    one_seed = [one.per_seed[0].p_value for one in found]
+    assert 0.02 <= np.mean([one.p_value < 0.05 for one in found]) <= 0.06
+    assert np.mean([p is not None and p < 0.05 for p in one_seed]) <= 0.06
+    assert np.mean(np.array(pooled) < 0.05) > 0.1
