@@ -182,21 +182,10 @@ def test_the_baseline_is_not_compared_with_itself(run):
     assert rows[0].by_example is None
 
 
-HIGHER = [
-    "exact_match",
-    "flexible_match",
-    "answered",
-    "stopped",
-    "iou",
-    "overlap",
-    "dice",
-    "recall",
-    "precision",
-    "real_iou",
-    "accuracy",
-]
-HIGHER += ["likelihood_accuracy", "released_accuracy", "released_exact_match", "released_iou", "released_overlap"]
-HIGHER += ["released_dice", "released_recall", "released_precision", "released_real_iou"]
+HIGHER = ["exact_match", "flexible_match", "accuracy", "likelihood_accuracy", "answered", "stopped"]
+HIGHER += ["iou", "overlap", "dice", "recall", "precision", "real_iou"]
+HIGHER += ["released_exact_match", "released_accuracy", "released_iou", "released_overlap", "released_dice"]
+HIGHER += ["released_recall", "released_precision", "released_real_iou"]
 LOWER = ["wrong_operators", "inverted_operands", "missing_steps", "extra_steps", "repetitions", "wrong_results"]
 LOWER += ["released_wrong_operators", "released_inverted_operands", "released_missing_steps"]
 LOWER += ["released_extra_steps", "released_repetitions"]
