@@ -144,7 +144,7 @@ def _check_present(path: Path, column: str, what: str, values: list[Any]) -> Non
 
 
 def _check_encodable(path: Path, column: str, values: list[str]) -> None:
-    broken = [row for row, value in enumerate(values) if not _is_encodable(value)]
+    broken = [row for row, value in enumerate(values) if not is_encodable(value)]
     if broken:
         raise DataError(
             f"`{path}` column '{column}' must hold valid Unicode, got half of a surrogate pair in {list_rows(broken)}."
@@ -157,7 +157,8 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _is_encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Whether a text is valid Unicode: JSON can hold half of a surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

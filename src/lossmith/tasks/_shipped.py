@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from lossmith.tasks.classification import ClassificationTask, Example
+from lossmith.tasks.completion import Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,50 @@ class ShippedTask:
         return self.name
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompletionRecord:
+    """What is known of a task for causal language models before its rows are read; `str()` of it is its name."""
+
+    name: str
+    """The name that `load_completion_task` takes."""
+    kind: Kind
+    """What an answer is."""
+    title: str
+    """What is asked and answered, in one line."""
+    citation: str
+    """Whom to cite."""
+    licence: str
+    """Licence of the data."""
+    source: str
+    """Repository, commit and file that the shipped rows were taken from."""
+    splits: str
+    """Where the shipped splits come from."""
+    split_sizes: tuple[int, int, int] | None
+    """Rows of the shipped train, validation and test files, or None where the data are not shipped."""
+    instruction: str
+    """What a chat model is told before its question."""
+    hub: str
+    """Id of the data set on the hub."""
+    hub_config: str | None = None
+    """Its configuration there, where it has several."""
+    hub_revision: str | None = None
+    """Its branch there, where it is not the main one."""
+    hidden_test: bool = False
+    """Whether the published test rows have no answers: validation then serves as test."""
+    layout: str
+    """The published fields, as the end of the sentence "each row with ..."."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def load_shipped(task: ShippedTask) -> ClassificationTask:
     """Read the three splits of a shipped data set, in the order of its files."""
     label_names: dict[int, str] = {}
     splits: dict[str, tuple[Example, ...]] = {}
     for split in ("train", "validation", "test"):
         examples = []
-        for row in _rows(task.name, split):
+        for row in shipped_rows(task.name, split):
             label_names[row["label"]] = row["label_name"]
             examples.append(Example(row["text"], row["label"]))
         splits[split] = tuple(examples)
@@ -58,7 +96,8 @@ def load_shipped(task: ShippedTask) -> ClassificationTask:
     )
 
 
-def _rows(name: str, split: str) -> Iterator[dict[str, Any]]:
+def shipped_rows(name: str, split: str) -> Iterator[dict[str, Any]]:
+    """Rows of one split of a shipped data set, in the order of its file."""
     resource = files("lossmith.tasks") / "data" / name / f"{split}.jsonl.gz"
     with resource.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8", newline="\n") as lines:
         for line in lines:

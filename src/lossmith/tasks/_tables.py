@@ -46,8 +46,8 @@ def table_suffix(path: Path) -> str | None:
     return suffix if suffix in DELIMITERS or suffix in JSON_SUFFIXES else None
 
 
-def read_table(path: Path, wanted: Collection[str]) -> Table:
-    """Read the `wanted` columns of a file; those that it does not have are left out.
+def read_table(path: Path, wanted: Collection[str] | None = None) -> Table:
+    """Read the `wanted` columns of a file, or all of them; those that it does not have are left out.
 
     CSV and TSV cells stay strings ("NA", "1e5" and "007" included). TSV is quoted like CSV. A `.json` file may hold
     JSON lines or one array of objects.
@@ -100,7 +100,7 @@ def _decode(path: Path, content: bytes) -> str:
         ) from error
 
 
-def _read_delimited(path: Path, text: str, wanted: Collection[str], delimiter: str) -> Table:
+def _read_delimited(path: Path, text: str, wanted: Collection[str] | None, delimiter: str) -> Table:
     # The csv module and not pandas: pandas guesses an index where rows are one cell longer than the header, and fills
     # rows that are too short.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -139,25 +139,25 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(previous)
 
 
-def _positions(path: Path, names: list[str], wanted: Collection[str]) -> dict[str, int]:
+def _positions(path: Path, names: list[str], wanted: Collection[str] | None) -> dict[str, int]:
+    wanted = dict.fromkeys(names) if wanted is None else wanted
     for name in wanted:
         if names.count(name) > 1:
             raise DataError(f"`{path}` must have one column '{name}', got {names.count(name)} of that name.")
     return {name: names.index(name) for name in wanted if name in names}
 
 
-def _read_json(path: Path, text: str, wanted: Collection[str]) -> Table:
+def _read_json(path: Path, text: str, wanted: Collection[str] | None) -> Table:
     column_names: dict[str, None] = {}
-    columns: dict[str, list[Any]] = {name: [] for name in wanted}
-    num_rows = 0
+    records: list[dict[str, Any]] = []
     for place, record in _json_values(path, text):
         if not isinstance(record, dict):
             raise DataError(f"`{path}` {place} must be a JSON object, got {type(record).__name__}.")
-        num_rows += 1
+        records.append(record)
         column_names.update(dict.fromkeys(record))
-        for name in wanted:
-            columns[name].append(record.get(name))
-    return Table(tuple(column_names), {name: columns[name] for name in wanted if name in column_names}, num_rows)
+    kept = column_names if wanted is None else [name for name in wanted if name in column_names]
+    columns = {name: [record.get(name) for record in records] for name in kept}
+    return Table(tuple(column_names), columns, len(records))
 
 
 def _json_values(path: Path, text: str) -> Iterator[tuple[str, Any]]:
@@ -181,7 +181,7 @@ def _parse_json(path: Path, text: str, *, first_line: int) -> Any:
         raise DataError(f"`{path}` has JSON from line {first_line} that cannot be read: {error}.") from error
 
 
-def _read_parquet(path: Path, wanted: Collection[str]) -> Table:
+def _read_parquet(path: Path, wanted: Collection[str] | None) -> Table:
     parquet = require("pyarrow.parquet", extra="train", purpose="read parquet files")
     arrow = require("pyarrow", extra="train", purpose="read parquet files")
     try:

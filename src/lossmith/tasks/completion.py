@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lossmith.errors import DataError
+from lossmith._extras import require
+from lossmith.errors import ConfigurationError, DataError
 
 Kind = Literal["math", "choice", "text"]
 """What an answer is: a number after worked steps, the letter of an option, or a text."""
+
+DRAW_STREAM = 7003
+"""Keeps the generator of draws apart from other uses of the same seed."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Names of the options of a choice."""
@@ -134,3 +138,27 @@ def _key(problem: Problem) -> str:
 def pairs(problems: Sequence[Problem]) -> list[tuple[str, str, str]]:
     """Prompt, question and target of each problem, as encoders take them."""
     return [(problem.prompt, problem.question, problem.target) for problem in problems]
+
+
+def draw_problems(problems: Sequence[Problem], count: int | None, *, seed: int) -> tuple[Problem, ...]:
+    """Draw problems without replacement, in drawn order; under one seed fewer are the first of more.
+
+    Args:
+        problems: Where they come from.
+        count: How many, >= 1, or None for all of them in their own order.
+        seed: >= 0.
+
+    Raises:
+        ConfigurationError: If `count` or `seed` is out of range.
+        DataError: If there are fewer problems than `count`.
+    """
+    for name, value, least in (("count", count, 1), ("seed", seed, 0)):
+        if value is not None and (isinstance(value, bool) or value < least):
+            raise ConfigurationError(f"`{name}` must be an integer >= {least}, got {value!r}.")
+    if count is None:
+        return tuple(problems)
+    if count > len(problems):
+        raise DataError(f"There are {len(problems)} problems, `count` wants {count}: ask for at most {len(problems)}.")
+    np = require("numpy", extra="train", purpose="draw problems")
+    order = np.random.Generator(np.random.PCG64([seed, DRAW_STREAM])).permutation(len(problems))
+    return tuple(problems[row] for row in order[:count])
