@@ -37,13 +37,14 @@ NOT_A_NUMBER = "have a right option that is not one number and are left out, as 
 """Completes "3 of 10 train rows ..."."""
 
 _LETTERS = "abcde"
-_PREFIX = r"(?:[a-e] \))? ?(?P<money>(?:rs|s)? ?[.:]? ?|euro |\[ |\$ )(?P<word>[a-z ]*[=:.]? ?)"
-_NUMBER = r"(?P<sign>[-+]? ?)(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+_PREFIX = r"(?:[a-e] \) )?(?P<money>(?:rs|s) ?[.:]? ?|euro |\[ ?|\$ ?)?(?P<word>(?:[a-z][a-z ]*[=:.]? ?)?)"
+_NUMBER = r"(?P<sign>[-+]? ?)(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\. ?\d+)"
 _SUFFIX = r"(?P<unit>[a-z%$°²³. \])]*)"
 _OPTION = re.compile(_PREFIX + _NUMBER + _SUFFIX)
 _EXPONENT = re.compile(r"(?<=[0-9] )((?:sq )?(?:mm|cm|dm|m|km|ft|in|inch|inches|meters?|metres?)) ?\^? ?[23]\b")
 # Words that make the digits a part of a larger expression.
-_FACTORS = re.compile(r"\b(?:pi|sqrt|root|x|[mb]illion|thousand|hundred|lakh|crore|dozen)\b")
+_FACTORS = re.compile(r"\b(?:pi|sqrt|root|x(?! =)|[mb]illion|thousand|hundred|lakh|crore|dozen)\b")
+_PER = re.compile(r"(?<=[a-z]) / (?=(?:h|hr|hour|min|s|sec)\b)")
 
 
 def read_row(fields: Fields) -> Problem | None:
@@ -95,19 +96,19 @@ def option_number(option: str) -> Fraction | None:
     """The number that an option is, units and currency aside; None for fractions, ratios, lists, roots and words.
 
     Example:
-        >>> [str(option_number(text)) for text in ("rs . 1,500", "− 7 %", "54 cm 2", "d ) 57")]
-        ['1500', '-7', '54', '57']
+        >>> [str(option_number(text)) for text in ("rs . 1,500", "− 7 %", "54 cm 2", "d ) 57", ". 09")]
+        ['1500', '-7', '54', '57', '9/100']
         >>> [option_number(text) for text in ("1 / 16", "3 : 4", "2,4", "52 π", "w - 4", "none of these")]
         [None, None, None, None, None, None]
     """
-    text = " ".join(re.sub("[−–]", "-", option.lower()).replace(")", " )").split())
+    text = _PER.sub(" per ", " ".join(re.sub("[−–]", "-", option.lower()).replace(")", " )").split()))
     found = _OPTION.fullmatch(_EXPONENT.sub(r"\1", text))
     if found is None or _FACTORS.search(f"{found['word']} {found['unit']}"):
         return None
     sign = found["sign"].strip()
     if sign and found["word"].strip():
         return None
-    return read_number(sign + found["digits"])
+    return read_number(sign + found["digits"].replace(" ", ""))
 
 
 def _right_option(fields: Fields) -> str:
