@@ -30,12 +30,15 @@ losses_app = typer.Typer(help="The library of losses.", invoke_without_command=T
 app.add_typer(losses_app, name="losses")
 
 Task = Annotated[
-    str, typer.Argument(metavar="TASK", help="Shipped task, data file, folder with train and test, or recipe.yaml.")
+    str,
+    typer.Argument(metavar="TASK", help="Shipped task, data file, folder with train and test, task.yaml or recipe.yaml."),
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any setting of a recipe.")]
 Model = Annotated[str | None, typer.Option(help="embedded: name, folder or hub id.")]
 Shots = Annotated[int | None, typer.Option(help="Training texts per class, drawn per seed.")]
 ShotsTotal = Annotated[int | None, typer.Option(help="Training texts in total, drawn per seed.")]
+Data = Annotated[str | None, typer.Option(help="Data of a task with answers: shipped, a folder, hub or hub:owner/name.")]
+Preset = Annotated[str | None, typer.Option(help="corrected, or released: as the released code of the paper does it.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of a data file that holds the text.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of a data file that holds the label.")]
@@ -64,14 +67,20 @@ def compare(
     baseline: Annotated[str | None, typer.Option(help="The loss that the others are compared with.")] = None,
     shots: Shots = None,
     shots_total: ShotsTotal = None,
-    metric: Annotated[str | None, typer.Option(help="accuracy, macro_f1, weighted_f1 or nll.")] = None,
+    data: Data = None,
+    preset: Preset = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy, macro_f1, nll, exact_match ...")] = None,
     device: Device = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs once more.")] = False,
     out: Annotated[Path | None, typer.Option(help="Results folder; continued if it holds this study.")] = None,
 ) -> None:
-    """Train every loss on every seed, then say which is best and how sure that is."""
+    """Train every loss on every seed, then say which is best and how sure that is.
+
+    Classification: mr, subj, cr, banking77, a table of texts. Written answers: gsm8k, mathqa, svamp, qasc, hellaswag
+    and others, or a task file.
+    """
     _require_train_extra()
     from lossmith import studies
     from lossmith.report.live import LiveProgress
@@ -83,6 +92,8 @@ def compare(
         "baseline": baseline,
         "shots": shots,
         "shots_total": shots_total,
+        "data": data,
+        "preset": preset,
         "metric": metric,
         "device": device,
         "text_column": text_column,
@@ -111,6 +122,8 @@ def train(
     seed: Annotated[int, typer.Option(help="The block: head, shots, order and dropout.")] = 0,
     shots: Shots = None,
     shots_total: ShotsTotal = None,
+    data: Data = None,
+    preset: Preset = None,
     device: Device = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -130,6 +143,8 @@ def train(
         "seeds": [seed],
         "shots": shots,
         "shots_total": shots_total,
+        "data": data,
+        "preset": preset,
         "device": device,
         "text_column": text_column,
         "label_column": label_column,
@@ -143,9 +158,11 @@ def train(
     except KeyboardInterrupt:
         Console(stderr=True).print("Stopped; nothing was saved.")
         raise typer.Exit(130) from None
-    shown = ", ".join(f"{name} {format_value(value, name)}" for name, value in record.metrics.items())
+    shown = ", ".join(
+        f"{name} {format_value(value, name)}" for name, value in record.metrics.items() if "released_" not in name
+    )
     console.print(f"{record.loss}, seed {record.seed}: {shown}", markup=False, highlight=False)
-    console.print(f"Saved to {out}: transformers' AutoModelForSequenceClassification loads it.", markup=False)
+    console.print(f"Saved to {out}: transformers' {config.loaded_by} loads it.", markup=False)
 
 
 @app.command()
@@ -273,8 +290,9 @@ def version() -> None:
 def _config(task: str, overrides: list[str] | None, flags: dict[str, Any], *, one_loss: bool = False) -> Any:
     """Settings from the recipe or task, then key=value, then flags."""
     from lossmith import studies
+    from lossmith.tasks import is_completion_task
 
-    is_recipe = task.endswith((".yaml", ".yml"))
+    is_recipe = task.endswith((".yaml", ".yml")) and not is_completion_task(task)
     values = studies.read_recipe(Path(task)) if is_recipe else {"task": task}
     values = studies.apply_overrides(values, overrides or [])
     given = {name: value for name, value in flags.items() if value is not None}

@@ -11,7 +11,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import lossmith
 import tiny
 from lossmith.errors import ConfigurationError, LossmithWarning
-from lossmith.integrations.classification import encode, make_trainer, predict_logits, training_arguments
+from lossmith.integrations.arguments import training_arguments
+from lossmith.integrations.classification import encode, make_trainer, predict_logits
 from lossmith.integrations.pooling import pool
 
 JOINT = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"

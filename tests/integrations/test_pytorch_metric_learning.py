@@ -22,7 +22,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import lossmith
 import tiny
 from lossmith.errors import LossmithWarning
-from lossmith.integrations.classification import encode, make_trainer, training_arguments
+from lossmith.integrations.arguments import training_arguments
+from lossmith.integrations.classification import encode, make_trainer
 from lossmith.integrations.pytorch_metric_learning import THEIR_NAMES, FromPml, from_pml, joint, to_pml
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 2, 0, 2])

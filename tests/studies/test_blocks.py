@@ -5,7 +5,6 @@ import torch
 
 from lossmith.evidence import VOLATILE_FIELDS
 from lossmith.studies import run as runs
-from lossmith.studies.run import prepare
 
 FOCAL = "focal"
 JOINT = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"
@@ -62,7 +61,7 @@ def test_the_head_is_the_blocks_own(setting_of, tmp_path):
     setting = setting_of()
 
     def heads(text: str, seed: int):
-        return prepare(setting, text, seed, tmp_path, lambda share: None).model.classifier.weight.detach().clone()
+        return setting.prepare(text, seed, tmp_path, lambda share: None).model.classifier.weight.detach().clone()
 
     assert torch.equal(heads("cross_entropy", 1), heads(JOINT, 1))
     assert not torch.equal(heads("cross_entropy", 1), heads("cross_entropy", 2))
@@ -72,7 +71,7 @@ def test_proxies_are_the_blocks_own(setting_of, tmp_path):
     setting = setting_of()
 
     def proxies(seed: int):
-        state = prepare(setting, JOINT, seed, tmp_path, lambda share: None).loss.state_dict()
+        state = setting.prepare(JOINT, seed, tmp_path, lambda share: None).loss.state_dict()
         return next(iter(state.values()))
 
     assert torch.equal(proxies(1), proxies(1))
@@ -125,7 +124,7 @@ def test_checkpoints_and_loggers_of_the_trainer_stay_in_the_workspace(run_block,
 
 
 def test_proxies_are_not_the_heads_own_numbers(setting_of, tmp_path):
-    trainer = prepare(setting_of(), JOINT, 0, tmp_path, lambda share: None)
+    trainer = setting_of().prepare(JOINT, 0, tmp_path, lambda share: None)
     head = trainer.model.classifier.weight.detach()
     proxies = trainer.loss.get_parameter("terms.1.proxies").detach().flatten(0, 1)
     similarity = torch.nn.functional.normalize(head, dim=-1) @ torch.nn.functional.normalize(proxies, dim=-1).T

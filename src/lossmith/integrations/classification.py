@@ -1,20 +1,18 @@
 """Sequence classification with transformers' Trainer and any lossmith loss on logits, embeddings or both."""
 
 import math
-import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import DataCollatorWithPadding, PrinterCallback, TrainingArguments
 
-from lossmith._checks import did_you_mean
-from lossmith.errors import ConfigurationError, TrainingDivergedError
+from lossmith.errors import TrainingDivergedError
 from lossmith.integrations.models import quiet_transformers
-from lossmith.integrations.saving import save_loss
+from lossmith.integrations.recorder import Recorder
+from lossmith.integrations.saving import give_ordinary_permissions, save_loss
 from lossmith.integrations.transformers import LossTrainer
 from lossmith.nn import LossModule, TokenLoss, loss
 
@@ -49,7 +47,7 @@ class ClassificationTrainer(LossTrainer):
         self._nll = loss_of_plain_cross_entropy()
         self._points: list[tuple[float, float]] = []
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Recorder(self, on_step, on_epoch))
+        self.add_callback(Recorder(self, on_step=on_step, on_epoch=on_epoch))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -83,39 +81,6 @@ def loss_of_plain_cross_entropy() -> TokenLoss:
     return module
 
 
-class _Recorder(TrainerCallback):
-    """Ends steps and epochs: curves, progress, and a clock that stands still outside training."""
-
-    def __init__(
-        self,
-        trainer: ClassificationTrainer,
-        on_step: Callable[[int, int], None] | None,
-        on_epoch: Callable[[ClassificationTrainer, int], None] | None,
-    ):
-        self.trainer, self.on_step, self.on_epoch = trainer, on_step, on_epoch
-        self._since = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._since = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.end_step()
-        if self.on_step is not None:
-            self.on_step(state.global_step, state.max_steps)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._stop()
-        if self.on_epoch is not None:
-            self.on_epoch(self.trainer, state.global_step)
-        self._since = time.perf_counter()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        self.trainer.training_seconds += time.perf_counter() - self._since
-
-
 def make_trainer(
     model: Any, tokenizer: Any, examples: list[dict[str, Any]], arguments: TrainingArguments, **kwargs: Any
 ) -> ClassificationTrainer:
@@ -128,63 +93,6 @@ def make_trainer(
         processing_class=tokenizer,
         **kwargs,
     )
-
-
-PASSED_ON = frozenset(
-    [
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "dataloader_num_workers",
-        "dataloader_pin_memory",
-        "gradient_checkpointing",
-        "gradient_checkpointing_kwargs",
-        "logging_first_step",
-        "logging_steps",
-        "logging_strategy",
-        "lr_scheduler_kwargs",
-        "neftune_noise_alpha",
-        "optim",
-        "optim_args",
-        "optim_target_modules",
-        "project",
-        "report_to",
-        "run_name",
-        "save_steps",
-        "save_strategy",
-        "save_total_limit",
-        "tf32",
-        "torch_compile",
-        "torch_compile_backend",
-        "torch_compile_mode",
-        "torch_empty_cache_steps",
-        "train_sampling_strategy",
-    ]
-)
-"""Training arguments that a study passes on. The others it sets itself, or they would do nothing here, send results
-elsewhere, or put a secret into the record."""
-
-
-def training_arguments(extra: dict[str, Any], **settings: Any) -> TrainingArguments:
-    """`TrainingArguments` from a study's settings and the user's own `trainer` settings.
-
-    Raises:
-        ConfigurationError: For names that are not passed on (with the nearest), or values that transformers refuses.
-    """
-    for name in extra:
-        if name not in PASSED_ON:
-            raise ConfigurationError(
-                f"`trainer.{name}` is not passed on: it is no training argument, or the study sets it itself, or it "
-                f"would do nothing here.{did_you_mean(name, PASSED_ON)} Passed on: {', '.join(sorted(PASSED_ON))}."
-            )
-    try:
-        arguments = TrainingArguments(**settings, **extra, remove_unused_columns=False, disable_tqdm=True)
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise ConfigurationError(f"The training settings are refused: {str(error).splitlines()[0]}") from error
-    if arguments.n_gpu > 1:
-        # One run uses one device; DataParallel would split the batch that region and metric losses couple.
-        arguments._n_gpu = 1
-    return arguments
 
 
 @torch.no_grad()
@@ -223,9 +131,4 @@ def save_classifier(trainer: ClassificationTrainer, folder: Path) -> None:
         for part in (trainer.model, trainer.processing_class):
             cast("Any", part).save_pretrained(folder)
     save_loss(trainer.loss, folder, pooling=trainer.pooling)
-    # safetensors writes files that only their owner can read; a saved model is as readable as any other file.
-    mask = os.umask(0)
-    os.umask(mask)
-    for file in folder.iterdir():
-        if file.is_file():
-            file.chmod(0o666 & ~mask)
+    give_ordinary_permissions(folder)

@@ -1,6 +1,7 @@
 """A loss beside a saved model or in a checkpoint: how it is written, and its proxies, running means and schedule."""
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,12 @@ def read_state(folder: Path, loss: LossModule, names: Collection[str]) -> dict[s
             f"{weights} must hold the state of '{loss}', {', '.join(sorted(names))}, got {', '.join(sorted(state))}."
         )
     return state
+
+
+def give_ordinary_permissions(folder: Path) -> None:
+    """Make the files of a folder as readable as any new file; safetensors writes for their owner only."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(0o666 & ~mask)

@@ -2,11 +2,15 @@
 
 from lossmith.studies.commands import compare_command
 from lossmith.studies.comparison import Listener, Study, compare, open_results
-from lossmith.studies.config import StudyConfig, apply_overrides, json_schema, make_config, read_recipe
+from lossmith.studies.completion_config import CompletionConfig
+from lossmith.studies.config import SharedConfig, StudyConfig
+from lossmith.studies.recipes import apply_overrides, json_schema, make_config, read_recipe
 from lossmith.studies.train import train
 
 __all__ = [
+    "CompletionConfig",
     "Listener",
+    "SharedConfig",
     "Study",
     "StudyConfig",
     "apply_overrides",

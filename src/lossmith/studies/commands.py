@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from lossmith.studies.config import StudyConfig
+from lossmith.studies.config import SharedConfig
+from lossmith.studies.recipes import GROUPS
 
 FLAGS = {
     "model": "--model",
@@ -17,11 +18,13 @@ FLAGS = {
     "device": "--device",
     "text_column": "--text-column",
     "label_column": "--label-column",
+    "data": "--data",
+    "preset": "--preset",
 }
 """Settings that have a flag of their own; the others are written as key=value."""
 
 
-def compare_command(config: StudyConfig, folder: Path) -> str:
+def compare_command(config: SharedConfig, folder: Path) -> str:
     """The shell command that makes `folder` again on the same machine with the same versions."""
     words = ["lossmith", "compare", config.task, "--losses", *config.losses]
     seeds = config.seeds if isinstance(config.seeds, int) else ",".join(str(seed) for seed in config.seeds)
@@ -30,17 +33,17 @@ def compare_command(config: StudyConfig, folder: Path) -> str:
     for name, value in _changed(config).items():
         if name in FLAGS:
             words += [FLAGS[name], str(value)]
-        elif name == "trainer":
-            loose += [f"trainer.{key}={_yaml(inner)}" for key, inner in value.items()]
+        elif name in GROUPS and value is not None:
+            loose += [f"{name}.{key}={_yaml(inner)}" for key, inner in value.items()]
         elif name not in ("task", "losses", "seeds"):
             loose.append(f"{name}={_yaml(value)}")
     return shlex.join([*words, "--out", str(folder), *loose])
 
 
-def _changed(config: StudyConfig) -> dict[str, Any]:
+def _changed(config: SharedConfig) -> dict[str, Any]:
     """Settings that differ from their defaults, and the ones that everyone wants to see."""
     always = ("model", "baseline")
-    default = StudyConfig().settings()
+    default = type(config)().settings()
     return {name: value for name, value in config.settings().items() if name in always or value != default[name]}
 
 

@@ -1,25 +1,16 @@
 """Compare losses: every loss on every block, each run finished once, however often the study is stopped."""
 
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from lossmith.errors import LossmithWarning
 from lossmith.evidence import EvidenceStore, RunIsTaken, RunRecord, StudySummary, check_writable, summarize
-from lossmith.integrations.models import load_classifier, resolve_model, token_limit
-from lossmith.studies.config import StudyConfig, make_config
-from lossmith.studies.run import (
-    Setting,
-    build_loss,
-    check_runs,
-    pick_device,
-    pick_max_length,
-    run_block,
-)
-from lossmith.tasks import ClassificationTask, draw_shots, load_task
+from lossmith.studies.completion_config import CompletionConfig
+from lossmith.studies.config import SharedConfig, StudyConfig
+from lossmith.studies.recipes import make_config
+from lossmith.studies.run import Setting, run_block
 
 POLL_SECONDS = 1.0
 """How often a run that another process holds is looked at again."""
@@ -48,7 +39,7 @@ class Listener(Protocol):
 class Study:
     """A finished comparison."""
 
-    config: StudyConfig
+    config: SharedConfig
     records: tuple[RunRecord, ...]
     summary: StudySummary
     others: int = 0
@@ -71,51 +62,26 @@ class Study:
         return str(self.records[0].config.get("attribution", "")) if self.records else ""
 
 
-def load_study_task(config: StudyConfig) -> ClassificationTask:
-    """The task of a study's settings."""
-    defaults = StudyConfig.model_fields
-    names = ("text_column", "label_column", "split_seed", "test_fraction")
-    # Only what differs is passed on: the loader refuses settings that have nothing to act on.
-    given = {name: getattr(config, name) for name in names if getattr(config, name) != defaults[name].default}
-    return load_task(config.task, **given)
-
-
-def open_setting(config: StudyConfig) -> Setting:
-    """Load what all runs share, and find every mistake that can be found before training.
-
-    Warns of what the task noticed, such as texts that stand in both training and test data.
+def open_setting(config: SharedConfig) -> Setting:
+    """Load what all runs of a study share, and find every mistake that can be found before training.
 
     Raises:
-        LossmithError: If the task, model, device, shots or a loss cannot be used.
+        LossmithError: If the task, model, device, rows or a loss cannot be used.
     """
-    for text in config.all_losses:
-        build_loss(text, 0, {"num_classes": 2, "embedding_dim": 2})
-    task = load_study_task(config)
-    for notice in task.warnings:
-        warnings.warn(notice, LossmithWarning, stacklevel=2)
-    for seed in config.blocks:
-        draw_shots(task, seed=seed, shots_per_class=config.shots, shots_total=config.shots_total)
-    model = resolve_model(config.model)
-    network, tokenizer = load_classifier(model, task.label_names)
-    max_length = pick_max_length(config.max_length, token_limit(network, tokenizer))
-    setting = Setting(config, task, model, pick_device(config.device), max_length)
-    check_runs(setting)
+    if isinstance(config, CompletionConfig):
+        from lossmith.studies.completion import open_completion
+
+        setting: Setting = open_completion(config)
+    else:
+        from lossmith.studies.classification import open_classification
+
+        assert isinstance(config, StudyConfig)
+        setting = open_classification(config)
+    setting.check()
     return setting
 
 
-def identity_of(setting: Setting) -> dict[str, Any]:
-    """What all runs of one results folder share: settings, data and weights by content, and the kind of device."""
-    return setting.config.identity() | {
-        "task": setting.task.name,
-        "task_fingerprint": setting.task.fingerprint,
-        "model": setting.config.model,
-        "model_fingerprint": setting.model.fingerprint,
-        "device": setting.device.type,
-        "max_length": setting.max_length,
-    }
-
-
-def compare(config: StudyConfig, folder: Path, *, listener: Listener, retry_failed: bool = False) -> Study:
+def compare(config: SharedConfig, folder: Path, *, listener: Listener, retry_failed: bool = False) -> Study:
     """Run what is missing of a comparison and summarise all of it.
 
     Several processes may call this on one folder at once: each run is held by one of them, and a run whose holder
@@ -134,7 +100,7 @@ def compare(config: StudyConfig, folder: Path, *, listener: Listener, retry_fail
     check_writable(folder)
     plan = [(text, seed) for seed in config.blocks for text in config.all_losses]
     with EvidenceStore(folder) as store:
-        store.open_study(identity=identity_of(setting), config=config.settings())
+        store.open_study(identity=setting.identity(), config=config.settings())
         if retry_failed:
             _forget_failed(store, plan)
         done = [pair for pair in plan if store.get(*pair) is not None]
@@ -180,7 +146,7 @@ def _forget_failed(store: EvidenceStore, plan: list[tuple[str, int]]) -> None:
                 store.forget(text, seed)
 
 
-def read_study(store: EvidenceStore, config: StudyConfig) -> Study:
+def read_study(store: EvidenceStore, config: SharedConfig) -> Study:
     """Records and summary of a study, from its store alone."""
     wanted = {(text, seed) for text in config.all_losses for seed in config.blocks}
     everything = store.records()

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from lossmith.errors import EvidenceError, ModelError
 from lossmith.evidence import RunRecord, check_writable
-from lossmith.integrations.classification import save_classifier
 from lossmith.studies.comparison import open_setting
-from lossmith.studies.config import StudyConfig
+from lossmith.studies.config import SharedConfig
 from lossmith.studies.run import train_and_test
 
 
-def train(config: StudyConfig, folder: Path, *, progress: Callable[[float], None] | None = None) -> RunRecord:
+def train(config: SharedConfig, folder: Path, *, progress: Callable[[float], None] | None = None) -> RunRecord:
     """Train the one loss on the one seed of `config`, test it, and save model, tokenizer, loss and record.
 
-    `AutoModelForSequenceClassification.from_pretrained(folder)` loads the result; `loss.safetensors` holds the
-    proxies, `result.json` the record; `config.json` comes last, so that a folder is a whole model or none.
+    transformers' auto class for the task loads the result (`AutoModelForSequenceClassification`,
+    `AutoModelForCausalLM`); `loss.safetensors` holds proxies where there are any, `result.json` the record;
+    `config.json` comes last, so that a folder is a whole model or none.
 
     Raises:
         EvidenceError: If `folder` is there and not empty, or cannot be written; before training.
@@ -38,7 +38,7 @@ def train(config: StudyConfig, folder: Path, *, progress: Callable[[float], None
         if record.status == "failed":
             raise ModelError(str(record.error))
         scratch.mkdir(exist_ok=True)
-        save_classifier(trainer, scratch)
+        setting.save(trainer, scratch)
         text = json.dumps(record.to_dict(), indent=2) + "\n"
         (scratch / "result.json").write_text(text, encoding="utf-8")
         # The configuration last: without it no folder counts as a model.

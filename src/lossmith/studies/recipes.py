@@ -1,0 +1,109 @@
+"""Settings from recipes and command lines: YAML, `key=value`, and which kind of study they make."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lossmith._checks import did_you_mean
+from lossmith.errors import ConfigurationError, LossmithError
+from lossmith.studies.completion_config import CompletionConfig
+from lossmith.studies.config import SharedConfig, StudyConfig
+from lossmith.tasks import is_completion_task
+
+GROUPS = ("trainer", "lora")
+"""Settings that have settings below them."""
+
+
+def make_config(values: dict[str, Any], *, place: str = "settings") -> SharedConfig:
+    """A checked `StudyConfig`, or a `CompletionConfig` where the task is one of completions.
+
+    Args:
+        values: Settings by name.
+        place: What to call them in an error message: a recipe's file name, or "settings".
+
+    Raises:
+        ConfigurationError: One sentence on the first setting that does not fit.
+    """
+    kind = CompletionConfig if is_completion_task(str(values.get("task", ""))) else StudyConfig
+    known = kind.model_fields
+    for name in values:
+        if name not in known:
+            raise ConfigurationError(
+                f"{place}: there is no setting `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}."
+            )
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if first["type"] == "value_error" and cause is not None:
+            name = ".".join(str(part) for part in first["loc"])
+            named = f"`{name}` {cause}" if name and not isinstance(cause, LossmithError) else str(cause)
+            raise ConfigurationError(f"{place}: {named}") from None
+        name = ".".join(str(part) for part in first["loc"] if part != "LoraConfig") or "settings"
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigurationError(f"{place}: `{name}`: {message}, got {first['input']!r}.") from None
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Settings of a YAML recipe, by safe loading.
+
+    Raises:
+        ConfigurationError: If the file cannot be read or is no mapping of settings.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(f"There is no recipe {path}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"The recipe {path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"The recipe {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise ConfigurationError(f"The recipe {path} must be a mapping of settings, such as `task: mr`.")
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Settings with `key=value`, `trainer.key=value` and `lora.key=value` overrides, each value read as YAML.
+
+    Raises:
+        ConfigurationError: For a word that is no `key=value`, or a value that is no YAML.
+
+    Example:
+        >>> apply_overrides({"epochs": 3}, ["epochs=5", "trainer.optim=sgd"])
+        {'epochs': 5, 'trainer': {'optim': 'sgd'}}
+    """
+    result = {**values}
+    for word in overrides:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise ConfigurationError(f"An override is written as key=value, got '{word}'.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigurationError(f"The value of override '{word}' is not valid YAML.") from None
+        group, dot, inner = name.partition(".")
+        if dot:
+            if group not in GROUPS:
+                raise ConfigurationError(f"Only {' and '.join(GROUPS)} have settings below them, got '{word}'.")
+            result[group] = {**(result.get(group) or {}), inner: value}
+        else:
+            result[name] = value
+    return result
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a recipe of either kind, for editors."""
+    kinds = [kind.model_json_schema() for kind in (StudyConfig, CompletionConfig)]
+    definitions: dict[str, Any] = {}
+    for schema in kinds:
+        definitions |= schema.pop("$defs", {})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "lossmith study",
+        "anyOf": kinds,
+        "$defs": definitions,
+    }
