@@ -9,6 +9,7 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lossmith.report.wording import one_line, wrapped
@@ -101,6 +102,23 @@ def figure_text(text: object) -> str:
 def figure_label(text: object, *, width: int = 26, lines: int = 2) -> str:
     """Foreign text folded into a few lines for an axis, a legend or a panel title."""
     return wrapped(text, width=width, lines=lines).replace("$", r"\$")
+
+
+def row_axes(figure: Figure, labels: Sequence[str]) -> Axes:
+    """Axes with a named row per label, the first on top at height `len(labels) - 1`."""
+    axes = figure.add_subplot()
+    axes.set_yticks(range(len(labels)), [figure_label(label, width=30) for label in reversed(labels)])
+    axes.set_ylim(-0.6, len(labels) - 0.4)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    return axes
+
+
+def margin_note(axes: Axes, height: int, text: str) -> None:
+    """Lines of text to the right of a row."""
+    harmless = "\n".join(figure_text(line).rstrip() for line in text.split("\n"))
+    axes.text(1.015, height, harmless, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=INK)
 
 
 def message_figure(message: str) -> Figure:

@@ -19,10 +19,11 @@ from lossmith.report.canvas import (
     WIDTH_IN,
     LossStyle,
     figure_label,
-    figure_text,
     house_style,
     loss_styles,
+    margin_note,
     message_figure,
+    row_axes,
 )
 from lossmith.report.wording import difference_with_interval, known, level, level_unit, metric_name
 
@@ -30,6 +31,7 @@ CURVES = {
     "train_nll": "training NLL (nats)",
     "validation_nll": "validation NLL (nats)",
     "validation_accuracy": "validation accuracy (%)",
+    "validation_exact_match": "validation exact match (%)",
 }
 """Curves that mean the same under every loss, and so can be compared; the objective itself cannot."""
 
@@ -45,7 +47,7 @@ def forest_figure(summary: StudySummary) -> Figure:
         return message_figure(f"No loss could be compared with {summary.baseline}: too few runs finished.")
     styles = loss_styles([row.loss for row in summary.rows], summary.baseline)
     figure = Figure(figsize=(WIDTH_IN, 1.25 + 0.5 * len(rows)), layout="constrained")
-    axes = _row_axes(figure, [row.loss for row in rows])
+    axes = row_axes(figure, [row.loss for row in rows])
     _noise_band(axes, summary, metric)
     axes.axvline(0, color=INK, linewidth=1)
     for height, row in enumerate(reversed(rows)):
@@ -67,7 +69,7 @@ def seeds_figure(summary: StudySummary) -> Figure:
         return message_figure("No run finished, so there is no point to draw.")
     styles = loss_styles([row.loss for row in summary.rows], summary.baseline)
     figure = Figure(figsize=(WIDTH_IN, 1.25 + 0.5 * len(rows)), layout="constrained")
-    axes = _row_axes(figure, [row.loss for row in rows])
+    axes = row_axes(figure, [row.loss for row in rows])
     heights = range(len(rows) - 1, -1, -1)
     for seed in summary.seeds:
         path = [row.values.get(seed, math.nan) * metric.scale for row in rows]
@@ -107,16 +109,6 @@ def curves_figure(records: Sequence[RunRecord], losses: Sequence[str], *, baseli
     return figure
 
 
-def _row_axes(figure: Figure, labels: Sequence[str]) -> Axes:
-    axes = figure.add_subplot()
-    axes.set_yticks(range(len(labels)), [figure_label(label, width=30) for label in reversed(labels)])
-    axes.set_ylim(-0.6, len(labels) - 0.4)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x")
-    return axes
-
-
 def _noise_band(axes: Axes, summary: StudySummary, metric: MetricStyle) -> None:
     floor = summary.noise_floor
     if floor is None or not known(floor.half_width):
@@ -130,7 +122,7 @@ def _noise_band(axes: Axes, summary: StudySummary, metric: MetricStyle) -> None:
 def _forest_row(axes: Axes, height: int, row: LossSummary, style: LossStyle, metric: MetricStyle) -> None:
     pairs = row.comparison
     if pairs is None or not known(pairs.difference):
-        _margin_note(axes, height, "not compared")
+        margin_note(axes, height, "not compared")
         return
     if known(pairs.low) and known(pairs.high):
         ends = [pairs.low * metric.scale, pairs.high * metric.scale]
@@ -146,7 +138,7 @@ def _forest_row(axes: Axes, height: int, row: LossSummary, style: LossStyle, met
         markerfacecolor=style.colour if decided else PAPER,
         markeredgewidth=2,
     )
-    _margin_note(axes, height, f"{difference_with_interval(pairs, metric.name)}\n{row.verdict}")
+    margin_note(axes, height, f"{difference_with_interval(pairs, metric.name)}\n{row.verdict}")
 
 
 def _seed_note(axes: Axes, height: int, row: LossSummary, metric: MetricStyle) -> None:
@@ -157,22 +149,11 @@ def _seed_note(axes: Axes, height: int, row: LossSummary, metric: MetricStyle) -
         parts.append(f"mean {level(row.mean, metric.name)}")
     if row.failed:
         parts.append(f"{row.failed} failed")
-    _margin_note(axes, height, "\n".join(parts))
-
-
-def _margin_note(axes: Axes, height: int, text: str) -> None:
-    axes.text(
-        1.015, height, _harmless_lines(text), transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=INK
-    )
-
-
-def _harmless_lines(text: str) -> str:
-    """Text of several lines, each harmless to matplotlib."""
-    return "\n".join(figure_text(line).rstrip() for line in text.split("\n"))
+    margin_note(axes, height, "\n".join(parts))
 
 
 def _curve_family(axes: Axes, runs: Iterable[RunRecord], name: str, style: LossStyle) -> None:
-    scale = 100.0 if name.endswith("accuracy") else 1.0
+    scale = metric_style(name.partition("_")[2]).scale
     finished = []
     for run in runs:
         points = [(step, value * scale) for step, value in run.curves.get(name, []) if known(value)]

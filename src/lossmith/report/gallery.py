@@ -7,8 +7,10 @@ from matplotlib.figure import Figure
 
 from lossmith.evidence.records import RunRecord
 from lossmith.evidence.summary import StudySummary
+from lossmith.report.completions import is_completion
 from lossmith.report.confusion import confusion_figure
-from lossmith.report.figures import curves_figure, forest_figure, seeds_figure
+from lossmith.report.figures import CURVES, curves_figure, forest_figure, seeds_figure
+from lossmith.report.outcomes import in_order, outcome_counts, outcome_name, outcomes_figure
 from lossmith.report.wording import level, level_unit, metric_name
 
 
@@ -28,8 +30,15 @@ class ReportFigure:
     """The picture."""
 
 
+LEARNING = (
+    "Thick: mean over finished seeds. Thin: each seed; dotted: a run that failed. The NLL is plain cross-entropy under "
+    "every loss, so that the curves can be compared"
+)
+
+
 def study_figures(summary: StudySummary, records: Sequence[RunRecord]) -> tuple[ReportFigure, ...]:
     """All figures of a report."""
+    completion = is_completion(records)
     losses = [row.loss for row in summary.rows]
     sentences = "; ".join(f"{row.loss}: {row.sentence}" for row in summary.rows)
     unit = level_unit(summary.metric)
@@ -58,17 +67,43 @@ def study_figures(summary: StudySummary, records: Sequence[RunRecord]) -> tuple[
         ReportFigure(
             name="learning_curves",
             title="Learning curves",
-            caption="Thick: mean over finished seeds. Thin: each seed; dotted: a run that failed. The NLL is plain "
-            "cross-entropy under every loss, so that the curves can be compared.",
-            description=f"Training NLL and validation accuracy by optimiser step for {'; '.join(losses)}",
+            caption=f"{LEARNING}{'; that of validation is over answer tokens' if completion else ''}.",
+            description=f"{_curve_names(records, completion)} by optimiser step for {'; '.join(losses)}",
             figure=curves_figure(records, losses, baseline=summary.baseline),
         ),
-        ReportFigure(
-            name="confusion",
-            title="Confusion matrices",
-            caption="Test predictions of all finished seeds added up. Colour and percent: share of the true class; "
-            "the number is the count of predictions.",
-            description=f"Rows are true classes, columns predicted classes, one matrix per loss: {'; '.join(losses)}",
-            figure=confusion_figure(records, losses),
-        ),
+        *([_outcomes(records, losses)] if completion else []),
+        *([_confusion(records, losses)] if not completion or any(run.predictions for run in records) else []),
+    )
+
+
+def _curve_names(records: Sequence[RunRecord], completion: bool) -> str:
+    if not completion:
+        return "Training NLL and validation accuracy"
+    return ", ".join(title for name, title in CURVES.items() if any(run.curves.get(name) for run in records))
+
+
+def _outcomes(records: Sequence[RunRecord], losses: Sequence[str]) -> ReportFigure:
+    counts = outcome_counts(records, losses)
+    shares = (
+        f"{loss}: " + ", ".join(f"{found[name] / found.total():.1%} {outcome_name(name)}" for name in in_order(found))
+        for loss, found in counts.items()
+    )
+    return ReportFigure(
+        name="outcomes",
+        title="What became of the answers",
+        caption="Every test answer of all finished seeds, by what became of it; the classes exclude each other, and "
+        "the first that applies counts. Green: the answer is right.",
+        description="; ".join(shares) or "No run finished.",
+        figure=outcomes_figure(records, losses),
+    )
+
+
+def _confusion(records: Sequence[RunRecord], losses: Sequence[str]) -> ReportFigure:
+    return ReportFigure(
+        name="confusion",
+        title="Confusion matrices",
+        caption="Test predictions of all finished seeds added up. Colour and percent: share of the true class; "
+        "the number is the count of predictions.",
+        description=f"Rows are true classes, columns predicted classes, one matrix per loss: {'; '.join(losses)}",
+        figure=confusion_figure(records, losses),
     )

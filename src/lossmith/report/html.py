@@ -13,6 +13,7 @@ from lossmith.evidence.records import RunRecord
 from lossmith.evidence.sentences import SIGNIFICANCE
 from lossmith.evidence.summary import LossSummary, StudySummary
 from lossmith.report.canvas import inline_svg, loss_styles
+from lossmith.report.completions import CompletionParts, example_rows, grouped, sizes
 from lossmith.report.gallery import ReportFigure
 from lossmith.report.provenance import flat_settings, provenance
 from lossmith.report.tables import comparison_table
@@ -32,6 +33,7 @@ def render_html(
     commands: Sequence[str],
     attribution: str = "",
     notices: Sequence[str] = (),
+    parts: CompletionParts | None = None,
 ) -> str:
     """The whole page; every foreign text in it is escaped, and equal inputs give equal pages."""
     # Imported here: jinja2 comes with an extra, and tables need nothing but the standard library.
@@ -46,9 +48,14 @@ def render_html(
         lstrip_blocks=True,
         finalize=_printable,
     )
-    script, style = (environment.get_template(name).render() for name in ("report.js", "report.css"))
+    styles = ["report.css"] if parts is None else ["report.css", "completions.css"]
+    script = environment.get_template("report.js").render()
+    style = "\n".join(environment.get_template(name).render() for name in styles)
     origin = provenance(records)
     data = page_data(summary, records, title=title, settings=settings, commands=commands)
+    if parts is None:  # a classification's page compares by seed alone
+        for row in data["summary"]["rows"]:
+            del row["by_example"]
     return environment.get_template("report.html.j2").render(
         title=title,
         summary=summary,
@@ -64,7 +71,10 @@ def render_html(
         failures=[record for record in records if record.status == "failed"],
         provenance=origin,
         notices=(*notices, *origin.warnings),
-        sizes=_sizes(records),
+        sizes=_sizes(records) if parts is None else sizes(records),
+        parts=parts,
+        steps=grouped(parts.steps) if parts else [],
+        examples=example_rows(summary) if parts else {},
         settings=flat_settings(settings),
         commands=[line for command in commands for line in command.split("\n")],
         attribution=attribution,
@@ -109,8 +119,8 @@ def page_data(
     settings: Mapping[str, Any],
     commands: Sequence[str],
 ) -> dict[str, Any]:
-    """The numbers of the page; predictions stay in the store, which holds them once."""
-    left_out = {"predictions", "labels", "config"}
+    """The numbers of the page; what was kept per test example stays in the store, which holds it once."""
+    left_out = {"predictions", "labels", "scores", "outputs", "outcomes", "config"}
     runs = [{key: value for key, value in record.to_dict().items() if key not in left_out} for record in records]
     return {"title": title, "settings": settings, "commands": list(commands), "summary": asdict(summary), "runs": runs}
 

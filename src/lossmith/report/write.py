@@ -25,7 +25,9 @@ def write_report(
     """Write the report of a study into `folder`, and return the path of its page.
 
     Writes `report.html`, `table.csv`, `table.md`, `table.tex`, `forest.png`, `seeds.png`, `learning_curves.png` and
-    `confusion.png`. Each file is whole or absent, and equal inputs give equal files.
+    `confusion.png`; where language models wrote the answers also `steps.csv`, `steps.md` and `outcomes.png`, and
+    `confusion.png` only where they chose among options. Each file is whole or absent, and equal inputs give equal
+    files.
 
     Args:
         folder: Where to write; made if it is not there.
@@ -46,6 +48,7 @@ def write_report(
     for package in ("matplotlib", "jinja2"):
         require(package, extra="train", purpose="write a report")
     from lossmith.report.canvas import png_bytes
+    from lossmith.report.completions import completion_parts
     from lossmith.report.gallery import study_figures
     from lossmith.report.html import render_html
 
@@ -54,6 +57,7 @@ def write_report(
     runs = [record for record in records if record.loss in order and record.seed in summary.seeds]
     runs.sort(key=lambda run: (order[run.loss], run.seed))
     figures = study_figures(summary, runs)
+    parts = completion_parts(summary, runs)
     page = render_html(
         summary=summary,
         records=runs,
@@ -63,13 +67,16 @@ def write_report(
         commands=commands,
         attribution=attribution,
         notices=notices,
+        parts=parts,
     )
     texts = {
         "table.csv": to_csv(raw_table(summary)),
         "table.md": to_markdown(comparison_table(summary)),
         "table.tex": to_latex(comparison_table(summary)),
-        "report.html": page,
     }
+    if parts is not None:
+        texts |= {"steps.csv": to_csv(parts.raw_steps), "steps.md": to_markdown(parts.steps)}
+    texts["report.html"] = page
     files = {f"{figure.name}.png": png_bytes(figure.figure) for figure in figures}
     # The page comes last: where it is, the rest is.
     try:
