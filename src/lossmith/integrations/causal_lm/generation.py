@@ -76,7 +76,7 @@ def generate(
     check_sampling(max_new_tokens=max_new_tokens, votes=votes, temperature=temperature, top_p=top_p)
     if batch_size < 1:
         raise ConfigurationError(f"`batch_size` must be >= 1, got {batch_size}.")
-    network = base_model(model)
+    network: Any = base_model(model)
     _check_prompts(model, network, prompts, max_new_tokens)
     stops = stop_ids(model, tokenizer)
     settings = _settings(
@@ -138,6 +138,23 @@ def check_sampling(*, max_new_tokens: int, votes: int, temperature: float, top_p
             f"`top_p` is {top_p} and `temperature` 0, at which nothing is drawn: give a temperature such as 0.7, or "
             f"leave `top_p` out."
         )
+
+
+def check_room(network: Any, longest: int, max_new_tokens: int = 0) -> None:
+    """Refuse what is longer than a model has positions for.
+
+    Raises:
+        ModelError: With its length and the model's.
+    """
+    limit = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    if limit is None or longest + max_new_tokens <= limit:
+        return
+    if max_new_tokens == 0:
+        raise ModelError(f"{type(network).__name__} reads at most {limit} tokens, got {longest}: shorten the text.")
+    raise ModelError(
+        f"{type(network).__name__} reads at most {limit} tokens, and a prompt of {longest} with `max_new_tokens` "
+        f"{max_new_tokens} is longer: shorten the prompts or lower `max_new_tokens`."
+    )
 
 
 @contextmanager
@@ -237,10 +254,5 @@ def _check_prompts(model: Any, network: Any, prompts: Sequence[Sequence[int]], m
     for number, prompt in enumerate(prompts):
         if not len(prompt):
             raise DataError(f"Prompt {number} has no token: give each at least one.")
-    limit = getattr(network.config.get_text_config(), "max_position_embeddings", None)
     longest = max((len(prompt) for prompt in prompts), default=0)
-    if limit is not None and longest + max_new_tokens > limit:
-        raise ModelError(
-            f"{type(network).__name__} reads at most {limit} tokens, and a prompt of {longest} with `max_new_tokens` "
-            f"{max_new_tokens} is longer: shorten the prompts or lower `max_new_tokens`."
-        )
+    check_room(network, longest, max_new_tokens)
