@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from completion_studies import hostile_completions
 from report_page import parse_page
 from report_studies import DEMO_MEANS, fake_study, hostile_study
 
@@ -58,20 +59,27 @@ def test_a_page_that_misbehaves_is_noticed(tmp_path):
     assert any("Content Security Policy" in line for line in seen.console)
 
 
+CLASSES = ["forest", "seeds", "learning_curves", "confusion"]
+ANSWERS = ["forest", "seeds", "learning_curves", "outcomes"]
+
+
 @pytest.mark.parametrize(
-    "make",
-    [fake_study, hostile_study, lambda: fake_study(failed={(loss, seed) for loss in DEMO_MEANS for seed in range(5)})],
-    ids=["demo", "hostile", "all failed"],
+    ("make", "figures"),
+    [
+        (fake_study, CLASSES),
+        (hostile_study, CLASSES),
+        (lambda: fake_study(failed={(loss, seed) for loss in DEMO_MEANS for seed in range(5)}), CLASSES),
+        (hostile_completions, ANSWERS),
+    ],
+    ids=["demo", "hostile", "all failed", "hostile completions"],
 )
-def test_the_report_opens_from_disk_in_silence(tmp_path, make):
+def test_the_report_opens_from_disk_in_silence(tmp_path, make, figures):
     study = make()
     seen = visit(write_report(tmp_path / "report", **vars(study)), tmp_path)
     assert seen.requests == []
     assert seen.console == []
     page = parse_page(seen.dom)
-    assert [svg["aria-labelledby"].split("-")[0] for svg in page.all("svg")] == [
-        "forest", "seeds", "learning_curves", "confusion",
-    ]  # fmt: skip
+    assert [svg["aria-labelledby"].split("-")[0] for svg in page.all("svg")] == figures
     # The page's own script ran: headings became buttons and the save button is shown. No other script is there.
     assert len([b for b in page.all("button") if b.get("id") != "save-json"]) == 7
     assert "hidden" not in next(b for b in page.all("button") if b.get("id") == "save-json")

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from completion_studies import choice_study, completion_study, hostile_completions
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
@@ -27,6 +28,11 @@ STUDIES = {
     "nll": lambda: fake_study(metric="nll"),
     "baseline alone": lambda: fake_study({"cross_entropy": 0.5}),
     "hostile": hostile_study,
+    "completions": completion_study,
+    "completions, twelve losses": lambda: completion_study(TWELVE, seeds=2, failed={("focal", 1)}),
+    "completions, all failed": lambda: completion_study({"cross_entropy": 0.4}, failed={("cross_entropy", 0)}, seeds=1),
+    "completions, hostile": hostile_completions,
+    "choices": choice_study,
 }
 
 

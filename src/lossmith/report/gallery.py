@@ -39,6 +39,7 @@ LEARNING = (
 def study_figures(summary: StudySummary, records: Sequence[RunRecord]) -> tuple[ReportFigure, ...]:
     """All figures of a report."""
     completion = is_completion(records)
+    answers = completion and any(run.curves.get("validation_nll") for run in records)
     losses = [row.loss for row in summary.rows]
     sentences = "; ".join(f"{row.loss}: {row.sentence}" for row in summary.rows)
     unit = level_unit(summary.metric)
@@ -67,7 +68,7 @@ def study_figures(summary: StudySummary, records: Sequence[RunRecord]) -> tuple[
         ReportFigure(
             name="learning_curves",
             title="Learning curves",
-            caption=f"{LEARNING}{'; that of validation is over answer tokens' if completion else ''}.",
+            caption=f"{LEARNING}{'; that of validation is over answer tokens' if answers else ''}.",
             description=f"{_curve_names(records, completion)} by optimiser step for {'; '.join(losses)}",
             figure=curves_figure(records, losses, baseline=summary.baseline),
         ),
