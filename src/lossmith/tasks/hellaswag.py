@@ -33,7 +33,7 @@ HELLASWAG = CompletionRecord(
 
 def read_row(fields: Fields) -> Problem:
     """`Question: ...`, the endings, `Answer: ` -> the letter. As in the paper, the activity is not in the prompt."""
-    if fields.has("ctx"):
-        return choice_problem(fields, "ctx")
+    if not fields.has("question"):
+        return choice_problem(fields, "ctx", "question")
     activity = f"{fields.text('activity')}: " if fields.has("activity") else ""
     return choice_problem(fields, "question", stem=fields.text("question").removeprefix(activity))
