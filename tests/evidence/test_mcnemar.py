@@ -82,6 +82,12 @@ def test_fractions_are_flipped_and_have_no_mcnemar():
     assert (nothing.gained, nothing.lost, nothing.p_value) == (0, 0, 1.0)
 
 
+def test_fractions_that_cancel_over_seeds_are_no_gain():
+    after = np.array([[0.1, 0.5], [0.2, 0.0], [-0.3, 0.0]])  # 0.1 + 0.2 - 0.3 is not 0 in floating point
+    found = compare_examples(np.zeros((3, 2)), after, seeds=range(3))
+    assert (found.gained, found.lost) == (1, 0)
+
+
 def test_many_fractions_are_drawn_by_seed_near_the_normal_tail():
     draw = np.random.default_rng(1)
     differences = draw.normal(0.02, 0.2, (1, 800))

@@ -55,7 +55,7 @@ def inline_json(text):
 
 def run_of(loss, seed, *, metrics=None, outcomes=(), status="finished"):
     return RunRecord(
-        loss=loss, seed=seed, status=status, config={}, metrics=metrics or {}, outcomes=list(outcomes),
+        loss=loss, seed=seed, status=status, config={}, metrics=dict(metrics or {}), outcomes=list(outcomes),
         outputs=["x"] * len(outcomes),
     )  # fmt: skip
 
