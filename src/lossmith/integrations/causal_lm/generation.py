@@ -42,6 +42,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    stop_token_ids: Sequence[int] | None = None,
     on_batch: OnBatch | None = None,
     merge: bool = False,
 ) -> list[list[Generated]]:
@@ -60,6 +61,7 @@ def generate(
         temperature: Divides the scores before a token is drawn, >= 0; 0 takes the most likely token.
         top_p: Tokens are drawn from the most likely ones that together have this probability, in (0, 1].
         seed: Of the draws. Equal prompts in equal batches give equal answers, whatever was drawn before.
+        stop_token_ids: Tokens after which an answer has ended; None takes those of `stop_ids`.
         on_batch: Called after every batch with the answers that are done and all there will be.
         merge: Add LoRA's matrices to the weights meanwhile, which is faster. Taking them out again rounds the weights,
             so that a training that goes on is not exactly what it would have been.
@@ -78,7 +80,7 @@ def generate(
         raise ConfigurationError(f"`batch_size` must be >= 1, got {batch_size}.")
     network: Any = base_model(model)
     _check_prompts(model, network, prompts, max_new_tokens)
-    stops = stop_ids(model, tokenizer)
+    stops = stop_ids(model, tokenizer) if stop_token_ids is None else list(stop_token_ids)
     settings = _settings(
         stops, _padding(tokenizer, stops), max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p
     )
@@ -92,7 +94,7 @@ def generate(
             with _seeded(network.device, (seed, start // votes, start % votes), drawn=temperature > 0):
                 written = _continue(network, [prompts[row] for row in batch], settings)
             for row, ids in zip(batch, written, strict=True):
-                answers[row].append(_cut(tokenizer, ids, stops))
+                answers[row].append(cut_answer(tokenizer, ids, stops))
             if on_batch is not None:
                 on_batch(start + len(batch), len(rows))
     return answers
@@ -138,6 +140,14 @@ def check_sampling(*, max_new_tokens: int, votes: int, temperature: float, top_p
             f"`top_p` is {top_p} and `temperature` 0, at which nothing is drawn: give a temperature such as 0.7, or "
             f"leave `top_p` out."
         )
+
+
+def cut_answer(tokenizer: Any, ids: Sequence[int], stops: Sequence[int]) -> Generated:
+    """An answer up to its first stop token; what follows is padding."""
+    ends = [place for place, token in enumerate(ids) if token in stops]
+    kept = ids[: ends[0] + 1] if ends else ids
+    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Generated(text=text, tokens=len(kept), stopped=bool(ends))
 
 
 def check_room(network: Any, longest: int, max_new_tokens: int = 0) -> None:
@@ -234,14 +244,6 @@ def _continue(network: Any, prompts: Sequence[Sequence[int]], settings: Generati
         generation_config=settings,
     )
     return written[:, width:].tolist()
-
-
-def _cut(tokenizer: Any, ids: list[int], stops: list[int]) -> Generated:
-    """One answer up to its first stop token; what follows is padding."""
-    ends = [place for place, token in enumerate(ids) if token in stops]
-    kept = ids[: ends[0] + 1] if ends else ids
-    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Generated(text=text, tokens=len(kept), stopped=bool(ends))
 
 
 def _check_prompts(model: Any, network: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
