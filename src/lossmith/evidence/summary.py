@@ -4,10 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from lossmith.errors import EvidenceError
 from lossmith.evidence.bootstrap import BootstrapRange, bootstrap_blocks_and_examples
+from lossmith.evidence.examples import PairedScores, paired_scores
 from lossmith.evidence.mcnemar import ExampleComparison, compare_examples
 from lossmith.evidence.metrics import metric_style
 from lossmith.evidence.records import RunRecord
@@ -169,7 +168,7 @@ def _loss_summary(
         planned=planned,
         baseline=baseline,
     )
-    examples = _scores_of_pairs(runs[baseline], runs[loss], metric) if comparison else None
+    examples = paired_scores(runs[baseline], runs[loss], metric) if comparison else None
     return LossSummary(
         loss=loss,
         is_baseline=loss == baseline,
@@ -227,48 +226,14 @@ def _compare(
     return paired_t(before, after, higher_is_better=higher_is_better)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _PairedScores:
-    """The metric on each test example, over the seeds where both sides finished."""
-
-    seeds: tuple[int, ...]
-    baseline: np.ndarray
-    candidate: np.ndarray
-
-
-def _scores_of_pairs(
-    baseline: dict[int, RunRecord], candidate: dict[int, RunRecord], metric: str
-) -> _PairedScores | None:
-    """Scores `blocks examples` of both sides; None where a pair kept none or the test sets differ."""
-    done = [{seed for seed, run in side.items() if run.status == "finished"} for side in (baseline, candidate)]
-    seeds = sorted(done[0] & done[1])
-    runs = [side[seed] for side in (baseline, candidate) for seed in seeds]
-    scores = [_scores(run, metric) for run in runs]
-    kept = [values for values in scores if values]
-    one_test_set = len({len(values) for values in kept}) == 1 and all(run.labels == runs[0].labels for run in runs)
-    if len(kept) < len(runs) or not one_test_set:
-        return None
-    values = np.array(kept, dtype=float)
-    return _PairedScores(seeds=tuple(seeds), baseline=values[: len(seeds)], candidate=values[len(seeds) :])
-
-
-def _scores(record: RunRecord, metric: str) -> list[float] | None:
-    """The metric on each test example; a classifier's accuracy is in its predictions."""
-    if metric in record.scores:
-        return record.scores[metric]
-    if metric != "accuracy" or len(record.predictions) != len(record.labels):
-        return None
-    return [float(guess == label) for guess, label in zip(record.predictions, record.labels, strict=True)]
-
-
-def _bootstrap(scores: _PairedScores) -> BootstrapRange | None:
+def _bootstrap(scores: PairedScores) -> BootstrapRange | None:
     """The bootstrap over blocks and examples; None with one block, which cannot be drawn again."""
     if len(scores.seeds) < 2:
         return None
     return bootstrap_blocks_and_examples(scores.baseline, scores.candidate, seed=_BOOTSTRAP_SEED)
 
 
-def _by_example(scores: _PairedScores, metric: str) -> ExampleComparison:
+def _by_example(scores: PairedScores, metric: str) -> ExampleComparison:
     return compare_examples(
         scores.baseline,
         scores.candidate,

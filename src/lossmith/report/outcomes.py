@@ -60,8 +60,8 @@ def in_order(outcomes: Iterable[str]) -> list[str]:
     """The outcomes once each, right ones first and unreadable ones last; those that are not known come before these.
 
     Example:
-        >>> in_order(["unparsed", "new", "wrong_result", "correct", "new"])
-        ['correct', 'wrong_result', 'new', 'unparsed']
+        >>> in_order(["vague", "unparsed", "wrong_result", "correct", "vague"])
+        ['correct', 'wrong_result', 'vague', 'unparsed']
     """
     order = list(COLOURS)
     last = len(order) - 1
