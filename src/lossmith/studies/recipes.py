@@ -1,16 +1,18 @@
 """Settings from recipes and command lines: YAML, `key=value`, and which kind of study they make."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, LossmithError
 from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
 from lossmith.tasks import is_completion_task
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 GROUPS = ("trainer", "lora")
 """Settings that have settings below them."""
@@ -26,7 +28,11 @@ def make_config(values: dict[str, Any], *, place: str = "settings") -> SharedCon
     Raises:
         ConfigurationError: One sentence on the first setting that does not fit.
     """
-    kind = CompletionConfig if is_completion_task(str(values.get("task", ""))) else StudyConfig
+    return checked(CompletionConfig if is_completion_task(str(values.get("task", ""))) else StudyConfig, values, place)
+
+
+def checked(kind: type[Settings], values: dict[str, Any], place: str) -> Settings:
+    """Settings of one kind, or one sentence on the first that does not fit; see `make_config`."""
     known = kind.model_fields
     for name in values:
         if name not in known:
