@@ -5,7 +5,15 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from lossmith.evidence import RunRecord, format_value
 
@@ -100,3 +108,39 @@ class LiveProgress:
             return ""
         minutes, rest = divmod(round(seconds), 60)
         return f"about {minutes} min {rest:02d} s left" if minutes else f"about {rest} s left"
+
+
+class BatchProgress:
+    """A bar for each thing that is done in batches, with the time left, drawn on a console.
+
+    Args:
+        console: Where to draw; nothing is drawn where it is no terminal.
+    """
+
+    def __init__(self, console: Console):
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "BatchProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def moved(self, what: str, done: int, total: int) -> None:
+        """Move the bar of `what`, which appears with its first move."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(escape(what), total=total)
+        self._bar.update(self._tasks[what], completed=done)

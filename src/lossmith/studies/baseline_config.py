@@ -1,6 +1,8 @@
 """Settings of `lossmith baseline`."""
 
 import json
+import shlex
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -70,6 +72,18 @@ class BaselineConfig(BaseModel):
     def settings(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
         return json.loads(self.model_dump_json())
+
+    def command(self, folder: Path) -> str:
+        """The shell command that makes `folder` again on the same machine with the same versions."""
+        words = ["lossmith", "baseline"]
+        for name, value in self.settings().items():
+            if name == "models":
+                words += [word for model in value for word in ("--model", model)]
+            elif name == "prompts":
+                words += {"auto": [], "chat": ["--chat"], "plain": ["--no-chat"]}[value]
+            elif name == "task" or value != type(self).model_fields[name].default:
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        return shlex.join([*words, "--out", str(folder)])
 
 
 def make_baseline_config(values: dict[str, Any]) -> BaselineConfig:
