@@ -31,13 +31,17 @@ app.add_typer(losses_app, name="losses")
 
 Task = Annotated[
     str,
-    typer.Argument(metavar="TASK", help="Shipped task, data file, folder with train and test, task.yaml or recipe.yaml."),
+    typer.Argument(
+        metavar="TASK", help="Shipped task, data file, folder with train and test, task.yaml or recipe.yaml."
+    ),
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any setting of a recipe.")]
 Model = Annotated[str | None, typer.Option(help="embedded: name, folder or hub id.")]
 Shots = Annotated[int | None, typer.Option(help="Training texts per class, drawn per seed.")]
 ShotsTotal = Annotated[int | None, typer.Option(help="Training texts in total, drawn per seed.")]
-Data = Annotated[str | None, typer.Option(help="Data of a task with answers: shipped, a folder, hub or hub:owner/name.")]
+Data = Annotated[
+    str | None, typer.Option(help="Data of a task with answers: shipped, a folder, hub or hub:owner/name.")
+]
 Preset = Annotated[str | None, typer.Option(help="corrected, or released: as the released code of the paper does it.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of a data file that holds the text.")]
@@ -163,6 +167,24 @@ def train(
     )
     console.print(f"{record.loss}, seed {record.seed}: {shown}", markup=False, highlight=False)
     console.print(f"Saved to {out}: transformers' {config.loaded_by} loads it.", markup=False)
+
+
+@app.command()
+def tokenize(
+    task: Task,
+    out: Annotated[Path, typer.Option(help="Folder of train.parquet, validation.parquet and test.parquet.")],
+    overrides: Overrides = None,
+    model: Model = None,
+    data: Data = None,
+    preset: Preset = None,
+) -> None:
+    """Write a task's prompts and answers as token rows, in the layout that the released code reads."""
+    _require_train_extra()
+    from lossmith import studies
+
+    config = _config(task, overrides, {"model": model, "data": data, "preset": preset})
+    for file, what in studies.write_tokens(config, out).items():
+        Console().print(f"{out / file}: {what}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

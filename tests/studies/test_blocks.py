@@ -140,7 +140,7 @@ def test_a_saved_classifiers_head_is_drawn_anew(setting_of, tmp_path, tiny_model
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "classifier")
     setting = setting_of(model=str(tmp_path / "classifier"))
     heads = [
-        prepare(setting, FOCAL, seed, tmp_path / "w", lambda share: None).model.classifier.weight for seed in (0, 1)
+        setting.prepare(FOCAL, seed, tmp_path / "w", lambda share: None).model.classifier.weight for seed in (0, 1)
     ]
     assert not torch.equal(heads[0], saved.classifier.weight)
     assert not torch.equal(heads[0], heads[1])

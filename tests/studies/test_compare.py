@@ -58,8 +58,8 @@ def test_changed_data_under_the_same_name_are_another_configuration(settings, tm
 
 
 def test_a_failed_run_does_not_stop_the_study_and_can_be_retried(settings, tmp_path, listener, monkeypatch):
-    from lossmith.studies import compare as function
     from lossmith.studies import classification as run_module
+    from lossmith.studies import compare as function
 
     real = run_module.build_loss
 

@@ -14,6 +14,9 @@ from lossmith.studies import CompletionConfig, compare, compare_command, make_co
 from lossmith.studies.comparison import open_setting
 from lossmith.studies.run import run_block
 
+# What transformers 5.23 says of PEFT's own code.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
 LOVASZ = "0.6*cross_entropy + 0.4*lovasz_softmax[answer]"
 DICE = "0.6*cross_entropy + 0.4*generalized_dice[answer]"
 
@@ -78,9 +81,9 @@ def test_compare_trains_every_loss_on_every_seed_and_judges_the_answers(settings
 
 
 def test_training_teaches_the_answers_and_their_end(run):
-    record = run("cross_entropy", epochs=30, learning_rate=3e-2, lora=None, train_examples=None)
+    record = run("cross_entropy", epochs=30, learning_rate=1e-2, lora=None, max_new_tokens=30)
     first, last = record.curves["train_nll"][0][1], record.curves["train_nll"][-1][1]
-    assert last < 0.6 * first
+    assert last < 0.4 * first
     assert record.metrics["stopped"] > 0.8
     assert record.metrics["answered"] > 0.8
 
@@ -133,11 +136,12 @@ def test_the_released_preset_trains_no_end_and_shuffles_nothing(run, settings, t
 
 
 def test_the_released_dice_trains_nothing_beyond_its_share_of_cross_entropy(run):
-    # Adam does not care for the factor 0.6, so the weights and answers are those of cross-entropy alone.
-    dice, plain = (run(text, preset="released", lora=None, epochs=3) for text in (DICE, "cross_entropy"))
-    assert dice.outputs == plain.outputs
-    corrected = [run(text, lora=None, epochs=3).curves["train_nll"][-1][1] for text in (DICE, "cross_entropy")]
-    assert abs(corrected[0] - corrected[1]) > 1e-4
+    released, corrected = (
+        [run(text, preset=preset, lora=None).curves["train_nll"] for text in (DICE, "0.6*cross_entropy")]
+        for preset in ("released", "corrected")
+    )
+    assert released[0] == released[1]
+    assert abs(corrected[0][-1][1] - corrected[1][-1][1]) > 1e-4
 
 
 def test_train_saves_what_transformers_loads_and_generates_the_same(settings, tmp_path):

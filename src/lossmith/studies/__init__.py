@@ -4,6 +4,7 @@ from lossmith.studies.commands import compare_command
 from lossmith.studies.comparison import Listener, Study, compare, open_results
 from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
+from lossmith.studies.encoded import write_tokens
 from lossmith.studies.recipes import apply_overrides, json_schema, make_config, read_recipe
 from lossmith.studies.train import train
 
@@ -21,4 +22,5 @@ __all__ = [
     "open_results",
     "read_recipe",
     "train",
+    "write_tokens",
 ]

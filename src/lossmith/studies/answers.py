@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lossmith.errors import TrainingDivergedError
 from lossmith.evaluation import judge, majority, notice
-from lossmith.integrations.causal_lm.encoding import prompt_cut
+from lossmith.integrations.causal_lm.encoding import EncodedSet
 from lossmith.integrations.causal_lm.generation import Generated, generate, stop_ids
 from lossmith.integrations.causal_lm.likelihood import completion_nll, option_logps
 from lossmith.integrations.causal_lm.loading import save_causal_lm
@@ -61,14 +61,15 @@ def evaluate_answers(
     }
 
 
+def answers_nll(setting: "CompletionSetting", model: Any, encoded: EncodedSet) -> tuple[float, int]:
+    """Nats of right answers, each token given the true ones before it, and how many tokens they are."""
+    rows = [(row.input_ids, row.answer_start) for row in encoded.rows]
+    return completion_nll(model, setting.tokenizer, rows, batch_size=setting.config.eval_batch_size)
+
+
 def _nll(setting: "CompletionSetting", trainer: "AnyTrainer") -> float:
     """Nats per token of the right answers."""
-    nats, tokens = completion_nll(
-        trainer.model,
-        setting.tokenizer.pad_token_id,
-        setting.test_rows.rows,
-        batch_size=setting.config.eval_batch_size,
-    )
+    nats, tokens = answers_nll(setting, trainer.model, setting.test_rows)
     if not abs(nats) < float("inf"):
         recent = [point[1] for point in trainer.curves["train_objective"][-4:]]
         raise TrainingDivergedError(trainer.state.global_step, [*recent, float("nan")])
@@ -85,16 +86,15 @@ def _prompts(setting: "CompletionSetting", model: Any) -> tuple[list[list[int]],
     whole = [setting.format.prompt_ids(problem.prompt, problem.question) for problem in setting.test]
     if room is None:
         return whole, 0
-    prompts = [prompt_cut(ids, room)[0] for ids in whole]
+    prompts = [setting.format.prompt_cut(ids, room)[0] for ids in whole]
     return prompts, sum(len(short) < len(ids) for short, ids in zip(prompts, whole, strict=True))
 
 
 def _by_likelihood(setting: "CompletionSetting", trainer: "AnyTrainer", prompts: list[list[int]]) -> list[float]:
     """1 where the right option is the likeliest one."""
-    options = [
-        [setting.format.target_ids(option)[:-1] or setting.format.target_ids(option) for option in problem.options]
-        for problem in setting.test
-    ]
+    # An option is what stands before the end of an answer.
+    ending = len(setting.format.target_ids(""))
+    options = [[setting.format.target_ids(option)[:-ending] for option in problem.options] for problem in setting.test]
     logps = option_logps(trainer.model, setting.tokenizer, prompts, options, batch_size=setting.config.eval_batch_size)
     best = [max(range(len(row)), key=row.__getitem__) for row in logps]
     return [float(place == problem.label) for place, problem in zip(best, setting.test, strict=True)]
@@ -114,7 +114,8 @@ def _generate(
     }
     model: Any = trainer.model
     if setting.backend == "transformers":
-        return generate(model, setting.tokenizer, prompts, batch_size=config.eval_batch_size, **asked)
+        # Training is over, so that rounding by adding the adapters to the weights and taking them out is harmless.
+        return generate(model, setting.tokenizer, prompts, batch_size=config.eval_batch_size, merge=True, **asked)
     with tempfile.TemporaryDirectory(prefix="lossmith-") as folder:
         stops = stop_ids(model, setting.tokenizer)
         trainer.model = save_causal_lm(model, setting.tokenizer, Path(folder))

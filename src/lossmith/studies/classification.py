@@ -211,7 +211,9 @@ def trained_on(setting: ClassificationSetting, seed: int) -> list[Example]:
     return [task.train[index] for index in drawn]
 
 
-def validation_curve(setting: ClassificationSetting, tokenizer: Any) -> Callable[[ClassificationTrainer, int], None] | None:
+def validation_curve(
+    setting: ClassificationSetting, tokenizer: Any
+) -> Callable[[ClassificationTrainer, int], None] | None:
     """After some epochs: accuracy and NLL on the same validation texts for every run; None without such texts."""
     config, task = setting.config, setting.task
     count = min(config.curve_examples, len(task.validation))

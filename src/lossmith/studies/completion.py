@@ -3,7 +3,7 @@
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ import torch
 from lossmith.errors import ConfigurationError, LossmithError, LossmithWarning
 from lossmith.integrations.causal_lm.collator import CompletionCollator
 from lossmith.integrations.causal_lm.encoding import EncodedSet, PromptFormat, cut_sentence
-from lossmith.integrations.causal_lm.likelihood import completion_nll
-from lossmith.integrations.causal_lm.loading import add_lora, adapted_modules, load_causal_lm, save_causal_lm
+from lossmith.integrations.causal_lm.loading import adapted_modules, add_lora, load_causal_lm, save_causal_lm
 from lossmith.integrations.causal_lm.trainer import CompletionTrainer, ReleasedTrainer
 from lossmith.integrations.models import resolve_model, token_limit
 from lossmith.nn import parse_composition
+from lossmith.studies.answers import answers_nll, evaluate_answers
 from lossmith.studies.completion_config import CompletionConfig
-from lossmith.studies.answers import evaluate_answers
 from lossmith.studies.encoded import encode_study
 from lossmith.studies.run import (
     TRAINING_SHARE,
@@ -164,9 +163,7 @@ class CompletionSetting(Setting):
         points = min(self.config.curve_points, total)
         if not self.validation.rows or step not in {round(point * total / points) for point in range(1, points + 1)}:
             return
-        nats, tokens = completion_nll(
-            trainer.model, self.tokenizer.pad_token_id, self.validation.rows, batch_size=self.config.eval_batch_size
-        )
+        nats, tokens = answers_nll(self, trainer.model, self.validation)
         trainer.curves.setdefault("validation_nll", []).append([float(step), nats / tokens])
 
     def evaluate(self, trainer: AnyTrainer, report: Progress) -> dict[str, Any]:

@@ -5,12 +5,23 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lossmith.errors import LossmithError
+from lossmith.evidence import METRICS
 from lossmith.nn import parse_composition
 from lossmith.studies.config import PositiveFloat, PositiveInt, SharedConfig
 from lossmith.tasks import completion_kind
 
 RELEASED = {"masking": "zeroed", "end": "masked", "order": "file", "encoding": "released"}
 """What `preset: released` sets unless a setting says otherwise."""
+CHOICE_METRICS = ("accuracy", "likelihood_accuracy", "released_accuracy", "answered", "stopped", "nll")
+DECIDING = {
+    # Programs have no results that could be wrong.
+    "math": tuple(
+        name for name in METRICS if name not in (*CHOICE_METRICS[:3], "macro_f1", "weighted_f1", "wrong_results")
+    ),
+    "choice": CHOICE_METRICS,
+    "text": ("exact_match", "answered", "stopped", "nll"),
+}
+"""Kind of answers -> the metrics that a study can be judged by."""
 DEFAULT_METRICS = {"math": "exact_match", "choice": "accuracy", "text": "exact_match"}
 """Kind of answers -> the metric that decides."""
 
@@ -116,15 +127,21 @@ class CompletionConfig(SharedConfig):
     @model_validator(mode="before")
     @classmethod
     def _metric_of_the_task(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("metric"):
+        if not isinstance(values, dict):
             return values
-        task = values.get("task", cls.model_fields["task"].default)
         try:
-            metric = DEFAULT_METRICS[completion_kind(str(task))]
+            kind = completion_kind(str(values.get("task", cls.model_fields["task"].default)))
         except LossmithError as error:
             raise ValueError(str(error)) from error
-        released = values.get("preset") == "released" and completion_kind(str(task)) != "text"
-        return {**values, "metric": f"released_{metric}" if released else metric}
+        if not values.get("metric"):
+            released = values.get("preset") == "released" and kind != "text"
+            return {**values, "metric": ("released_" if released else "") + DEFAULT_METRICS[kind]}
+        if values["metric"] not in DECIDING[kind]:
+            raise ValueError(
+                f"`metric` must be one of {', '.join(DECIDING[kind])} for answers of the kind '{kind}', got "
+                f"{values['metric']!r}"
+            )
+        return values
 
     @model_validator(mode="after")
     def _consistent_decoding(self) -> "CompletionConfig":

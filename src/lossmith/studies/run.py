@@ -173,7 +173,9 @@ def data_notice(task: Any) -> str:
     return f"{task.attribution} Licence: {task.licence}. {task.source}"
 
 
-def trainer_arguments(config: SharedConfig, *, seed: int, workspace: Path, on_cpu: bool, steps: int, **further: Any) -> Any:
+def trainer_arguments(
+    config: SharedConfig, *, seed: int, workspace: Path, on_cpu: bool, steps: int, **further: Any
+) -> Any:
     """The Trainer's arguments for one run of `steps` optimiser steps.
 
     Args:
