@@ -6,7 +6,7 @@ import io
 import pytest
 from matplotlib.colors import to_hex
 
-from lossmith.evidence import METRICS, RunRecord, paired_t, summarize
+from lossmith.evidence import METRICS, STEP_ERRORS, STEP_GAINS, RunRecord, paired_t, summarize
 from lossmith.report.outcomes import COLOURS, mended_table, outcome_counts, outcomes_figure
 from lossmith.report.steps import raw_steps_table, step_rows, steps_table
 from lossmith.report.tables import to_csv
@@ -80,6 +80,8 @@ def test_every_special_name_of_a_metric_is_of_a_metric():
     assert set(METRIC_NAMES) <= set(METRICS)
     assert len({metric_name(metric) for metric in METRICS}) == len(METRICS)
     assert not [metric for metric in METRICS if "_" in metric_name(metric)]
+    steps = (*STEP_GAINS, *STEP_ERRORS, "wrong_results")
+    assert not [metric for metric in steps if not metric_name(metric).startswith("steps: ")]
 
 
 OUTCOMES = {

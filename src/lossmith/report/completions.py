@@ -66,7 +66,7 @@ def example_rows(summary: StudySummary) -> dict[str, dict[str, str]]:
     """Loss -> the cells of its comparison by test example, for the table that puts all tests side by side."""
     return {
         row.loss: {
-            "examples": f"{row.by_example.gained} / {row.by_example.lost} of {row.by_example.examples:,}",
+            "examples": f"{row.by_example.gained} / {row.by_example.lost}",
             "example_p": p_value(row.by_example.p_value),
             "per_seed": "; ".join(
                 f"seed {one.seed}: {one.gained} / {one.lost}"
