@@ -153,8 +153,8 @@ class ClassificationSetting(Setting):
                     )
             if all(term.record.family == "metric" for term in terms):
                 raise ConfigurationError(
-                    f"'{text}' never reads the logits: the head would stay untrained and the test be a guess. Add a term "
-                    f"that does, as in '0.4*cross_entropy + 0.6*{terms[0]}'."
+                    f"'{text}' never reads the logits: the head would stay untrained and the test be a guess. Add a "
+                    f"term that does, as in '0.4*cross_entropy + 0.6*{terms[0]}'."
                 )
             for term in terms:
                 if term.scope is not None:
