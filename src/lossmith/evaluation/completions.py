@@ -6,10 +6,11 @@ from typing import get_args
 
 from lossmith.errors import ConfigurationError, DataError
 from lossmith.evaluation.choices import chosen_letter
-from lossmith.evaluation.numbers import flexible_answer, format_number, parse_number, strict_answer
+from lossmith.evaluation.numbers import flexible_answer, parse_number, strict_answer
 from lossmith.evaluation.outcomes import math_outcome
 from lossmith.evaluation.released import released_choice, released_math
 from lossmith.evaluation.steps import find_steps, step_metrics
+from lossmith.tasks._numbers import write_number
 from lossmith.tasks.completion import Kind, Problem
 
 
@@ -130,7 +131,7 @@ def _math(problem: Problem, text: str) -> _Judged:
         **{f"released_{name}": score for name, score in released.metrics.items()},
     }
     outcome = math_outcome(answer, right, predicted, target)
-    return _Judged(scores, outcome, None if answer is None else format_number(answer), released.raises)
+    return _Judged(scores, outcome, None if answer is None else write_number(answer), released.raises)
 
 
 def _choice(problem: Problem, text: str) -> _Judged:

@@ -90,26 +90,6 @@ def flexible_answer(text: str) -> Fraction | None:
     return _last_number(text)
 
 
-def format_number(value: Fraction) -> str:
-    """A value as digits where its decimals end, else as a fraction.
-
-    Example:
-        >>> format_number(Fraction(-5, 4)), format_number(Fraction(18)), format_number(Fraction(1, 3))
-        ('-1.25', '18', '1/3')
-    """
-    twos = fives = 0
-    rest = value.denominator
-    while rest % 2 == 0:
-        rest, twos = rest // 2, twos + 1
-    while rest % 5 == 0:
-        rest, fives = rest // 5, fives + 1
-    places = max(twos, fives)
-    if rest != 1 or places == 0:
-        return str(value)
-    digits = str(abs(value.numerator) * 10**places // value.denominator).zfill(places + 1)
-    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
-
-
 def decimal(digits: str) -> Fraction | None:
     """Value of unsigned digits with an optional point and exponent, within the bounds of this module.
 

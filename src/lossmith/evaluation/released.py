@@ -5,7 +5,6 @@ Its rules are reproduced with their defects (`docs/metrics.md` lists them); what
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -54,7 +53,7 @@ class _Reading:
         except ValueError:
             found = re.match(r"\d+[\.,]+\d*", text)
         if found is None:
-            return 0.0
+            return 0  # not 0.0: steps are told apart by how their numbers are printed
         try:
             return float(found[0])
         except ValueError:
@@ -128,26 +127,22 @@ def _same_number(predicted: str, target: str) -> tuple[bool, bool]:
 
 def _formula(text: str) -> _Formula:
     reading = _Reading()
-    result = 0.0
+    result = 0
     if re.search(r"[-+*/=]", text):
         operators = re.findall(r"[-+*/]", text)
         parts = re.split(r"[-+*/=]", text)
         if "=" in text:
-            result = reading.number(parts.pop())
+            result = float(reading.number(parts.pop()))
     else:
         parts = re.findall(r"[^(),.]+", text)
         if not parts:
             return _Formula([], [text], 0.0, True)
         operators, parts = parts[:1], [part.removeprefix("CONST_") for part in parts[1:]]
-    parts = _as_many(parts, operators)
+    parts = parts[: len(operators) + 1]
     operands: list[float | str] = [*parts]
     if set(operators) & set("+-*/"):
         operands = [reading.number(part) for part in parts]
     return _Formula(operators, [text] if reading.raised else operands, result, reading.raised)
-
-
-def _as_many(parts: Sequence[str], operators: Sequence[str]) -> list[str]:
-    return list(parts[: len(operators) + 1])
 
 
 def _same_operands(one: _Formula, other: _Formula) -> bool:
