@@ -139,7 +139,7 @@ def _prompts(work: Work, model: ResolvedModel, form: PromptFormat, limit: int | 
         )
     if config.few_shot and longest > room:
         raise ConfigurationError(
-            f"With {config.few_shot} solved problems a prompt has {longest} tokens, and {model.name} reads {limit}, of "
+            f"With `few_shot` {config.few_shot} a prompt has {longest} tokens, and {model.name} reads {limit}, of "
             f"which {config.max_new_tokens} are for the answer: lower --few-shot or --max-new-tokens."
         )
     return [form.prompt_cut(ids, room)[0] for ids in whole], sum(len(ids) > room for ids in whole)
