@@ -22,7 +22,19 @@ def test_a_field_is_text_whatever_it_holds(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["{{question}}", "{{", "}}", "{}", "{0}", "{0.__class__}", "{ question }", "\\frac{1}{2}"]
+    "text",
+    [
+        "{{question}}",
+        "{question}}",
+        "{{question}",
+        "{{",
+        "}}",
+        "{}",
+        "{0}",
+        "{0.__class__}",
+        "{ question }",
+        "\\frac{1}{2}",
+    ],
 )
 def test_what_is_no_place_stays(text):
     assert fill(text, {"question": "no", "0": "no"}) == text
@@ -113,6 +125,7 @@ def test_numbers_are_written_plainly(number, written):
             "['a ) $ 8,000', 'b ) $ 10,000', \"c ) john ' s\", 'd ) 15,000', 'e ) 18,000']",
             ("$ 8,000", "$ 10,000", "john ' s", "15,000", "18,000"),
         ),
+        ("a ) 7 , c ) 8 , b ) 1 , c ) 2 , d ) 3 , e ) 4", ("7 , c ) 8", "1", "2", "3", "4")),
         (" a ) x , b ) , c ) y , d ) z , e ) w ", ("x", "", "y", "z", "w")),
     ],
 )
@@ -160,6 +173,7 @@ def test_an_option_that_is_more_or_less_than_one_number_is_none(option):
         ("( 3.0 - 13.0 ) + 0.5", ["3-13=-10", "-10+0.5=-9.5"], Fraction(-19, 2)),
         ("( 13.0 - ( 3.0 - 13.0 ) )", ["3-13=-10", "13-(-10)=23"], 23),
         ("( 60.0 * ( 55.0 / 15.0 ) )", ["55/15=11/3", "60*(11/3)=220"], 220),
+        ("( 1 + 2 ) * ( 3 + 4 )", ["1+2=3", "3+4=7", "3*7=21"], 21),
         ("- 4.0 + 5", ["-4+5=1"], 1),
         ("8.0", [], 8),
     ],

@@ -59,7 +59,7 @@ def right_option(fields: Fields, names: Sequence[str], label: Any) -> int:
     written = str(label).strip()
     if written in names:
         return list(names).index(written)
-    if not isinstance(label, bool) and written.isascii() and written.isdigit() and int(written) < len(names):
+    if written.isascii() and written.isdigit() and int(written) < len(names):
         return int(written)
     raise DataError(
         f"{fields} must name its right option by one of {', '.join(names)} or by 0 to {len(names) - 1}, "
