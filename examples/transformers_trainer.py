@@ -8,13 +8,15 @@ cores.
 import sys
 import tempfile
 import time
-from pathlib import Path
+from importlib.resources import files
 
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 from lossmith.integrations.models import resolve_model
 from lossmith.integrations.transformers import LossTrainer, compute_loss
+
+DATA = files("lossmith.tasks") / "data" / "gsm8k" / "train.jsonl.gz"
 
 
 def main(loss: str) -> None:
@@ -27,7 +29,7 @@ def main(loss: str) -> None:
         ids = (question + tokenizer(row["solution"] + tokenizer.eos_token)["input_ids"])[:256]
         return {"input_ids": ids, "labels": ([-100] * len(question) + ids[len(question) :])[:256]}
 
-    data = load_dataset("json", data_files=str(Path(__file__).parent / "data" / "gsm8k.jsonl.gz"), split="train")
+    data = load_dataset("json", data_files=str(DATA), split="train[:200]")
     data = data.map(encode, remove_columns=data.column_names)
 
     for trainer_class, how in ((LossTrainer, {"loss": loss}), (Trainer, {"compute_loss_func": compute_loss(loss)})):

@@ -6,7 +6,7 @@ GSM8K; saved, loaded by plain transformers and PEFT, and asked. Some minutes on 
 
 import sys
 import tempfile
-from pathlib import Path
+from importlib.resources import files
 
 from datasets import load_dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig
@@ -16,7 +16,7 @@ from trl import SFTConfig
 from lossmith.integrations.models import resolve_model
 from lossmith.integrations.trl import SFTTrainer
 
-DATA = Path(__file__).parent / "data" / "gsm8k.jsonl.gz"
+DATA = files("lossmith.tasks") / "data" / "gsm8k" / "train.jsonl.gz"
 LOSS = sys.argv[1] if len(sys.argv) > 1 else "0.6*cross_entropy + 0.4*lovasz_softmax"
 
 
@@ -28,7 +28,7 @@ def as_chat(row: dict) -> dict:
 
 if __name__ == "__main__":
     model, folder = str(resolve_model("embedded:smollm2-135m").location), tempfile.mkdtemp()
-    data = load_dataset("json", data_files=str(DATA), split="train")
+    data = load_dataset("json", data_files=str(DATA), split="train[:200]")
     data = data.map(as_chat, remove_columns=data.column_names).train_test_split(16, seed=0)
     trainer = SFTTrainer(
         model=model,

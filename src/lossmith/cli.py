@@ -43,6 +43,9 @@ Data = Annotated[
     str | None, typer.Option(help="Data of a task with answers: shipped, a folder, hub or hub:owner/name.")
 ]
 Preset = Annotated[str | None, typer.Option(help="corrected, or released: as the released code of the paper does it.")]
+Votes = Annotated[
+    int | None, typer.Option(help="Answers sampled per problem, the most frequent counts; with temperature=0.7.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of a data file that holds the text.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of a data file that holds the label.")]
@@ -73,6 +76,7 @@ def compare(
     shots_total: ShotsTotal = None,
     data: Data = None,
     preset: Preset = None,
+    votes: Votes = None,
     metric: Annotated[str | None, typer.Option(help="accuracy, macro_f1, nll, exact_match ...")] = None,
     device: Device = None,
     text_column: TextColumn = None,
@@ -98,6 +102,7 @@ def compare(
         "shots_total": shots_total,
         "data": data,
         "preset": preset,
+        "votes": votes,
         "metric": metric,
         "device": device,
         "text_column": text_column,
@@ -128,6 +133,7 @@ def train(
     shots_total: ShotsTotal = None,
     data: Data = None,
     preset: Preset = None,
+    votes: Votes = None,
     device: Device = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -149,6 +155,7 @@ def train(
         "shots_total": shots_total,
         "data": data,
         "preset": preset,
+        "votes": votes,
         "device": device,
         "text_column": text_column,
         "label_column": label_column,
