@@ -66,9 +66,11 @@ def test_one_file_is_split_by_a_seed_with_equal_prompts_on_one_side(tmp_path):
         assert problem.question == f"{n}+1?"
     assert "<<expression=result>>" in task.instruction
     assert load_completion_task(path).fingerprint == task.fingerprint
-    other = load_completion_task(task_file(tmp_path, MATH + "split_seed: 1\ntest_fraction: 0.5\n"))
-    assert len(other.test) == 20
-    assert other.fingerprint != task.fingerprint
+    halves = load_completion_task(task_file(tmp_path, MATH + "test_fraction: 0.5\n"))
+    assert len(halves.test) == 20
+    other = load_completion_task(task_file(tmp_path, MATH + "split_seed: 1\n"))
+    assert len(other.test) == 8
+    assert {p.prompt for p in other.test} != {p.prompt for p in task.test}
 
 
 def test_fields_and_the_text_in_them_are_literal(tmp_path):
