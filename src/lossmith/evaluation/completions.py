@@ -84,19 +84,19 @@ def notice(judgement: Judgement, kind: Kind) -> str | None:
 
     Example:
         >>> row = Problem(id="1", prompt="1+1? ", question="", target="#### 2", answer="2")
-        >>> print(notice(judge("math", [row], ["two"], stopped=[True]), "math"))
-        The only answer holds no number after ####: exact match is 0 because nothing could be read, not because answers were wrong.
-    """  # noqa: E501
+        >>> print(notice(judge("math", [row] * 3, ["two", "2", "#### 3"], stopped=[True] * 3), "math"))
+        Only 1 of 3 answers holds a number after ####: exact match counts the other 2 as wrong.
+    """
     check_kind(kind)
     total, read = len(judgement.answers), sum(answer is not None for answer in judgement.answers)
-    what = {"math": "number after ####", "choice": "letter of an option", "text": "text"}[kind]
+    what = {"math": "a number after ####", "choice": "a letter of an option", "text": "any text"}[kind]
     metric = "accuracy" if kind == "choice" else "exact match"
     if read == 0:
-        who = f"None of the {total} answers holds a" if total > 1 else "The only answer holds no"
-        return f"{who} {what}: {metric} is 0 because nothing could be read, not because answers were wrong."
+        because = "because nothing could be read, not because answers were wrong"
+        return f"None of the {total} answers holds {what}: {metric} is 0 {because}."
     if 2 * read < total:
         verb = "holds" if read == 1 else "hold"
-        return f"Only {read} of {total} answers {verb} a {what}: {metric} counts the other {total - read} as wrong."
+        return f"Only {read} of {total} answers {verb} {what}: {metric} counts the other {total - read} as wrong."
     return None
 
 

@@ -19,7 +19,7 @@ _AT_START = re.compile(
 _ANYWHERE = re.compile(rf"(?<![\w.])(?:(?<!\))(?P<sign>{_SIGN})\\?[$€£¥₹]?)?(?P<number>{_PLAIN})")
 _GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}")
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]{0,200})\}")
-_CLAIM = re.compile(r"answer\s{0,3}(?:is|=|:)\s?:?([^\n]{1,200})", re.IGNORECASE)
+_CLAIM = re.compile(r"answer\s{0,3}(?:is|=|:)\s?:?(?=([^\n]{1,200}))", re.IGNORECASE)
 
 
 def parse_number(text: str) -> Fraction | None:

@@ -1,0 +1,138 @@
+"""Numbers of final answers, by hand; bounds against hostile text."""
+
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lossmith.evaluation.numbers import decimal, flexible_answer, parse_number, strict_answer
+
+READ = {
+    "18": 18,
+    " 18 dollars": 18,
+    "1,234": 1234,
+    "1,234,567.50": "1234567.5",
+    "1,00,000": 100_000,
+    "12,34": 12,
+    "3, 4": 3,
+    "-5": -5,
+    "- 5": -5,
+    "−5": -5,
+    "–5": -5,
+    "+5": 5,
+    "$-5": -5,
+    "-$5": -5,
+    "\\$1,000": 1000,
+    "€2.50": "2.5",
+    "£ 7": 7,
+    "5€": 5,
+    "rs . 1,200": 1200,
+    "50%": 50,
+    ".5": "0.5",
+    "-.25": "-0.25",
+    "5.": 5,
+    "18. That is all": 18,
+    "38.0": 38,
+    "2e3": 2000,
+    "2.5E-1": "0.25",
+    "5eggs": 5,
+    "3/4": "3/4",
+    "3 / 4": "3/4",
+    "-6/4 cup": "-3/2",
+    "1 1/2": "3/2",
+    "-1 1/2": "-3/2",
+    "20 10/5": 20,
+    "10:30": 10,
+    "0012": 12,
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), READ.items())
+def test_a_number_at_the_start_of_a_text(text, expected):
+    assert parse_number(text) == Fraction(expected)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "five", "#5", "x=5", "$", "-", ".", "1/0", "1e401", "9" * 401, "1e999999999", ","]
+)
+def test_no_number(text):
+    assert parse_number(text) is None
+
+
+def test_numbers_are_exact():
+    assert parse_number("0.1") + parse_number("0.2") == parse_number("0.3")
+    assert parse_number("33.33") != parse_number("33.333")
+    assert parse_number("100000000000000001") != parse_number("100000000000000000")
+    assert decimal("1e400") == 10**400
+    assert decimal("1" * 400) == (10**400 - 1) // 9
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<<2*9=18>> #### 18", 18),
+        ("#### 18\n\nQuestion: more?\nAnswer: #### 7", 18),
+        ("#### ?\n#### 1,250.", 1250),
+        ("####18", 18),
+        ("##### 18", 18),
+        ("#### $-18.50 each", "-18.5"),
+        ("####\n18", None),
+        ("#### eighteen", None),
+        ("### 18", None),
+        ("The answer is 18.", None),
+        ("", None),
+    ],
+)
+def test_the_number_after_the_hashes(text, expected):
+    assert strict_answer(text) == (None if expected is None else Fraction(expected))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("5 #### 6 and 7", 6),
+        (r"first \boxed{5}, then \boxed{6}, so 7", 6),
+        (r"\boxed{\$1,000} or 3", 1000),
+        (r"\boxed{x} but the answer is 4 of 9", 4),
+        ("The answer is 3. The answer is: 4. Of 9.", 4),
+        ("answer = 16 - 3 = 13. Then 5", 13),
+        ("Answer: **12** of 20", 12),
+        ("We get 10-5", 5),
+        ("It falls to -5", -5),
+        ("between 3-5 of 1,200", 1200),
+        ("he pays $1,250.75.", "1250.75"),
+        ("2,3", 3),
+        ("none", None),
+    ],
+)
+def test_the_number_in_any_usual_form(text, expected):
+    assert flexible_answer(text) == (None if expected is None else Fraction(expected))
+
+
+HOSTILE = ["9", "1,", "1,00,", ".", "-", " ", "#### ", "\\boxed{", "answer is ", "answer is \n", "1/", "1 ", "$", "rs "]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_long_text_takes_no_time(piece):
+    text = piece * (60_000 // len(piece))
+    start = time.process_time()
+    for read in (parse_number, strict_answer, flexible_answer):
+        read(text)
+        read(text + "x")
+    assert time.process_time() - start < 2.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="0123456789,.-+$ #/eE%\\boxed{}answeris\n", max_size=60))
+def test_any_text_can_be_read(text):
+    for read in (parse_number, strict_answer, flexible_answer):
+        assert read(text) is None or isinstance(read(text), Fraction)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(-(10**12), 10**12))
+def test_thousands_commas_change_nothing(number):
+    assert parse_number(f"{number:,}") == parse_number(str(number)) == number
+    assert flexible_answer(f"so {number:,} in all") == number
