@@ -153,6 +153,6 @@ def test_python_dash_m_and_help():
 
 def test_losses_spread_only_up_to_the_next_option_or_setting():
     words = ["compare", "mr", "--losses", "a", "0.5*b(gamma=1)", "-c", "epochs=3", "--seeds", "2"]
-    assert cli._spread_values(words) == [
+    assert cli.spread_values(words) == [
         "compare", "mr", "--losses", "a", "--losses", "0.5*b(gamma=1)", "--losses", "-c", "epochs=3", "--seeds", "2",
     ]  # fmt: skip

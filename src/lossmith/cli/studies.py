@@ -1,0 +1,196 @@
+"""Commands that train: compare, train, and what belongs to them."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from lossmith.cli.shared import (
+    Data,
+    Device,
+    LabelColumn,
+    Model,
+    Overrides,
+    Preset,
+    Shots,
+    ShotsTotal,
+    Task,
+    TextColumn,
+    Votes,
+    config_of,
+    folder_name,
+    plain,
+    require_train_extra,
+    seeds_of,
+)
+
+
+def compare(
+    task: Task,
+    overrides: Overrides = None,
+    model: Model = None,
+    losses: Annotated[list[str] | None, typer.Option(help="Names or compositions, one or more after the flag.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Number of paired seeds, or a list such as 0,3,7.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The loss that the others are compared with.")] = None,
+    shots: Shots = None,
+    shots_total: ShotsTotal = None,
+    data: Data = None,
+    preset: Preset = None,
+    votes: Votes = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy, macro_f1, nll, exact_match ...")] = None,
+    device: Device = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs once more.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Results folder; continued if it holds this study.")] = None,
+) -> None:
+    """Train every loss on every seed, then say which is best and how sure that is.
+
+    Classification: mr, subj, cr, banking77, a table of texts. Written answers: gsm8k, mathqa, svamp, qasc, hellaswag
+    and others, or a task file.
+    """
+    require_train_extra()
+    from lossmith import studies
+    from lossmith.report.live import LiveProgress
+
+    flags = {
+        "model": model,
+        "losses": losses,
+        "seeds": seeds_of(seeds),
+        "baseline": baseline,
+        "shots": shots,
+        "shots_total": shots_total,
+        "data": data,
+        "preset": preset,
+        "votes": votes,
+        "metric": metric,
+        "device": device,
+        "text_column": text_column,
+        "label_column": label_column,
+    }
+    config = config_of(task, overrides, flags)
+    folder = out or Path("runs") / folder_name(config.task)
+    console = Console()
+    try:
+        with LiveProgress(console, config.metric) as progress:
+            study = studies.compare(config, folder, listener=progress, retry_failed=retry_failed)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped. Finished runs are kept; the same command continues and repeats none.")
+        raise typer.Exit(130) from None
+    show(study, folder, console)
+    if study.summary.finished == 0:
+        raise typer.Exit(1)
+
+
+def train(
+    task: Task,
+    overrides: Overrides = None,
+    model: Model = None,
+    loss: Annotated[str | None, typer.Option(help="Name or composition.")] = None,
+    seed: Annotated[int, typer.Option(help="The block: head, shots, order and dropout.")] = 0,
+    shots: Shots = None,
+    shots_total: ShotsTotal = None,
+    data: Data = None,
+    preset: Preset = None,
+    votes: Votes = None,
+    device: Device = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    out: Annotated[Path, typer.Option(help="Folder of the saved model; must not exist yet.")] = Path("runs/model"),
+) -> None:
+    """Train one model with one loss and save it so that transformers loads it."""
+    require_train_extra()
+    from rich.progress import Progress
+
+    from lossmith import studies
+    from lossmith.evidence import format_value
+
+    flags = {
+        "model": model,
+        "losses": [loss] if loss else None,
+        "baseline": loss,
+        "seeds": [seed],
+        "shots": shots,
+        "shots_total": shots_total,
+        "data": data,
+        "preset": preset,
+        "votes": votes,
+        "device": device,
+        "text_column": text_column,
+        "label_column": label_column,
+    }
+    config = config_of(task, overrides, flags, one_loss=True)
+    console = Console()
+    try:
+        with Progress(console=console, transient=True) as bar:
+            line = bar.add_task(escape(config.losses[0]), total=1.0)
+            record = studies.train(config, out, progress=lambda share: bar.update(line, completed=share))
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped; nothing was saved.")
+        raise typer.Exit(130) from None
+    shown = ", ".join(
+        f"{name} {format_value(value, name)}" for name, value in record.metrics.items() if "released_" not in name
+    )
+    console.print(f"{record.loss}, seed {record.seed}: {shown}", markup=False, highlight=False)
+    console.print(f"Saved to {out}: transformers' {config.loaded_by} loads it.", markup=False)
+
+
+def tokenize(
+    task: Task,
+    out: Annotated[Path, typer.Option(help="Folder of train.parquet, validation.parquet and test.parquet.")],
+    overrides: Overrides = None,
+    model: Model = None,
+    data: Data = None,
+    preset: Preset = None,
+) -> None:
+    """Write a task's prompts and answers as token rows, in the layout that the released code reads."""
+    require_train_extra()
+    from lossmith import studies
+
+    config = config_of(task, overrides, {"model": model, "data": data, "preset": preset})
+    for file, what in studies.write_tokens(config, out).items():
+        Console().print(f"{out / file}: {what}", markup=False, highlight=False, soft_wrap=True)
+
+
+def report(folder: Annotated[Path, typer.Argument(help="Results folder of `lossmith compare`.")]) -> None:
+    """Write the report of a results folder again, without training."""
+    require_train_extra()
+    from lossmith import studies
+
+    show(studies.open_results(folder), folder, Console())
+
+
+def schema() -> None:
+    """Print the JSON schema of a recipe, for editors."""
+    require_train_extra()
+    from lossmith import studies
+
+    print(json.dumps(studies.json_schema(), indent=2))
+
+
+def show(study: Any, folder: Path, console: Console) -> None:
+    """Write the report, and say what it says."""
+    from lossmith.report.tables import comparison_table, to_rich
+    from lossmith.report.write import write_report
+    from lossmith.studies import compare_command
+
+    page = write_report(
+        folder,
+        summary=study.summary,
+        records=study.records,
+        title=f"Which loss is best for {Path(study.config.task).name}?",
+        settings=study.config.settings(),
+        commands=[compare_command(study.config, folder), shlex.join(["lossmith", "report", str(folder)])],
+        attribution=study.attribution,
+        notices=study.notices,
+    )
+    console.print(to_rich(comparison_table(study.summary)))
+    for row in study.summary.rows:
+        console.print(plain(f"{row.loss}: {row.sentence}"), markup=False, highlight=False, soft_wrap=True)
+    for notice in study.notices:
+        console.print(plain(f"note: {notice}"), markup=False, highlight=False, soft_wrap=True)
+    console.print(plain(f"Report: {page}"), markup=False, highlight=False, soft_wrap=True)
