@@ -180,6 +180,7 @@ def test_chat_without_a_template_is_refused() -> None:
     ("template", "sentence"),
     [
         (BACKWARDS, "does not put an answer behind the prompt that it renders"),
+        (CHATML.replace("<|s|>assistant", "<|s|>bot"), "does not put an answer behind"),
         (CHATML.replace("m['content']", "'-'"), "does not put an answer behind"),
         ("{{ raise_exception('No.') }}", r"refuses the prompt: No\.\."),
     ],

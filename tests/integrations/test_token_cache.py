@@ -177,6 +177,23 @@ def test_a_damaged_or_foreign_file_is_made_again(tmp_path: Path, damage: Callabl
     assert kept(tmp_path, never) == ENCODED
 
 
+def test_a_flipped_bit_never_gives_other_rows(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    whole = path.read_bytes()
+    columns = pq.ParquetFile(path).metadata.row_group(0)
+    refused = 0
+    for number in range(columns.num_columns):
+        column = columns.column(number)
+        first = column.dictionary_page_offset or column.data_page_offset
+        for place in range(first, first + column.total_compressed_size):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            try:
+                assert read_parquet(path) == ENCODED
+            except DataError:
+                refused += 1
+    assert refused > 100
+
+
 def test_nothing_is_kept_where_building_or_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="built although"):
         kept(tmp_path, never)

@@ -183,6 +183,8 @@ def _read(path: Path, wanted: Mapping[str, Any]) -> EncodedSet:
                 if about[name] != value:
                     raise DataError(f"`{path}` has {name} {about[name]!r}, expected {value!r}.")
             rows = tuple(row for group in file.iter_batches() for row in _rows(group, about["max_length"]))
+            if len(rows) != file.metadata.num_rows:
+                raise DataError(f"`{path}` must hold {file.metadata.num_rows} token rows, got {len(rows)}.")
             counts = about["cut_rows"], about["cut_tokens"], about["max_length"], about["dropped_rows"]
     except DataError:
         raise
