@@ -6,6 +6,7 @@ import pytest
 import torch
 from causal_cases import VOCAB, causal_model
 
+from lossmith.engines import LinearLogits
 from lossmith.errors import ConfigurationError, DataError, ModelError
 from lossmith.integrations.causal_lm.likelihood import completion_nll, option_logps
 
@@ -74,15 +75,16 @@ def test_options_of_one_token_share_one_pass_over_their_prompt():
     assert seen == [(4, 11), (8, 11), (11, 11)]
 
 
-def test_no_logits_of_all_positions_are_built():
-    model, sizes = causal_model("Llama"), []
+def test_no_logits_of_all_positions_are_built(monkeypatch):
+    model, built, results = causal_model("Llama"), [], []
+    dense = LinearLogits.dense
+    monkeypatch.setattr(LinearLogits, "dense", lambda logits: (built.append(tuple(logits.shape)), dense(logits))[1])
     head = model.get_output_embeddings()
-    head.register_forward_hook(lambda module, args, result: sizes.append(tuple(result.shape)))
+    head.register_forward_hook(lambda module, args, result: results.append(tuple(result.shape)))
     option_logps(model, Padded(), PROMPTS, [OPTIONS[0]] * 5, batch_size=8)
-    assert sizes == [(5, VOCAB)]
-    sizes.clear()
+    assert built == results == [(5, VOCAB)]
     completion_nll(model, Padded(), [(row, 2) for row in drawn([9, 6])], batch_size=8)
-    assert sizes == [(7 + 4,)]
+    assert (len(built), results[1:]) == (1, [(7 + 4,)])
 
 
 def test_answers_have_the_nats_of_their_tokens():

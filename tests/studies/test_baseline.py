@@ -44,7 +44,7 @@ def task(tmp_path_factory) -> str:
 def choices(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("data") / "choices"
     folder.mkdir()
-    rows = [{"q": f"{a}?", "x": "no", "y": "so", "z": "yes", "right": a % 3} for a in range(12)]
+    rows = [{"q": f"{a}?", "x": "no", "y": "so", "z": "yes", "right": a * a % 3} for a in range(12)]
     for name, part in (("train", rows[:6]), ("test", rows[6:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
     file = folder / "choices.yaml"
