@@ -90,11 +90,13 @@ def focal_half_masked() -> Row:
 
 
 def self_adjusting_dice() -> list[Row]:
-    """Alpha 1 falls until p = 0.5 and rises behind; the default weighting of the corrected runs is alpha 0."""
+    """Alpha 1 falls until p = 0.5 and rises behind; the corrected recipes take alpha 0.1."""
     probs = torch.tensor([0.5, 0.999], dtype=torch.float64).log()
-    released, corrected = (self_adjusting_dice_loss(probs, alpha=alpha, gamma=1.0) for alpha in (1.0, 0.0))
+    released, corrected = (self_adjusting_dice_loss(probs, alpha=alpha, gamma=1.0) for alpha in (1.0, 0.1))
     return [
-        _row(f"self-adjusting dice of a token at p = {p} (corrected: alpha 0)", released[i].item(), corrected[i].item())
+        _row(
+            f"self-adjusting dice of a token at p = {p} (corrected: alpha 0.1)", released[i].item(), corrected[i].item()
+        )
         for i, p in enumerate((0.5, 0.999))
     ]
 

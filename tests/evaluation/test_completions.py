@@ -85,6 +85,7 @@ def test_programs_have_no_wrong_results():
         ("The correct answer is C. Not B.", "C"),
         ("answer is: option D", "D"),
         ("I choose option C", "C"),
+        ("The answer is C. No, the answer is B.", "C"),
         ("I think so. Answer: B", "B"),
         ("a dog", "A"),
         ("A dog.", "A"),
@@ -109,6 +110,13 @@ def test_programs_have_no_wrong_results():
 )
 def test_letters(text, letter):
     assert chosen_letter(text, CHOICE) == letter
+
+
+def test_options_of_one_text_cannot_be_told_apart():
+    twice = Problem(
+        id="2", prompt="Q\nA. red\nB. Red.\nAnswer: ", question="Q", target="A", answer="A", options=letters(2), label=0
+    )
+    assert [chosen_letter(text, twice) for text in ("red", "B. red")] == [None, "B"]
 
 
 def test_choice_by_hand():

@@ -70,6 +70,11 @@ def test_kinds_of_wrong_steps(step, operators, inverted):
     assert (found["wrong_operators"], found["inverted_operands"]) == (operators, inverted)
 
 
+def test_inverted_operands_are_counted_with_their_repetitions():
+    assert metrics("<<72-72-10=-10>>", "<<72-10-10=52>>")["inverted_operands"] == 0.0
+    assert metrics("<<10-72-10=-72>>", "<<72-10-10=52>>")["inverted_operands"] == 1.0
+
+
 def test_a_negative_result_has_no_operator():
     # Read flat, `24-30=-6` has two minus signs, and `24+30=54` would then differ from it in more than its operator.
     found = metrics("<<24+30=54>>", "<<24-30=-6>>")
