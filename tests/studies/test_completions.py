@@ -1,5 +1,6 @@
 """Studies of written answers: paired blocks, presets, tests by generation, saved models; all on a tiny random model."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tiny
 from lossmith.errors import ConfigurationError, DataError, EvidenceError
 from lossmith.evidence import VOLATILE_FIELDS
+from lossmith.integrations.causal_lm.generation import generate
 from lossmith.studies import CompletionConfig, compare, compare_command, make_config, open_results, train
 from lossmith.studies.comparison import open_setting
-from lossmith.studies.run import run_block
+from lossmith.studies.run import run_block, train_and_test
 
 # What transformers 5.23 says of PEFT's own code.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -176,6 +178,23 @@ def test_votes_are_sampled_by_the_seed(run):
     first, again = (run("cross_entropy", votes=3, temperature=1.0, epochs=1) for _ in range(2))
     assert first.outputs == again.outputs
     assert first.outputs != run("cross_entropy", epochs=1).outputs
+
+
+def test_vllm_gets_the_merged_weights_and_its_answers_are_judged_alike(settings, tmp_path, monkeypatch):
+    asked = {}
+
+    def stand_in(folder, prompts, *, tokenizer, dtype, max_new_tokens, votes, stop_token_ids, **rest):
+        asked.update(dtype=dtype, votes=votes, stops=stop_token_ids)
+        network = AutoModelForCausalLM.from_pretrained(folder).eval()
+        return generate(network, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=4)
+
+    setting = open_setting(make_config(settings))
+    expected = run_block(setting, LOVASZ, 0, tmp_path / "a")
+    monkeypatch.setattr("lossmith.studies.answers.generate_with_vllm", stand_in)
+    record, trainer = train_and_test(dataclasses.replace(setting, backend="vllm"), LOVASZ, 0, tmp_path / "b")
+    assert record.outputs == expected.outputs
+    assert asked == {"dtype": "float32", "votes": 1, "stops": [1]}
+    assert any("lora_A" in name for name, _ in trainer.model.named_parameters())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,13 +114,25 @@ def _generate(
         "on_batch": on_batch,
     }
     model: Any = trainer.model
+    # A chat template may end a turn with another token than the tokenizer's end of sequence.
+    stops = sorted({*stop_ids(model, setting.tokenizer), setting.format.stop_token_id})
     if setting.backend == "transformers":
         # Training is over, so that rounding by adding the adapters to the weights and taking them out is harmless.
-        return generate(model, setting.tokenizer, prompts, batch_size=config.eval_batch_size, merge=True, **asked)
+        return generate(
+            model,
+            setting.tokenizer,
+            prompts,
+            batch_size=config.eval_batch_size,
+            stop_token_ids=stops,
+            merge=True,
+            **asked,
+        )
     with tempfile.TemporaryDirectory(prefix="lossmith-") as folder:
-        stops = stop_ids(model, setting.tokenizer)
-        trainer.model = save_causal_lm(model, setting.tokenizer, Path(folder))
-        return generate_with_vllm(folder, prompts, tokenizer=setting.tokenizer, stop_token_ids=stops, **asked)
+        # vLLM needs the device's memory; what is saved later keeps its adapters apart.
+        save_causal_lm(deepcopy(model.to("cpu")), setting.tokenizer, Path(folder))
+        return generate_with_vllm(
+            folder, prompts, tokenizer=setting.tokenizer, stop_token_ids=stops, dtype=config.weights, **asked
+        )
 
 
 def _letters(setting: "CompletionSetting", answers: list[str | None]) -> dict[str, list[int]]:

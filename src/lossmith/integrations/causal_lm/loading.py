@@ -96,8 +96,8 @@ def adapted_modules(network: Any) -> list[str]:
     return sorted(found)
 
 
-def save_causal_lm(network: Any, tokenizer: Any, folder: Path, *, merge: bool = True) -> Any:
-    """Write a model that `AutoModelForCausalLM.from_pretrained(folder)` loads, and return it as it was written.
+def save_causal_lm(network: Any, tokenizer: Any, folder: Path, *, merge: bool = True) -> None:
+    """Write a model that `AutoModelForCausalLM.from_pretrained(folder)` loads.
 
     Args:
         network: The model; with adapters or not. Merging changes it for good.
@@ -112,4 +112,3 @@ def save_causal_lm(network: Any, tokenizer: Any, folder: Path, *, merge: bool = 
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     give_ordinary_permissions(folder)
-    return network
