@@ -33,6 +33,8 @@ def encode_study(
         "prompts": config.prompts,
         "instruction": form.instruction,
         "max_length": config.max_length,
+        # A template may print the day.
+        "probe": form.prompt_ids("probe", "probe"),
     }
 
     def build() -> EncodedSet:
