@@ -1,11 +1,15 @@
 """The released metrics against what the released functions returned for pairs made for this file."""
 
 import json
+import re
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lossmith.evaluation.released import released_choice, released_math
+from lossmith.evaluation.released import _written_formulas, released_choice, released_math
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "released_metrics.json").read_text())
 
@@ -38,3 +42,16 @@ def test_a_step_that_stops_the_released_code_resembles_none():
     assert score.raises
     assert score.metrics["exact_match"] == 1.0
     assert (score.metrics["wrong_operators"], score.metrics["real_iou"]) == (0.0, 0.0)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.text(alphabet="<>1\n", max_size=30))
+def test_formulas_are_those_of_the_released_pattern(text):
+    assert _written_formulas(text) == re.findall(r"<<([^>]+)>>", text)
+
+
+@pytest.mark.parametrize("piece", ["<<", "<<1", "<<1>", "<", "<<>", ">>"])
+def test_long_text_takes_no_time(piece):
+    start = time.process_time()
+    released_math(piece * 30_000, piece * 30_000 + ">x")
+    assert time.process_time() - start < 2.0
