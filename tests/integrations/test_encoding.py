@@ -262,11 +262,11 @@ def test_released_rows_are_one_text_and_their_answer_is_measured_alone() -> None
     assert found == EncodedSet((EncodedRow(ids, 2),), 0, 0, 16)
 
 
-def test_released_rows_lose_their_left_with_bos_and_those_without_a_prompt_are_left_out() -> None:
+def test_released_rows_lose_their_left_behind_bos_and_those_without_a_prompt_are_left_out() -> None:
     tokenizer = words("w56 $A")
     rows = [("w10 w11 w12 ", "", "w20"), ("w10 ", "", "w20 w21 w22"), ("w10 ", "", "w20 w21")]
     found = encode_released(tokenizer, rows, 5)
-    expected = EncodedRow([10, 11, 12, 20, EOS], 2), EncodedRow([BOS, 10, 20, 21, EOS], 1)
+    expected = EncodedRow([BOS, 11, 12, 20, EOS], 2), EncodedRow([BOS, 10, 20, 21, EOS], 1)
     assert found == EncodedSet(expected, cut_rows=1, cut_tokens=1, max_length=5, dropped_rows=1)
     assert encode_released(tokenizer, rows, 4).dropped_rows == 2
 

@@ -1,6 +1,7 @@
 """Baselines on a tiny random model: exemplars, templates, what is written when, what is continued and what refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def test_answers_are_the_models_own(run, model, task, tmp_path):
     result = run(progress=lambda *at: seen.append(at))
     network, tokenizer = AutoModelForCausalLM.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
     for line, problem in zip(in_order(tmp_path / "out"), load_completion_task(task).test, strict=True):
-        ids = tokenizer(problem.prompt)["input_ids"]
+        # The blank before the answer is the model's to write, as in running text.
+        ids = tokenizer(problem.prompt.rstrip())["input_ids"]
         for _ in range(6):
             ids.append(int(network(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
         assert line["samples"] == [
@@ -130,7 +132,7 @@ def test_exemplars_come_from_train_by_seed(run, task, monkeypatch):
     run("a", few_shot=2)
     run("b", few_shot=2, seed=1)
     assert len(seen) == 16
-    tests = {row.prompt for row in loaded.test}
+    tests = {row.prompt.rstrip() for row in loaded.test}
     heads = []
     for text in seen:
         *before, last = text.split("\n\n")
@@ -140,6 +142,15 @@ def test_exemplars_come_from_train_by_seed(run, task, monkeypatch):
         heads.append(tuple(before))
     assert len(set(heads[:8])) == len(set(heads[8:])) == 1
     assert set(heads[:8]) != set(heads[8:])
+
+
+def test_a_model_trained_here_is_asked_as_it_was_trained(run, model, task, tmp_path, monkeypatch):
+    folder = tmp_path / "trained"
+    shutil.copytree(model, folder)
+    (folder / "result.json").write_text(json.dumps({"config": {"encoding": "exact"}}), encoding="utf-8")
+    seen = prompts_seen(monkeypatch)
+    run("a", models=[str(folder)])
+    assert set(seen) == {row.prompt for row in load_completion_task(task).test}
 
 
 def test_a_few_shot_answer_ends_at_the_first_empty_line(run, monkeypatch, tmp_path):
@@ -222,8 +233,12 @@ def test_choices_are_scored_by_likelihood_too(run, model, choices, tmp_path, mon
         load_completion_task(choices).test,
         strict=True,
     ):
-        logits = network(input_ids=torch.tensor([tokenizer(problem.prompt)["input_ids"]])).logits[0, -1]
-        expected = torch.log_softmax(logits, -1)[[tokenizer.convert_tokens_to_ids(letter) for letter in "ABC"]]
+        before, after = (
+            torch.log_softmax(network(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).logits[0, -1], -1)
+            for text in (problem.prompt.rstrip(), problem.prompt)
+        )
+        blank = before[tokenizer.convert_tokens_to_ids(" ")]
+        expected = blank + after[[tokenizer.convert_tokens_to_ids(letter) for letter in "ABC"]]
         assert line["logps"] == pytest.approx(expected.tolist(), abs=1e-5)
         right += int(expected.argmax()) == problem.label
     assert result.models[0].rates["likelihood_accuracy"][0] == pytest.approx(right / 6)

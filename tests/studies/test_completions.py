@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,18 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
-from lossmith.errors import ConfigurationError, DataError, EvidenceError
+from lossmith.errors import ConfigurationError, DataError, EvidenceError, LossmithWarning
 from lossmith.evidence import VOLATILE_FIELDS
 from lossmith.integrations.causal_lm.generation import generate
-from lossmith.studies import CompletionConfig, compare, compare_command, make_config, open_results, train
+from lossmith.studies import (
+    CompletionConfig,
+    apply_overrides,
+    compare,
+    compare_command,
+    make_config,
+    open_results,
+    train,
+)
 from lossmith.studies.comparison import open_setting
 from lossmith.studies.run import run_block, train_and_test
 
@@ -146,6 +156,44 @@ def test_the_released_dice_trains_nothing_beyond_its_share_of_cross_entropy(run)
     assert abs(corrected[0][-1][1] - corrected[1][-1][1]) > 1e-4
 
 
+@pytest.mark.parametrize(
+    "alone", [{"masking": "zeroed"}, {"end": "masked"}, {"order": "file"}, {"encoding": "released"}]
+)
+def test_each_released_behaviour_can_be_had_alone(run, alone):
+    record = run(epochs=1, **alone)
+    assert record.status == "finished"
+    assert record.outputs != []
+
+
+def test_rows_in_the_order_of_the_file_stay_so_when_they_are_drawn(settings):
+    setting = open_setting(make_config(settings | {"train_examples": 12, "order": "file"}))
+    whole = [row.input_ids for row in setting.train.rows]
+    places = [[whole.index(row.input_ids) for row in setting.drawn(seed).rows] for seed in (0, 1)]
+    assert all(found == sorted(found) for found in places)
+    assert places[0] != places[1]
+
+
+def test_the_printed_command_makes_the_same_settings(settings, tmp_path):
+    config = make_config(settings | {"preset": "released", "order": "shuffled", "metric": "exact_match", "lora": None})
+    words = shlex.split(compare_command(config, tmp_path))
+    loose = [word for word in words if re.match(r"[a-z_.]+=", word)]
+    flags = {name: words[words.index(f"--{name}") + 1] for name in ("preset", "metric", "model", "baseline", "device")}
+    again = make_config(apply_overrides(settings | {"task": words[2]} | flags, loose))
+    assert again == config
+
+
+def test_no_row_left_is_said_before_training(settings):
+    with pytest.raises(DataError, match="No train row is left"):
+        open_setting(make_config(settings | {"preset": "released", "max_length": 12}))
+
+
+def test_a_warm_up_longer_than_the_run_is_noticed(settings):
+    sentence = "The learning rate rises for 500 steps and a run has 6: it never reaches its peak."
+    with pytest.warns(LossmithWarning, match=sentence):
+        setting = open_setting(make_config(settings | {"warmup_steps": 500}))
+    assert sentence in setting.notices
+
+
 def test_train_saves_what_transformers_loads_and_generates_the_same(settings, tmp_path):
     config = make_config(settings | {"losses": [LOVASZ], "baseline": LOVASZ, "seeds": [3]})
     record = train(config, tmp_path / "saved")
@@ -203,6 +251,10 @@ def test_vllm_gets_the_merged_weights_and_its_answers_are_judged_alike(settings,
         ({"losses": ["0.4*cross_entropy + 0.6*supcon"]}, "is a metric loss"),
         ({"losses": ["cross_entropy + focal[steps]"]}, "the label scope [steps]"),
         ({"votes": 5}, "needs a `temperature` above 0"),
+        ({"top_p": 0.9}, "`top_p` = 0.9 needs a `temperature` above 0"),
+        ({"encoding": "released", "prompts": "chat"}, "`prompts` must be plain where `encoding` is released"),
+        ({"save": "adapter", "lora": None}, "`save` must be merged where `lora` is null"),
+        ({"trainer": {"train_sampling_strategy": "random"}}, "use `order`"),
         ({"shots": 5}, "there is no setting `shots`"),
         ({"max_length": 4096}, "`max_length` must be <= 128"),
         ({"max_new_tokens": 128}, "`max_new_tokens` must be < 128"),

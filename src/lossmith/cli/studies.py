@@ -136,6 +136,8 @@ def train(
         f"{name} {format_value(value, name)}" for name, value in record.metrics.items() if "released_" not in name
     )
     console.print(f"{record.loss}, seed {record.seed}: {shown}", markup=False, highlight=False)
+    for notice in record.config.get("notices", []):
+        console.print(plain(f"note: {notice}"), markup=False, highlight=False, soft_wrap=True)
     console.print(f"Saved to {out}: transformers' {config.loaded_by} loads it.", markup=False)
 
 

@@ -58,7 +58,11 @@ def evaluate_answers(
         "outcomes": judged.outcomes,
         "outputs": texts,
         **(_letters(setting, judged.answers) if kind == "choice" else {}),
-        "config": {"notices": [*setting.notices, *said], "new_tokens": sum(sample.tokens for sample in kept)},
+        "config": {
+            "notices": [*setting.notices, *said],
+            "new_tokens": sum(sample.tokens for sample in kept),
+            "released_raises": judged.released_raises,
+        },
     }
 
 
@@ -93,9 +97,9 @@ def _prompts(setting: "CompletionSetting", model: Any) -> tuple[list[list[int]],
 
 def _by_likelihood(setting: "CompletionSetting", trainer: "AnyTrainer", prompts: list[list[int]]) -> list[float]:
     """1 where the right option is the likeliest one."""
-    # An option is what stands before the end of an answer.
-    ending = len(setting.format.target_ids(""))
-    options = [[setting.format.target_ids(option)[:-ending] for option in problem.options] for problem in setting.test]
+    options = [
+        [setting.format.option_ids(problem.prompt, option) for option in problem.options] for problem in setting.test
+    ]
     logps = option_logps(trainer.model, setting.tokenizer, prompts, options, batch_size=setting.config.eval_batch_size)
     best = [max(range(len(row)), key=row.__getitem__) for row in logps]
     return [float(place == problem.label) for place, problem in zip(best, setting.test, strict=True)]

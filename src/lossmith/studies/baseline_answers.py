@@ -1,8 +1,10 @@
 """The answers of one model as it is: written in batches, kept as they finish, judged."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,7 +121,20 @@ def _format(work: Work, model: ResolvedModel, tokenizer: Any) -> PromptFormat:
         chat=has_template and work.config.prompts != "plain",
         instruction=work.task.instruction,
         exemplars=pairs(work.exemplars),
+        joint=not _trained_here(model),
     )
+
+
+def _trained_here(model: ResolvedModel) -> bool:
+    """Whether `lossmith train` made the model, with prompts and answers tokenised apart."""
+    record = Path(model.location) / "result.json"
+    if not record.is_file():
+        return False
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and dict(found.get("config") or {}).get("encoding") == "exact"
 
 
 def _prompts(work: Work, model: ResolvedModel, form: PromptFormat, limit: int | None) -> tuple[list[list[int]], int]:
@@ -153,11 +168,11 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
 
 def _score_options(work: Work, model: str, network: Any, form: PromptFormat, prompts: list[list[int]]) -> None:
     """Log-probabilities of the options that are not in the folder yet."""
-    ending = len(form.target_ids(""))
     done = 0
     for batch in _batches(prompts, work.config.batch_size):
         if not work.options.has(model, batch):
-            options = [[form.target_ids(option)[:-ending] for option in work.problems[row].options] for row in batch]
+            asked = [work.problems[row] for row in batch]
+            options = [[form.option_ids(problem.prompt, option) for option in problem.options] for problem in asked]
             logps = option_logps(
                 network, form.tokenizer, [prompts[row] for row in batch], options, batch_size=work.config.batch_size
             )

@@ -41,10 +41,11 @@ def compare_command(config: SharedConfig, folder: Path) -> str:
 
 
 def _changed(config: SharedConfig) -> dict[str, Any]:
-    """Settings that differ from their defaults, and the ones that everyone wants to see."""
-    always = ("model", "baseline")
-    default = type(config)().settings()
-    return {name: value for name, value in config.settings().items() if name in always or value != default[name]}
+    """Settings that differ from the defaults of their task and preset, and the ones that everyone wants to see."""
+    settings = config.settings()
+    default = type(config)(**{name: settings[name] for name in ("task", "preset") if name in settings}).settings()
+    always = ["model", "baseline"] + ["preset"] * (settings.get("preset", "corrected") != "corrected")
+    return {name: value for name, value in settings.items() if name in always or value != default[name]}
 
 
 def _yaml(value: Any) -> str:

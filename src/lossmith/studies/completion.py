@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lossmith.errors import ConfigurationError, LossmithError, LossmithWarning
+from lossmith.errors import ConfigurationError, DataError, LossmithError, LossmithWarning
 from lossmith.integrations.causal_lm.collator import CompletionCollator
 from lossmith.integrations.causal_lm.encoding import EncodedSet, PromptFormat, cut_sentence
 from lossmith.integrations.causal_lm.loading import adapted_modules, add_lora, load_causal_lm, save_causal_lm
@@ -19,7 +19,7 @@ from lossmith.integrations.models import resolve_model, token_limit
 from lossmith.nn import parse_composition
 from lossmith.studies.answers import answers_nll, evaluate_answers
 from lossmith.studies.completion_config import CompletionConfig
-from lossmith.studies.encoded import encode_study
+from lossmith.studies.encoded import encode_study, prompt_format
 from lossmith.studies.run import (
     TRAINING_SHARE,
     Progress,
@@ -101,7 +101,10 @@ class CompletionSetting(Setting):
         config = self.config
         if config.train_examples is None:
             return self.train
-        problems = draw_problems(self.task.train, config.train_examples, seed=seed)
+        problems: Sequence[Problem] = draw_problems(self.task.train, config.train_examples, seed=seed)
+        if config.order == "file":
+            places = {id(problem): place for place, problem in enumerate(self.task.train)}
+            problems = sorted(problems, key=lambda problem: places[id(problem)])
         return encode_study(config, self.format, self.model.fingerprint, problems)
 
     def prepare(self, text: str, seed: int, workspace: Path, report: Progress) -> AnyTrainer:
@@ -152,7 +155,7 @@ class CompletionSetting(Setting):
         """Pads training rows."""
         return CompletionCollator(
             self.tokenizer.pad_token_id,
-            side="left" if self.config.encoding == "released" else "right",
+            side="left" if self.config.encoding == "released" or self.config.masking == "zeroed" else "right",
             labels=self.config.labels,
             eos_token_ids=(self.tokenizer.eos_token_id,),
             train_eos=self.config.end == "trained",
@@ -224,13 +227,16 @@ def open_completion(config: CompletionConfig) -> CompletionSetting:
     model = resolve_model(config.model)
     network, tokenizer = load_causal_lm(model)
     _check_lengths(config, token_limit(network, tokenizer))
-    form = PromptFormat(tokenizer, chat=config.prompts == "chat", instruction=task.instruction)
+    form = prompt_format(config, tokenizer, task.instruction)
     sets = {
         name: encode_study(config, form, model.fingerprint, problems)
         for name, problems in (("train", task.train), ("validation", validation), ("test", test))
     }
+    for name, encoded in sets.items():
+        if encoded.dropped_rows and not encoded.rows:
+            raise DataError(f"No {name} row is left at `max_length` = {config.max_length}: raise it.")
     cut = [cut_sentence(encoded, name) for name, encoded in sets.items()]
-    notices = (*task.warnings, *(sentence for sentence in cut if sentence))
+    notices = (*task.warnings, *(sentence for sentence in cut if sentence), *_warm_up_notice(config, len(task.train)))
     for notice in notices:
         warnings.warn(notice, LossmithWarning, stacklevel=2)
     return CompletionSetting(
@@ -246,6 +252,15 @@ def open_completion(config: CompletionConfig) -> CompletionSetting:
         test_rows=sets["test"],
         notices=notices,
         backend=pick_backend(config.backend, device.type),
+    )
+
+
+def _warm_up_notice(config: CompletionConfig, rows: int) -> tuple[str, ...]:
+    steps = config.epochs * -(-(config.train_examples or rows) // (config.batch_size * config.accumulation))
+    if config.warmup_steps is None or config.warmup_steps < steps:
+        return ()
+    return (
+        f"The learning rate rises for {config.warmup_steps} steps and a run has {steps}: it never reaches its peak.",
     )
 
 

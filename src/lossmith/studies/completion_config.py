@@ -144,9 +144,17 @@ class CompletionConfig(SharedConfig):
         return values
 
     @model_validator(mode="after")
-    def _consistent_decoding(self) -> "CompletionConfig":
+    def _consistent_settings(self) -> "CompletionConfig":
         if self.votes > 1 and self.temperature == 0:
             raise ValueError(f"`votes` = {self.votes} needs a `temperature` above 0: greedy answers are all the same")
+        if self.top_p != 1 and self.temperature == 0:
+            raise ValueError(f"`top_p` = {self.top_p} needs a `temperature` above 0: greedy decoding draws nothing")
+        if self.prompts == "chat" and self.encoding == "released":
+            raise ValueError("`prompts` must be plain where `encoding` is released: the released code knows no chat")
+        if self.save == "adapter" and self.lora is None:
+            raise ValueError("`save` must be merged where `lora` is null: there is no adapter to save")
+        if "train_sampling_strategy" in self.trainer:
+            raise ValueError("`trainer.train_sampling_strategy` and `order` both say how rows are ordered: use `order`")
         if self.masking == "zeroed" and self.labels == "answer":
             raise ValueError("`labels` must be all where `masking` is zeroed: the released code has no other")
         return self

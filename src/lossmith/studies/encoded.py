@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lossmith.errors import ConfigurationError
 from lossmith.evidence import check_writable
@@ -13,6 +14,12 @@ from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig
 from lossmith.tasks import Problem, load_completion_task
 from lossmith.tasks.completion import pairs
+
+
+def prompt_format(config: CompletionConfig, tokenizer: Any, instruction: str) -> PromptFormat:
+    """How the prompts and answers of a study become tokens."""
+    joint = config.encoding == "released"
+    return PromptFormat(tokenizer, chat=config.prompts == "chat", instruction=instruction, joint=joint)
 
 
 def encode_study(
@@ -65,7 +72,7 @@ def write_tokens(config: SharedConfig, folder: Path) -> dict[str, str]:
     task = load_completion_task(config.task, data=config.data)
     model = resolve_model(config.model)
     _, tokenizer = load_causal_lm(model)
-    form = PromptFormat(tokenizer, chat=config.prompts == "chat", instruction=task.instruction)
+    form = prompt_format(config, tokenizer, task.instruction)
     check_writable(folder)
     written = {}
     for split in ("train", "validation", "test"):

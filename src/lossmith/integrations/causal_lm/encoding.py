@@ -60,6 +60,8 @@ class PromptFormat:
         instruction: For chat: a system message, or the first lines of the first user's turn where the template takes
             no system message. Without it, templates that bring a system prompt of their own (SmolLM2's does) use that.
         exemplars: Solved examples before the prompt: blocks separated by an empty line, or earlier turns.
+        joint: For plain prompts of models that never saw the boundary: the blank at the end of a prompt is left to the
+            answer, as in running text, where tokenizers join it with the word behind it.
 
     Raises:
         ModelError: If the tokenizer has no EOS, or its template does not put an answer behind its prompt.
@@ -82,6 +84,7 @@ class PromptFormat:
         chat: bool = False,
         instruction: str = "",
         exemplars: Sequence[Texts] = (),
+        joint: bool = False,
     ):
         check_eos(tokenizer)
         if chat and not getattr(tokenizer, "chat_template", None):
@@ -93,6 +96,7 @@ class PromptFormat:
         self.chat = chat
         self.instruction = instruction
         self.exemplars = tuple(exemplars)
+        self.joint = joint and not chat
         self._system = chat and _takes_system(tokenizer)
         self._opening, ending = self._around_answer() if chat else ("", "")
         self._before = [] if chat else _tokens_before(tokenizer)
@@ -134,8 +138,18 @@ class PromptFormat:
         kept = prompt[:1] if prompt[0] == self.tokenizer.bos_token_id else []
         return [*kept, *prompt[len(kept) + lost :]], lost
 
+    def option_ids(self, prompt: str, option: str) -> list[int]:
+        """Token ids of an option behind a prompt, without what ends an answer."""
+        if self.joint:
+            line = prompt.rsplit("\n", 1)[-1]
+            whole, before = _ids(self.tokenizer, [line + option, line.rstrip()])
+            if whole[: len(before)] == before and len(whole) > len(before):
+                return whole[len(before) :]
+        return self.target_ids(option)[: -len(self._ending)]
+
     def _plain(self, prompt: str) -> str:
-        return "".join(f"{before}{target}\n\n" for before, _, target in self.exemplars) + prompt
+        text = "".join(f"{before}{target}\n\n" for before, _, target in self.exemplars) + prompt
+        return text.rstrip() if self.joint else text
 
     def _rendered(self, question: str) -> str:
         """The prompt in the chat template, up to where the answer begins."""
@@ -208,7 +222,7 @@ def encode(form: PromptFormat, rows: Sequence[Texts], max_length: int, names: Se
 def encode_released(tokenizer: Any, rows: Sequence[Texts], max_length: int) -> EncodedSet:
     """Token rows as the script of https://github.com/DarthReca/segmentation-losses-nlp makes them.
 
-    Prompt, target and EOS are tokenised as one text, which is cut on its left wherever that falls, BOS included. The
+    Prompt, target and EOS are tokenised as one text, which is cut on its left wherever that falls (a BOS stays). The
     answer is taken to be as long as target and EOS tokenised alone with whatever special tokens that adds, so with a
     tokenizer that adds BOS it begins one token early. Rows whose answer fills `max_length` are left out and counted:
     the released loader leaves out those that fill it exactly, and would misread longer ones.
@@ -220,6 +234,7 @@ def encode_released(tokenizer: Any, rows: Sequence[Texts], max_length: int) -> E
     """
     check_eos(tokenizer)
     check_max_length(max_length)
+    before = _tokens_before(tokenizer)
     texts = [prompt + target + tokenizer.eos_token for prompt, _, target in rows]
     alone = [target + tokenizer.eos_token for _, _, target in rows]
     encoded, cuts = [], []
@@ -227,7 +242,7 @@ def encode_released(tokenizer: Any, rows: Sequence[Texts], max_length: int) -> E
         lost = max(0, len(ids) - max_length)
         start = len(ids) - lost - len(answer)
         if start > 0:
-            encoded.append(EncodedRow(ids[lost:], start))
+            encoded.append(EncodedRow([*before, *ids[len(before) + lost :]], start))
             cuts.append(lost)
     return EncodedSet(tuple(encoded), sum(map(bool, cuts)), sum(cuts), max_length, len(rows) - len(encoded))
 
