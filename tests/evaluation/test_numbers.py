@@ -151,7 +151,29 @@ def test_the_number_in_any_usual_form(text, expected):
     assert flexible_answer(text) == (None if expected is None else Fraction(expected))
 
 
-HOSTILE = ["9", "1,", "1,00,", ".", "-", " ", "#### ", "\\boxed{", "answer is ", "answer is \n", "1/", "1 ", "$", "rs ", "####\n", "\\frac{", "\\frac{1}{", "#### 2*", "#### **", "=", "#### 1="]
+HOSTILE = [
+    "9",
+    "1,",
+    "1,00,",
+    ".",
+    "-",
+    " ",
+    "#### ",
+    "\\boxed{",
+    "answer is ",
+    "answer is \n",
+    "1/",
+    "1 ",
+    "$",
+    "rs ",
+    "####\n",
+    "\\frac{",
+    "\\frac{1}{",
+    "#### 2*",
+    "#### **",
+    "=",
+    "#### 1=",
+]
 
 
 @pytest.mark.parametrize("piece", HOSTILE)

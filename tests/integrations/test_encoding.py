@@ -271,6 +271,16 @@ def test_released_rows_lose_their_left_behind_bos_and_those_without_a_prompt_are
     assert encode_released(tokenizer, rows, 4).dropped_rows == 2
 
 
+def test_joint_prompts_leave_their_blank_to_the_answer() -> None:
+    apart, joint = PromptFormat(spaced()), PromptFormat(spaced(), joint=True)
+    pieces = joint.tokenizer.convert_ids_to_tokens
+    assert pieces(apart.prompt_ids("A: ", ""))[-1] == "▁"
+    assert pieces(joint.prompt_ids("A: ", ""))[-1] == ":"
+    assert pieces(joint.option_ids("7\nA: ", "A")) == ["▁A"]
+    assert pieces(joint.option_ids("A: ", "#7"))[0].startswith("▁#")
+    assert apart.option_ids("A: ", "A") == apart.target_ids("A")[:-1]
+
+
 # What is said
 
 

@@ -56,10 +56,12 @@ def test_one_file_is_split_by_a_seed_with_equal_prompts_on_one_side(tmp_path):
     )
     task = load_completion_task(path)
     assert (task.name, task.kind, task.source) == ("sums", "math", str(path))
-    assert (len(task.train), len(task.validation), len(task.test)) == (32, 0, 8)
-    assert not {p.prompt.lower() for p in task.train} & {p.prompt.lower() for p in task.test}
-    assert task.warnings == ()
-    for problem in (*task.train, *task.test):
+    assert (len(task.train), len(task.validation), len(task.test)) == (28, 4, 8)
+    sides = [{p.prompt.lower() for p in rows} for rows in (task.train, task.validation, task.test)]
+    assert [len(side) for side in sides] == [14, 2, 4]
+    assert len(set.union(*sides)) == 20
+    assert task.warnings == ("The 4 validation rows were cut from train (seed 42): the data bring none.",)
+    for problem in (*task.train, *task.validation, *task.test):
         n = int(problem.answer) - 1
         assert problem.prompt == f"Question: {n}+1?\nAnswer: "
         assert problem.target == f"<<{n}+1={n + 1}>> #### {n + 1}"
@@ -106,12 +108,43 @@ def test_a_choice_by_columns_of_a_csv_whose_texts_are_digits(tmp_path):
     folder.mkdir()
     for split in ("train", "test"):
         with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([["q", "one", "two", "right"], [split, "1", "0", "0"], [split, "5", "6", "1"]])
+            made = [split, "1", "0", "B"], [split, "5", "6", "1"], [split, "5", "0", "5"], [split, "0", "1", "1"]
+            csv.writer(file).writerows([["q", "one", "two", "right"], *made])
     problems = load_completion_task(task_file(tmp_path, text)).test
-    # A text that is one of the options wins over an index.
-    assert [(p.label, p.target) for p in problems] == [(1, "(B) test"), (1, "(B) test")]
+    assert [(p.label, p.target) for p in problems] == [
+        (1, "(B) test"), (1, "(B) test"), (0, "(A) test"), (1, "(B) test"),
+    ]  # fmt: skip
     assert problems[0].answer == "B"
     assert problems[0].prompt == "test\nA. 1\nB. 0\nAnswer: "
+
+
+@pytest.mark.parametrize(
+    ("options", "right", "fitting"),
+    [
+        (["1", "0", "2", "3"], "1", "A and B"),
+        (["1", "0", "2", "3"], "0", "A and B"),
+        (["B", "x", "A"], "A", "A and C"),
+        (["x", "x", "y"], "x", "A and B"),
+        (["1", "z", "1"], "1", "A and B and C"),
+    ],
+)
+def test_a_label_that_fits_two_options_is_refused(tmp_path, options, right, fitting):
+    row = {"what": "x", "options_list": options, "right": right}
+    good = {**row, "right": 1}
+    found = said(task_file(tmp_path, CHOICE, a__train_jsonl=[good], a__test_jsonl=[good, row]), DataError)
+    assert found == (
+        f"`{tmp_path / 'a' / 'test.jsonl'}` row 2 has the label '{right}', which fits the options {fitting} (by text, "
+        "letter or index from 0): name the right one by a letter that is no option's text, or, in JSON, by its index "
+        "as a number."
+    )
+
+
+@pytest.mark.parametrize("right", [1, 1.0])
+def test_a_number_as_label_is_an_index_whatever_the_texts(tmp_path, right):
+    row = {"what": "x", "options_list": ["1", "0", "2", "3"], "right": right}
+    assert (
+        load_completion_task(task_file(tmp_path, CHOICE, a__train_jsonl=[row], a__test_jsonl=[row])).test[0].label == 1
+    )
 
 
 def test_the_answer_of_a_math_task_is_made_canonical_or_taken_from_its_own_template(tmp_path):
@@ -128,6 +161,23 @@ def test_files_may_be_named_split_by_split_with_validation(tmp_path):
     task = load_completion_task(task_file(tmp_path, text, t_jsonl=made[:5], v_jsonl=made[5:7], t2_jsonl=made[7:]))
     assert [len(task.train), len(task.validation), len(task.test)] == [5, 2, 2]
     assert [problem.answer for problem in task.test] == ["8", "9"]
+
+
+def test_files_without_validation_give_a_tenth_of_train_as_the_known_tasks_do(tmp_path):
+    text = MATH.replace("rows.jsonl", "{train: t.jsonl, test: t2.jsonl}")
+    made = rows(32)
+    task = load_completion_task(task_file(tmp_path, text, t_jsonl=made[:30], t2_jsonl=made[30:]))
+    assert [len(task.train), len(task.validation), len(task.test)] == [27, 3, 2]
+    assert task.warnings == ("The 3 validation rows were cut from train (seed 42): the data bring none.",)
+    # The same rows as of a known task's folder.
+    for name, some in (("train", made[:30]), ("test", made[30:])):
+        normal = [{"question": row["question"], "answer": f"{row['steps']} #### {row['answer']}"} for row in some]
+        write(tmp_path / "known" / f"{name}.jsonl", normal)
+    known = load_completion_task("gsm8k", data=str(tmp_path / "known"))
+    assert [p.answer for p in known.validation] == [p.answer for p in task.validation]
+    assert [p.answer for p in known.train] == [p.answer for p in task.train]
+    one = load_completion_task(task_file(tmp_path, text, t_jsonl=made[:1], t2_jsonl=made[30:]))
+    assert (len(one.train), one.validation, one.warnings) == (1, (), ())
 
 
 def test_kind_and_recognition_read_no_data(tmp_path):
