@@ -9,6 +9,34 @@ from lossmith.errors import DataError
 SPLIT_STREAM = 7001
 """Keeps the generator of splits apart from other uses of the same seed."""
 
+CUT_SEED = 42
+"""Seed of the validation rows that are cut from train where the data bring none."""
+
+CUT_SHARE = 0.1
+"""Their share of train, as in the paper's GSM8K."""
+
+CUT_STREAM = 7004
+"""Keeps the generator of this cut apart from other uses of the same seed."""
+
+
+def cut_validation(count: int) -> tuple[list[int], list[int]]:
+    """Indices, ascending, of what stays in train and of the tenth of `count` >= 2 things that become validation."""
+    np = require("numpy", extra="train", purpose="cut validation rows from train")
+    order = np.random.Generator(np.random.PCG64([CUT_SEED, CUT_STREAM])).permutation(count).tolist()
+    size = max(1, round(CUT_SHARE * count))
+    return sorted(order[size:]), sorted(order[:size])
+
+
+def cut_notice(rows: int) -> str:
+    """What a task's warnings say of validation rows that were cut from train.
+
+    Example:
+        >>> cut_notice(7)
+        'The 7 validation rows were cut from train (seed 42): the data bring none.'
+    """
+    were = "row was" if rows == 1 else "rows were"
+    return f"The {rows:,} validation {were} cut from train (seed {CUT_SEED}): the data bring none."
+
 
 def allocate(counts: Sequence[int], total: int, *, keep: int = 0) -> list[int]:
     """Divide `total` over classes in proportion to `counts`, by largest remainder; the lower class id wins a tie.

@@ -6,24 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from lossmith._checks import did_you_mean
-from lossmith._extras import require
 from lossmith.errors import ConfigurationError, DataError
 from lossmith.tasks._choices import LABEL_FIELDS
 from lossmith.tasks._hub import hub_splits
 from lossmith.tasks._shipped import CompletionRecord
 from lossmith.tasks._sources import RawRow, RawSplits, folder_splits, read_problems, shipped_splits
+from lossmith.tasks._splits import cut_notice, cut_validation
 from lossmith.tasks.completion import CompletionTask, Kind, Problem
 from lossmith.tasks.own_completion import is_task_file, is_yaml, load_own_task, own_kind
 from lossmith.tasks.registry import COMPLETION_LOADERS, list_completion_tasks
-
-CUT_SEED = 42
-"""Seed of the validation rows that are cut from train where the data bring none."""
-
-CUT_SHARE = 0.1
-"""Their share of train, as in the paper's GSM8K."""
-
-CUT_STREAM = 7004
-"""Keeps the generator of this cut apart from other uses of the same seed."""
 
 
 def load_completion_task(name_or_path: str | os.PathLike[str], *, data: str = "shipped") -> CompletionTask:
@@ -143,17 +134,10 @@ def _complete(record: CompletionRecord, raw: RawSplits) -> tuple[RawSplits, tupl
         warnings.append(f"The {len(test)} test rows are the data's validation rows: their test rows have no answers.")
     train = raw["train"]
     if validation is None and len(train) > 1:
-        kept, cut = _cut(len(train))
+        kept, cut = cut_validation(len(train))
         train, validation = [train[row] for row in kept], [train[row] for row in cut]
-        warnings.append(f"The {len(cut)} validation rows were cut from train (seed {CUT_SEED}): the data bring none.")
+        warnings.append(cut_notice(len(cut)))
     return {"train": train, "validation": validation or [], "test": test or []}, tuple(warnings)
-
-
-def _cut(count: int) -> tuple[list[int], list[int]]:
-    np = require("numpy", extra="train", purpose="cut validation rows from train")
-    order = np.random.Generator(np.random.PCG64([CUT_SEED, CUT_STREAM])).permutation(count).tolist()
-    size = max(1, round(CUT_SHARE * count))
-    return sorted(order[size:]), sorted(order[:size])
 
 
 def _is_labelled(values: dict[str, Any]) -> bool:

@@ -8,7 +8,8 @@ r"""One's own task for a causal language model: a YAML file with templates and d
 Further keys: `name`, `question` (what a chat model is asked; default: the prompt without its frame), `answer` (the
 final answer; default: what follows `####` for math, else the target), `instruction`; for a choice `choices` (a field
 with a list, or a list of fields) and `label` (a field with the index, letter or text of the right one), which bring
-`{options}` and `{letter}`; for one file `test_fraction` (0.2) and `split_seed` (0).
+`{options}` and `{letter}`; for one file `test_fraction` (0.2) and `split_seed` (0). Where the data bring no validation
+rows, a tenth of train becomes validation, as of the known tasks.
 """
 
 import os
@@ -24,7 +25,7 @@ from lossmith.tasks._choices import right_option
 from lossmith.tasks._fields import Fields
 from lossmith.tasks._numbers import read_number, write_number
 from lossmith.tasks._sources import RawSplits, file_rows, folder_splits, read_problems
-from lossmith.tasks._splits import split_rows, text_key
+from lossmith.tasks._splits import cut_notice, cut_validation, split_rows, text_key
 from lossmith.tasks.completion import LETTERS, CompletionTask, Kind, Problem, letters
 from lossmith.tasks.templates import (
     CHOICE_INSTRUCTION,
@@ -111,14 +112,15 @@ def own_kind(path: Path) -> Kind:
 def load_own_task(path: Path) -> CompletionTask:
     """Load the task of a YAML file; the module's text lists its keys.
 
-    One file is split here: prompts that differ only in case or white space stay on one side.
+    One file is split here, and validation rows are cut from train where the data bring none (the task's `warnings` say
+    so): prompts that differ only in case or white space stay on one side.
 
     Raises:
         ConfigurationError: If a key is unknown, missing, of a wrong type or has nothing to act on.
-        DataError: If the data cannot be read, or a row lacks a field.
+        DataError: If the data cannot be read, a row lacks a field, or the label of a choice fits two options.
     """
     task = read_task_file(path)
-    splits, notes = _load_splits(task)
+    splits, notes = _with_validation(*_load_splits(task))
     return CompletionTask(
         name=task.name,
         kind=task.kind,
@@ -268,6 +270,20 @@ def _split_file(task: TaskFile) -> tuple[dict[str, tuple[Problem, ...]], tuple[s
     return {"train": tuple(problems[row] for row in train), "test": tuple(problems[row] for row in test)}, notes
 
 
+def _with_validation(
+    splits: dict[str, tuple[Problem, ...]], notes: tuple[str, ...]
+) -> tuple[dict[str, tuple[Problem, ...]], tuple[str, ...]]:
+    train = splits["train"]
+    keys = {text_key(problem.prompt): None for problem in train}
+    if "validation" in splits or len(keys) < 2:
+        return splits, notes
+    distinct = list(keys)
+    moved = {distinct[place] for place in cut_validation(len(distinct))[1]}
+    kept = tuple(problem for problem in train if text_key(problem.prompt) not in moved)
+    validation = tuple(problem for problem in train if text_key(problem.prompt) in moved)
+    return splits | {"train": kept, "validation": validation}, (*notes, cut_notice(len(validation)))
+
+
 def _problem(task: TaskFile, fields: Fields) -> Problem:
     values = {name: fields.text(name) for name in task.fields}
     options: tuple[str, ...] = ()
@@ -294,11 +310,27 @@ def _choice(task: TaskFile, fields: Fields) -> tuple[tuple[str, ...], int, dict[
         raise DataError(f"{fields} must have 2 to {len(LETTERS)} options with text, got {list(texts)!r}.")
     named = fields.value(task.label)
     options = letters(len(texts))
-    if isinstance(named, str) and texts.count(named) == 1:
-        label = texts.index(named)
-    else:
-        label = right_option(fields, options, named)
+    label = _named_option(fields, texts, options, named)
     return options, label, {"options": options_block(texts), "letter": options[label]}
+
+
+def _named_option(fields: Fields, texts: tuple[str, ...], options: tuple[str, ...], named: Any) -> int:
+    """Index of the option that a label names by text, letter or index; text that fits two options is refused."""
+    places = [place for place, text in enumerate(texts) if text == named]
+    if not places:
+        return right_option(fields, options, named)
+    try:
+        other = right_option(fields, options, named)
+    except DataError:
+        other = places[0]
+    if len(places) > 1 or other != places[0]:
+        fitting = [options[place] for place in sorted({*places, other})]
+        raise DataError(
+            f"{fields} has the label {named!r}, which fits the options {' and '.join(fitting)} (by text, letter or "
+            f"index from 0): name the right one by a letter that is no option's text, or, in JSON, by its index as a "
+            f"number."
+        )
+    return places[0]
 
 
 def _answer(task: TaskFile, fields: Fields, values: Mapping[str, str], target: str) -> str:
