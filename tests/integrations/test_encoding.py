@@ -287,7 +287,7 @@ def test_joint_prompts_leave_their_blank_to_the_answer() -> None:
 def test_the_sentence_about_cuts_counts_all_rows_of_the_split() -> None:
     row = EncodedRow([5, 6], 1)
     assert cut_sentence(EncodedSet((row,) * 9, 0, 0, 8), "test") is None
-    one = "1 of 10 test rows was cut on the left to 8 tokens (1 token of questions lost)."
+    one = "1 of 10 test rows was cut on the left to 8 tokens (1 token of questions lost), which concerns their NLL."
     assert cut_sentence(EncodedSet((row,) * 10, 1, 1, 8), "test") == one
     both = (
         "2 of 1,003 train rows were cut on the left to 1,024 tokens (1,200 tokens of questions lost). 3 of 1,003 train "

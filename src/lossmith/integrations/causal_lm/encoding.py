@@ -256,12 +256,14 @@ def cut_sentence(encoded: EncodedSet, split: str) -> str | None:
         '312 of 1,319 train rows were cut on the left to 128 tokens (4,567 tokens of questions lost).'
     """
     whole = len(encoded.rows) + encoded.dropped_rows
+    # Test answers are written behind prompts of their own.
+    concerned = ", which concerns their NLL" if split == "test" else ""
     sentences = []
     if encoded.cut_rows:
         sentences.append(
             f"{encoded.cut_rows:,} of {whole:,} {split} rows {_were(encoded.cut_rows)} cut on the left to "
             f"{encoded.max_length:,} tokens ({encoded.cut_tokens:,} token{'s' * (encoded.cut_tokens != 1)} of "
-            f"questions lost)."
+            f"questions lost){concerned}."
         )
     if encoded.dropped_rows:
         sentences.append(
