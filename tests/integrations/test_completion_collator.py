@@ -151,3 +151,12 @@ def _surprise(model: Any, ids: list[int], place: int) -> float:
         return 0.0
     logits = model(input_ids=torch.tensor([ids])).logits[0, place - 1].double()
     return -float(logits[ids[place]] - logits.exp().sum().log())
+
+
+def test_rows_of_lossmith_tokenize_lose_their_padding() -> None:
+    row = {"input_ids": [9, 9, 5, 6, 7, 2], "attention_mask": [0, 0, 1, 1, 1, 1], "labels_position_id": [4]}
+    batch = CompletionCollator(pad_token_id=9)([row, {"input_ids": [8, 2], "answer_start": 1}])
+    assert batch["labels"].tolist() == [[5, 6, 7, 2], [8, 2, -100, -100]]
+    assert batch["answer_mask"].int().tolist() == [[0, 0, 1, 1], [0, 1, 0, 0]]
+    with pytest.raises(DataError, match="`attention_mask` of row 0"):
+        CompletionCollator(pad_token_id=9)([{**row, "attention_mask": [1]}])

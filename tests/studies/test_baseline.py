@@ -144,12 +144,13 @@ def test_exemplars_come_from_train_by_seed(run, task, monkeypatch):
     assert set(heads[:8]) != set(heads[8:])
 
 
-def test_a_model_trained_here_is_asked_as_it_was_trained(run, model, task, tmp_path, monkeypatch):
+def test_a_model_trained_here_is_asked_as_it_was_trained(run, chat_model, task, tmp_path, monkeypatch):
     folder = tmp_path / "trained"
-    shutil.copytree(model, folder)
-    (folder / "result.json").write_text(json.dumps({"config": {"encoding": "exact"}}), encoding="utf-8")
+    shutil.copytree(chat_model, folder)
+    trained = {"encoding": "exact", "prompts": "plain"}
+    (folder / "result.json").write_text(json.dumps({"config": trained}), encoding="utf-8")
     seen = prompts_seen(monkeypatch)
-    run("a", models=[str(folder)])
+    run("a", models=[str(folder)], prompts="auto")
     assert set(seen) == {row.prompt for row in load_completion_task(task).test}
 
 

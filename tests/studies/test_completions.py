@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
-from lossmith.errors import ConfigurationError, DataError, EvidenceError, LossmithWarning
+from lossmith.errors import ConfigurationError, DataError, EvidenceError, LossmithWarning, ModelError
 from lossmith.evidence import VOLATILE_FIELDS
 from lossmith.integrations.causal_lm.generation import generate
 from lossmith.studies import (
@@ -275,6 +275,11 @@ def test_bad_settings_are_said_before_training(settings, changes, part):
 def test_an_answer_longer_than_a_row_is_refused(settings):
     with pytest.raises(DataError, match="max_length"):
         open_setting(make_config(settings | {"max_length": 12}))
+
+
+def test_an_encoder_writes_nothing(settings, tmp_path):
+    with pytest.raises(ModelError, match="is saved as BertModel, which writes no text"):
+        open_setting(make_config(settings | {"model": str(tiny.write_model(tmp_path / "bert"))}))
 
 
 def test_more_rows_than_there_are(settings):

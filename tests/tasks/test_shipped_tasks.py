@@ -112,7 +112,8 @@ def test_an_unknown_name_gets_the_nearest_the_list_and_the_other_way():
         load_task("bankin77")
     assert str(caught.value) == (
         "No task named 'bankin77'. Did you mean 'banking77'? Shipped tasks: mr, subj, cr, banking77; "
-        "or give a path to a CSV, JSONL or parquet file."
+        "or give a path to a CSV, JSONL or parquet file. With written answers: gsm8k, svamp, mathqa, qasc, openbookqa, "
+        "commonsenseqa, hellaswag, or a task file."
     )
 
 

@@ -116,25 +116,28 @@ def _format(work: Work, model: ResolvedModel, tokenizer: Any) -> PromptFormat:
         raise ConfigurationError(
             f"`--model {model.name}` has no chat template: leave --chat out, or give an instruct model."
         )
+    trained = _trained_with(model)
+    by_default = has_template if trained is None else trained.get("prompts") == "chat"
     return PromptFormat(
         tokenizer,
-        chat=has_template and work.config.prompts != "plain",
+        chat=by_default if work.config.prompts == "auto" else work.config.prompts == "chat",
         instruction=work.task.instruction,
         exemplars=pairs(work.exemplars),
-        joint=not _trained_here(model),
+        joint=trained is None or trained.get("encoding") != "exact",
     )
 
 
-def _trained_here(model: ResolvedModel) -> bool:
-    """Whether `lossmith train` made the model, with prompts and answers tokenised apart."""
+def _trained_with(model: ResolvedModel) -> dict[str, Any] | None:
+    """The settings of a model that `lossmith train` made: it is asked as it was trained; None for others."""
     record = Path(model.location) / "result.json"
     if not record.is_file():
-        return False
+        return None
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
     except ValueError:
-        return False
-    return isinstance(found, dict) and dict(found.get("config") or {}).get("encoding") == "exact"
+        return None
+    config = found.get("config") if isinstance(found, dict) else None
+    return config if isinstance(config, dict) and "encoding" in config else None
 
 
 def _prompts(work: Work, model: ResolvedModel, form: PromptFormat, limit: int | None) -> tuple[list[list[int]], int]:

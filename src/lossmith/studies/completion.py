@@ -218,9 +218,12 @@ def open_completion(config: CompletionConfig) -> CompletionSetting:
     for text in config.all_losses:
         build_loss(text, 0, {})
     task = load_completion_task(config.task, data=config.data)
-    for seed in config.blocks:
-        if config.train_examples is not None:
-            draw_problems(task.train, config.train_examples, seed=seed)
+    for name, wanted, there in (
+        ("train_examples", config.train_examples, len(task.train)),
+        ("test_examples", config.test_examples, len(task.test)),
+    ):
+        if wanted is not None and wanted > there:
+            raise DataError(f"`{name}` is {wanted} and '{task.name}' has {there} such rows: lower it, or leave it out.")
     test = _subset(task.test, config.test_examples)
     validation = task.validation[: config.curve_examples]
     device = pick_device(config.device)

@@ -10,7 +10,7 @@ from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, LossmithError
 from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
-from lossmith.tasks import is_completion_task
+from lossmith.tasks import is_completion_task, list_completion_tasks
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -37,7 +37,8 @@ def checked(kind: type[Settings], values: dict[str, Any], place: str) -> Setting
     for name in values:
         if name not in known:
             raise ConfigurationError(
-                f"{place}: there is no setting `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}."
+                f"{place}: there is no setting `{name}`.{_elsewhere(name, kind, values) or did_you_mean(name, known)} "
+                f"Known: {', '.join(known)}."
             )
     try:
         return kind(**values)
@@ -51,6 +52,19 @@ def checked(kind: type[Settings], values: dict[str, Any], place: str) -> Setting
         name = ".".join(str(part) for part in first["loc"] if part != "LoraConfig") or "settings"
         message = first["msg"][0].lower() + first["msg"][1:]
         raise ConfigurationError(f"{place}: `{name}`: {message}, got {first['input']!r}.") from None
+
+
+def _elsewhere(name: str, kind: type[BaseModel], values: dict[str, Any]) -> str:
+    """Where a setting of the other kind of study belongs."""
+    if kind is StudyConfig and name in CompletionConfig.model_fields:
+        known, task = [str(task) for task in list_completion_tasks()], str(values.get("task"))
+        return (
+            f" It belongs to tasks with written answers ({', '.join(known)}, a task file), and the task is '{task}'."
+            f"{did_you_mean(task, known)}"
+        )
+    if kind is CompletionConfig and name in StudyConfig.model_fields:
+        return " It belongs to classification; rows of a task with written answers are drawn by `train_examples`."
+    return ""
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

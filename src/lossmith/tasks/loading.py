@@ -10,7 +10,7 @@ from lossmith.tasks._rows import Row, list_rows, name_labels, order_labels, read
 from lossmith.tasks._splits import split_rows, text_key
 from lossmith.tasks._tables import clear_read_errors, table_suffix
 from lossmith.tasks.classification import ClassificationTask, Example
-from lossmith.tasks.registry import LOADERS, list_tasks
+from lossmith.tasks.registry import LOADERS, list_completion_tasks, list_tasks
 
 
 def load_task(
@@ -115,9 +115,10 @@ def _existing_path(name: str) -> Path:
     if path.name != name or table_suffix(path) is not None:
         raise DataError(f"There is no file or folder `{name}` (looked from `{Path.cwd()}`).")
     shipped = [str(task) for task in list_tasks()]
+    written = [str(task) for task in list_completion_tasks()]
     raise ConfigurationError(
-        f"No task named '{name}'.{did_you_mean(name, shipped)} Shipped tasks: {', '.join(shipped)}; "
-        "or give a path to a CSV, JSONL or parquet file."
+        f"No task named '{name}'.{did_you_mean(name, [*shipped, *written])} Shipped tasks: {', '.join(shipped)}; "
+        f"or give a path to a CSV, JSONL or parquet file. With written answers: {', '.join(written)}, or a task file."
     )
 
 

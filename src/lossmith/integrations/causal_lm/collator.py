@@ -15,7 +15,9 @@ class CompletionCollator:
     """Pads token rows into a batch for any causal language model, with a mask of the answer for the scope `[answer]`.
 
     A row is a mapping with `input_ids`, token ids of prompt and answer, and `answer_start`, the place of the answer's
-    first token among them; further columns are not read. Labels are aligned with the inputs: trainers shift them.
+    first token among them. Rows of `lossmith tokenize` are taken too: padding is told by `attention_mask` and left out,
+    and `labels_position_id` is the place of the answer. Further columns are not read. Labels are aligned with the
+    inputs: trainers shift them.
 
     Args:
         pad_token_id: Token to fill with. It may equal the end-of-sequence token: padding is told by place, not by id.
@@ -108,7 +110,9 @@ class CompletionCollator:
 
 
 def _checked(number: int, row: Mapping[str, Any]) -> tuple[Tensor, int]:
-    """Token ids and place of the answer of one row."""
+    """Token ids and place of the answer of one row, without padding."""
+    if "answer_start" not in row and "labels_position_id" in row:
+        row = {**row, "answer_start": torch.as_tensor(row["labels_position_id"]).flatten()[0]}
     missing = [f"`{name}`" for name in ("input_ids", "answer_start") if name not in row]
     if missing:
         raise DataError(
@@ -123,4 +127,12 @@ def _checked(number: int, row: Mapping[str, Any]) -> tuple[Tensor, int]:
         raise DataError(
             f"`answer_start` of row {number} of a batch must be in 0 to {len(ids)}, its number of tokens, got {start}."
         )
+    if "attention_mask" in row:
+        kept = torch.as_tensor(row["attention_mask"]).bool()
+        if kept.shape != ids.shape:
+            raise DataError(
+                f"`attention_mask` of row {number} of a batch must be as long as its {len(ids)} `input_ids`, got "
+                f"{len(kept)}."
+            )
+        ids, start = ids[kept], int(kept[:start].sum())
     return ids, start

@@ -12,6 +12,9 @@ from lossmith.errors import ConfigurationError, ModelError
 from lossmith.integrations.models import EMBEDDED, ResolvedModel, quiet_transformers
 from lossmith.integrations.saving import give_ordinary_permissions
 
+WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""How the names of models end that write text."""
+
 
 def load_causal_lm(
     model: ResolvedModel, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
@@ -34,6 +37,12 @@ def load_causal_lm(
             f"`--model {model.name}` cannot be loaded as a causal language model: {first_line} Give another folder or "
             f"hub id, or {embedded}."
         ) from error
+    saved_as = network.config.architectures or []
+    if saved_as and not any(name.endswith(WRITERS) for name in saved_as):
+        raise ModelError(
+            f"`--model {model.name}` is saved as {', '.join(saved_as)}, which writes no text: give a causal language "
+            f"model."
+        )
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"The tokenizer of `--model {model.name}` has no end-of-sequence token, so nothing could tell the model "
