@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossmith.evaluation.numbers import decimal, flexible_answer, parse_number, strict_answer
+from lossmith.tasks import load_completion_task
 
 READ = {
     "18": 18,
@@ -149,6 +150,13 @@ def test_the_number_after_the_hashes(text, expected):
 )
 def test_the_number_in_any_usual_form(text, expected):
     assert flexible_answer(text) == (None if expected is None else Fraction(expected))
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "svamp", "mathqa"])
+def test_every_shipped_target_reads_as_its_answer(name):
+    task = load_completion_task(name)
+    for problem in (*task.train, *task.validation, *task.test):
+        assert strict_answer(problem.target) == flexible_answer(problem.target) == Fraction(problem.answer), problem.id
 
 
 HOSTILE = [
