@@ -1,7 +1,6 @@
 """Arithmetic of steps: values and equivalences by hand, values against an evaluation of random trees."""
 
 import random
-import time
 from fractions import Fraction
 
 import pytest
@@ -146,11 +145,10 @@ def test_any_text_can_be_tried(text):
 @pytest.mark.parametrize(
     "text", ["(" * 400, "9^" * 199 + "9", "1/" * 199 + "7", "(2^64)*" * 57 + "1", "," * 400, "a(" * 200]
 )
-def test_hostile_text_takes_no_time(text):
-    start = time.process_time()
-    value(parse_expression(text))
-    parse_call(text)
-    assert time.process_time() - start < 0.5
+def test_hostile_text_has_a_bounded_value_or_none(text):
+    found = value(parse_expression(text))
+    assert found is None or found.numerator.bit_length() < 10_000
+    assert parse_call(text) is None
 
 
 def test_calls():

@@ -31,9 +31,10 @@ def evaluate_answers(
         TrainingDivergedError: If the trained model gives log-probabilities that are no numbers.
     """
     problems, kind = setting.test, setting.task.kind
-    trainer.model.eval()
+    model: Any = trainer.model
+    model.eval()
     nll = _nll(setting, trainer)
-    prompts, cut = _prompts(setting, trainer.model)
+    prompts, cut = _prompts(setting, model)
     scored = _by_likelihood(setting, trainer, prompts) if kind == "choice" else None
     report(LIKELIHOOD_SHARE)
 

@@ -146,7 +146,7 @@ class StudyConfig(SharedConfig):
     """Training texts per class, drawn per seed; None with `shots_total` None takes the whole training set."""
     shots_total: PositiveInt | None = None
     """Training texts in total, drawn per seed in the proportions of the classes."""
-    metric: Literal["accuracy", "macro_f1", "weighted_f1", "nll"] = "accuracy"
+    metric: Literal["accuracy", "macro_f1", "weighted_f1", "nll"] = "accuracy"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Test metric that decides."""
     epochs: PositiveInt = 15
     """Passes over the training texts."""

@@ -27,7 +27,7 @@ def load_causal_lm(
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(model.location, trust_remote_code=False)
-            network = AutoModelForCausalLM.from_pretrained(
+            network: Any = AutoModelForCausalLM.from_pretrained(
                 model.location, dtype=dtype, trust_remote_code=False, use_safetensors=True
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
