@@ -180,7 +180,9 @@ def test_laws(predicted, target):
 @settings(max_examples=80, deadline=None)
 @given(st.text(alphabet="<>0123456789+-*/=(),.ax# %^", max_size=60))
 def test_any_text_has_steps(text):
-    step_metrics(find_steps(text), find_steps("<<" + text + ">>"))
+    found = step_metrics(find_steps(text), find_steps("<<" + text + ">>"))
+    assert all(0 <= value <= 1 for name, value in found.items() if name != "extra_steps")
+    assert found["extra_steps"] >= 0
 
 
 @pytest.mark.parametrize(
