@@ -20,12 +20,12 @@ from report_studies import HOSTILE, fake_study
 
 from lossmith.errors import EvidenceError
 from lossmith.evidence import summarize
+from lossmith.explain.text import one_line
 from lossmith.report.confusion import confusion_figure
 from lossmith.report.figures import curves_figure
 from lossmith.report.samples import MAX_CHARACTERS, MAX_LINES, sample_problems, sample_seed, shown_lines
 from lossmith.report.steps import step_rows, steps_table
 from lossmith.report.tables import to_markdown
-from lossmith.report.wording import one_line
 from lossmith.report.write import write_report
 
 LOVASZ = "0.6*cross_entropy + 0.4*lovasz_softmax"

@@ -150,9 +150,8 @@ def test_settings_of_the_string_are_the_keywords():
     for name, _, _ in SETTINGS:
         if "=" in name:
             key, value = name.strip("`").split("=")
-            owner = {"region": "dice", "gather": "supcon", "memory_size": "supcon", "running_kl": "kto"}.get(
-                key, "bco_pair"
-            )
+            owners = {"region": "dice", "gather": "supcon", "memory_size": "supcon", "miner": "supcon"}
+            owner = {**owners, "running_kl": "kto"}.get(key, "bco_pair")
             sizes = {"embedding_dim": 4} if key == "memory_size" else {}
             loss = lossmith.loss(f"{owner}({key}={value})", **sizes)
             assert str(loss) == f"{owner}({key}={value})"

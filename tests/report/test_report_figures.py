@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from report_studies import DEMO_MEANS, fake_record, fake_study, hostile_study
 
-from lossmith.report.canvas import house_style, inline_svg, loss_styles, png_bytes
+from lossmith.explain.canvas import house_style, inline_svg, loss_styles, png_bytes
 from lossmith.report.confusion import confusion_counts, confusion_figure, row_shares
 from lossmith.report.figures import curves_figure, forest_figure, mean_curve, seeds_figure
 from lossmith.report.gallery import study_figures

@@ -8,9 +8,9 @@ from report_page import parse_page
 from report_studies import DEMO_MEANS, HOSTILE, fake_record, fake_study, hostile_study
 
 from lossmith.errors import EvidenceError
+from lossmith.explain.text import one_line
 from lossmith.report.html import answer, script_json
 from lossmith.report.provenance import flat_settings, provenance
-from lossmith.report.wording import one_line
 from lossmith.report.write import write_report
 
 FILES = {

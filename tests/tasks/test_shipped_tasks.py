@@ -112,8 +112,8 @@ def test_an_unknown_name_gets_the_nearest_the_list_and_the_other_way():
         load_task("bankin77")
     assert str(caught.value) == (
         "No task named 'bankin77'. Did you mean 'banking77'? Shipped tasks: mr, subj, cr, banking77; "
-        "or give a path to a CSV, JSONL or parquet file. With written answers: gsm8k, svamp, mathqa, qasc, openbookqa, "
-        "commonsenseqa, hellaswag, or a task file."
+        "with `data=FOLDER` or `data=hub`: sst2, mrpc, trec, trec50, mpqa; or give a path to a CSV, JSONL or parquet "
+        "file. With written answers: gsm8k, svamp, mathqa, qasc, openbookqa, commonsenseqa, hellaswag, or a task file."
     )
 
 
@@ -128,7 +128,8 @@ def test_an_empty_name_is_not_the_current_folder():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"text_column": "t"}, {"label_column": "l"}, {"split_seed": 1}, {"test_fraction": 0.5}]
+    "setting",
+    [{"text_column": "t"}, {"text_pair_column": "p"}, {"label_column": "l"}, {"split_seed": 1}, {"test_fraction": 0.5}],
 )
 def test_a_setting_with_nothing_to_act_on_is_refused(setting):
     with pytest.raises(ConfigurationError, match=f"'mr' has fixed columns and splits, so `{next(iter(setting))}`"):

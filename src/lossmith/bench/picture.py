@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from lossmith.bench.results import Results, memory_ratio, time_ratio
 from lossmith.bench.run import Row
 from lossmith.bench.shown import peak_text, seconds_text
-from lossmith.report.canvas import BASELINE_COLOUR, HUES, INK, MUTED, figure_label, house_style, message_figure
+from lossmith.explain.canvas import BASELINE_COLOUR, HUES, INK, MUTED, figure_label, house_style, message_figure
 
 OURS, THEIRS = HUES[0], HUES[1]
 

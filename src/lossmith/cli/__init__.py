@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from lossmith.cli import baseline, library, studies
+from lossmith.cli import baseline, library, predict, rank, studies, tune
 from lossmith.cli.shared import plain
 from lossmith.errors import ConfigurationError, LossmithError, LossmithWarning
 
@@ -27,8 +27,11 @@ app = typer.Typer(
 # In the order of the help.
 for command in (
     studies.compare,
+    tune.tune,
     studies.train,
+    predict.predict,
     studies.report,
+    rank.rank,
     baseline.baseline,
     studies.tokenize,
     library.bench,
@@ -41,6 +44,7 @@ app.add_typer(library.losses_app, name="losses")
 
 SPREAD = {
     "compare": ("--losses",),
+    "tune": ("--losses",),
     "bench": ("--tokens", "--hidden", "--vocab", "--ignored", "--dtype", "--loss", "--engine", "--against"),
 }
 """Options of a command that take one or more values."""
@@ -54,7 +58,7 @@ def spread_values(words: Sequence[str]) -> list[str]:
     named = 0
     for word in [*words, "--"]:
         # A setting begins with `key=`; a composition never does.
-        ends = word.startswith("--") or re.match(r"[a-z_.]+=", word)
+        ends = word.startswith("--") or re.match(r"[a-z_][a-z0-9_.]*=", word)
         if collecting and ends:
             if not named:
                 what = "no loss: write one or more names or compositions" if collecting == "--losses" else "nothing"

@@ -1,6 +1,7 @@
 """What the commands share: options, settings from words, and how text is shown."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ Model = Annotated[str | None, typer.Option(help="embedded: name, folder or hub i
 Shots = Annotated[int | None, typer.Option(help="Training texts per class, drawn per seed.")]
 ShotsTotal = Annotated[int | None, typer.Option(help="Training texts in total, drawn per seed.")]
 Data = Annotated[
-    str | None, typer.Option(help="Data of a task with answers: shipped, a folder, hub or hub:owner/name.")
+    str | None, typer.Option(help="Rows of a known task: shipped, a folder, hub or hub:owner/name.")
 ]
 Preset = Annotated[str | None, typer.Option(help="corrected, or released: as the released code of the paper does it.")]
 Votes = Annotated[
@@ -28,6 +29,7 @@ Votes = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of a data file that holds the text.")]
+TextPairColumn = Annotated[str | None, typer.Option(help="Column that holds the second text, where texts are pairs.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of a data file that holds the label.")]
 
 TRAIN_MODULES = (
@@ -46,24 +48,41 @@ TRAIN_MODULES = (
 
 
 def config_of(task: str, overrides: list[str] | None, flags: dict[str, Any], *, one_loss: bool = False) -> Any:
-    """Settings from the recipe or task, then key=value, then flags."""
+    """The checked settings of a comparison: the recipe or task, then key=value, then flags."""
     from lossmith import studies
-    from lossmith.tasks import is_completion_task
 
-    is_recipe = task.endswith((".yaml", ".yml")) and not is_completion_task(task)
-    values = studies.read_recipe(Path(task)) if is_recipe else {"task": task}
-    values = studies.apply_overrides(values, overrides or [])
-    given = {name: value for name, value in flags.items() if value is not None}
-    for word in overrides or []:
-        name = word.partition("=")[0]
-        if name in given:
-            raise ConfigurationError(f"`{name}` is given twice, as a flag and as '{word}': keep one.")
+    values, given, place = settings_of(task, overrides or [], flags, apply=studies.apply_overrides)
     if one_loss and "losses" not in given:
         losses = values.get("losses")
         if isinstance(losses, list) and len(losses) > 1:
             raise ConfigurationError(f"The recipe names {len(losses)} losses: say which with --loss.")
         given["losses"] = losses or ["cross_entropy"]
-    return studies.make_config(values | given, place=task if is_recipe else "settings")
+    return studies.make_config(values | given, place=place)
+
+
+def settings_of(
+    task: str,
+    overrides: list[str],
+    flags: dict[str, Any],
+    *,
+    apply: Callable[[dict[str, Any], list[str]], dict[str, Any]],
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Settings of the recipe or task with key=value, those of the flags, and what to call them in an error message.
+
+    Raises:
+        ConfigurationError: If a setting is given both as a flag and as key=value, or the recipe cannot be read.
+    """
+    from lossmith import studies
+    from lossmith.tasks import is_completion_task
+
+    is_recipe = task.endswith((".yaml", ".yml")) and not is_completion_task(task)
+    values = apply(studies.read_recipe(Path(task)) if is_recipe else {"task": task}, overrides)
+    given = {name: value for name, value in flags.items() if value is not None}
+    for word in overrides:
+        name = word.partition("=")[0]
+        if name in given:
+            raise ConfigurationError(f"`{name}` is given twice, as a flag and as '{word}': keep one.")
+    return values, given, task if is_recipe else "settings"
 
 
 def seeds_of(text: str | None) -> int | list[int] | None:

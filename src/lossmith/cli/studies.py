@@ -20,6 +20,7 @@ from lossmith.cli.shared import (
     ShotsTotal,
     Task,
     TextColumn,
+    TextPairColumn,
     Votes,
     config_of,
     folder_name,
@@ -27,6 +28,7 @@ from lossmith.cli.shared import (
     require_train_extra,
     seeds_of,
 )
+from lossmith.cli.tune import show_tuning
 
 
 def compare(
@@ -44,6 +46,7 @@ def compare(
     metric: Annotated[str | None, typer.Option(help="accuracy, macro_f1, nll, exact_match ...")] = None,
     device: Device = None,
     text_column: TextColumn = None,
+    text_pair_column: TextPairColumn = None,
     label_column: LabelColumn = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs once more.")] = False,
     out: Annotated[Path | None, typer.Option(help="Results folder; continued if it holds this study.")] = None,
@@ -70,6 +73,7 @@ def compare(
         "metric": metric,
         "device": device,
         "text_column": text_column,
+        "text_pair_column": text_pair_column,
         "label_column": label_column,
     }
     config = config_of(task, overrides, flags)
@@ -99,6 +103,7 @@ def train(
     votes: Votes = None,
     device: Device = None,
     text_column: TextColumn = None,
+    text_pair_column: TextPairColumn = None,
     label_column: LabelColumn = None,
     out: Annotated[Path, typer.Option(help="Folder of the saved model; must not exist yet.")] = Path("runs/model"),
 ) -> None:
@@ -121,6 +126,7 @@ def train(
         "votes": votes,
         "device": device,
         "text_column": text_column,
+        "text_pair_column": text_pair_column,
         "label_column": label_column,
     }
     config = config_of(task, overrides, flags, one_loss=True)
@@ -158,12 +164,16 @@ def tokenize(
         Console().print(f"{out / file}: {what}", markup=False, highlight=False, soft_wrap=True)
 
 
-def report(folder: Annotated[Path, typer.Argument(help="Results folder of `lossmith compare`.")]) -> None:
+def report(folder: Annotated[Path, typer.Argument(help="Results folder of `lossmith compare` or `tune`.")]) -> None:
     """Write the report of a results folder again, without training."""
     require_train_extra()
     from lossmith import studies
+    from lossmith.studies.tuning import is_tuning, open_tuning
 
-    show(studies.open_results(folder), folder, Console())
+    if is_tuning(folder):
+        show_tuning(open_tuning(folder), folder, Console())
+    else:
+        show(studies.open_results(folder), folder, Console())
 
 
 def schema() -> None:

@@ -26,8 +26,11 @@ def paired_scores(baseline: dict[int, RunRecord], candidate: dict[int, RunRecord
     runs = [side[seed] for side in (baseline, candidate) for seed in seeds]
     scores = [_scores(run, metric) for run in runs]
     kept = [values for values in scores if values]
-    one_test_set = len({len(values) for values in kept}) == 1 and all(run.labels == runs[0].labels for run in runs)
-    if len(kept) < len(runs) or not one_test_set:
+    # Folds can have equal labels and yet other texts.
+    same_rows = all(
+        (run.labels, run.config.get("fold")) == (runs[0].labels, runs[0].config.get("fold")) for run in runs
+    )
+    if len(kept) < len(runs) or len({len(values) for values in kept}) != 1 or not same_rows:
         return None
     values = np.array(kept, dtype=float)
     return PairedScores(seeds=tuple(seeds), baseline=values[: len(seeds)], candidate=values[len(seeds) :])

@@ -71,13 +71,22 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         EvidenceError: If the file cannot be written.
     """
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """`write_atomically` for a file that is no text.
+
+    Raises:
+        EvidenceError: If the file cannot be written.
+    """
     # A name of its own per writer: two processes may restore the same file.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
-                file.write(text.encode())
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -36,15 +36,36 @@ STEP_ERRORS = ("wrong_operators", "inverted_operands", "missing_steps", "extra_s
 RELEASED = "released_"
 """A metric whose name begins so is computed as the released code of the segmentation-loss study did."""
 
+METHOD_PREFIXES = {"head": "", "proxies": "proxies_", "mixture": "mixture_", "neighbours": "neighbours_"}
+"""How a trained classifier is asked for a class -> what the names of that method's metrics begin with."""
+METHOD_METRICS = ("accuracy", "macro_f1", "weighted_f1", "nll")
+"""Metrics that every such method has."""
+CALIBRATION_METRICS = ("nll", "calibrated_nll", "ece", "calibrated_ece")
+"""How far the probabilities of the head are to be believed, before and after its temperature is fitted."""
+CLASSIFICATION_ONLY = (
+    *(prefix + name for prefix in METHOD_PREFIXES.values() if prefix for name in METHOD_METRICS),
+    *("ece", "calibrated_nll", "calibrated_ece"),
+)
+"""Metrics that written answers do not have."""
+
+
+def _nats(*names: str) -> tuple[MetricStyle, ...]:
+    """Styles of negative log-likelihoods."""
+    return tuple(MetricStyle(name=name, unit="nats", scale=1.0, decimals=3, higher_is_better=False) for name in names)
+
+
 METRICS: dict[str, MetricStyle] = {
     style.name: style
     for style in (
         *_points("accuracy", "macro_f1", "weighted_f1"),
-        MetricStyle(name="nll", unit="nats", scale=1.0, decimals=3, higher_is_better=False),
+        *_nats("nll"),
         *_points("exact_match", "flexible_match", "likelihood_accuracy", "answered", "stopped", *STEP_GAINS),
         *_points(*STEP_ERRORS, "wrong_results", higher_is_better=False),
         *_points(*(RELEASED + name for name in ("accuracy", "exact_match", *STEP_GAINS))),
         *_points(*(RELEASED + name for name in STEP_ERRORS), higher_is_better=False),
+        *_points(*(name for name in CLASSIFICATION_ONLY if name.endswith(("accuracy", "_f1")))),
+        *_nats(*(name for name in CLASSIFICATION_ONLY if name.endswith("nll"))),
+        *_points("ece", "calibrated_ece", higher_is_better=False),
     )
 }
 """Every metric that `summarize` accepts."""
@@ -55,6 +76,30 @@ def metric_style(metric: str) -> MetricStyle:
     if metric not in METRICS:
         raise EvidenceError(f"`metric` must be one of {list(METRICS)}, got '{metric}'.")
     return METRICS[metric]
+
+
+def split_metric(metric: str) -> tuple[str, str]:
+    """The method that a metric asks for a class, and the metric without the method's prefix.
+
+    Example:
+        >>> split_metric("mixture_macro_f1"), split_metric("nll")
+        (('mixture', 'macro_f1'), ('head', 'nll'))
+    """
+    for method, prefix in METHOD_PREFIXES.items():
+        if prefix and metric.startswith(prefix):
+            return method, metric.removeprefix(prefix)
+    return "head", metric
+
+
+def said_metric(metric: str) -> str:
+    """The metric as a sentence names it: its key, and the method in words.
+
+    Example:
+        >>> said_metric("mixture_accuracy"), said_metric("macro_f1")
+        ('accuracy by mixture', 'macro_f1')
+    """
+    method, name = split_metric(metric)
+    return name if method == "head" else f"{name} by {method}"
 
 
 def format_value(value: float, metric: str) -> str:

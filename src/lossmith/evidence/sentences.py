@@ -2,7 +2,13 @@
 
 from typing import Literal
 
-from lossmith.evidence.metrics import format_difference, format_interval, format_value, metric_style
+from lossmith.evidence.metrics import (
+    format_difference,
+    format_interval,
+    format_value,
+    metric_style,
+    said_metric,
+)
 from lossmith.evidence.statistics import PairedComparison
 
 SIGNIFICANCE = 0.05
@@ -25,7 +31,7 @@ def baseline_sentence(mean: float | None, metric: str, *, finished: int) -> str:
     if mean is None:
         return "the baseline: no finished run"
     unit = " nats" if metric_style(metric).unit == "nats" else ""
-    return f"the baseline: {metric} {format_value(mean, metric)}{unit} over {_seeds(finished)}"
+    return f"the baseline: {said_metric(metric)} {format_value(mean, metric)}{unit} over {_seeds(finished)}"
 
 
 def comparison_sentence(

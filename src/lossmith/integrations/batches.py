@@ -108,6 +108,8 @@ class AlignedBatch:
     """Masks of the shape of `labels` by the name of a label scope."""
     sequences: Tensor | None = None
     """The number of each place's sequence in the batch, from 0; None where each row is one."""
+    embedding_labels: Tensor | None = None
+    """Label of each token, -100 where it is padding or special, [batch, seq]; None where a text is one embedding."""
 
     def restricted(self, scope: str | None) -> Tensor:
         """The labels of a scope; all of them without one."""
@@ -201,3 +203,22 @@ def _mask(inputs: Mapping[str, Any], scope: str, labels: Tensor) -> Tensor:
 def _check_shape(name: str, given: Tensor, like: Tensor) -> None:
     if given.shape != like.shape:
         raise ObjectiveInputError(f"`{name}` must be [batch, seq] = {tuple(like.shape)}, got {tuple(given.shape)}.")
+
+
+def token_labels(inputs: Mapping[str, Any], labels: Int[Tensor, " batch"]) -> Int[Tensor, "batch seq"]:
+    """The label of a text at each of its own tokens, -100 on padding and special tokens.
+
+    Raises:
+        ObjectiveInputError: Where the batch does not say which tokens are special.
+    """
+    masks = [inputs.get(name) for name in ("attention_mask", "special_tokens_mask")]
+    if not all(isinstance(mask, Tensor) for mask in masks):
+        raise ObjectiveInputError(
+            f"A batch must hold `attention_mask` and `special_tokens_mask` for `pooling` tokens, got "
+            f"{', '.join(f'`{name}`' for name in inputs)}: tokenise with return_special_tokens_mask=True."
+        )
+    attention, special = masks
+    assert attention is not None
+    assert special is not None
+    own = attention.bool() & ~special.bool()
+    return labels[:, None].expand_as(own).masked_fill(~own, IGNORE_INDEX)

@@ -5,6 +5,11 @@ from torch import Tensor
 
 from lossmith._checks import check_one_of
 
+POOLINGS = ("mean", "cls", "last")
+"""Ways to make one embedding of a text."""
+TOKENS = "tokens"
+"""The way that makes none: each token of the text is an embedding of its own."""
+
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     """One vector per text from the last hidden states.
@@ -20,7 +25,7 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     Raises:
         ObjectiveInputError: For another `pooling`.
     """
-    check_one_of("pooling", pooling, ("mean", "cls", "last"))
+    check_one_of("pooling", pooling, POOLINGS)
     if pooling == "mean":
         keep = attention_mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * keep).sum(1) / keep.sum(1).clamp(min=1)

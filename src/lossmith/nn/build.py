@@ -4,9 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 from lossmith._checks import did_you_mean
+from lossmith.engines.miners import no_miner
 from lossmith.errors import ObjectiveInputError
 from lossmith.nn.base import LossModule, ObjectiveModule
 from lossmith.nn.composition import (
+    MINING,
     Composition,
     Term,
     check_hyperparameters,
@@ -39,7 +41,9 @@ def loss(text: str, /, **settings: Any) -> LossModule:
             the string otherwise); `num_classes` and `embedding_dim` go to every term that declares them. Settings of
             the module reach every term that has them, and may be written inside the string too: `region="sequence"`
             (region losses), `memory_size=4096` (a cross-batch memory, with `embedding_dim`; metric losses that compare
-            each row with others on its own) and `gather=True` (the batch is that of all ranks; region and metric).
+            each row with others on its own), `miner="hard"`, "semi_hard" or "multi_similarity" (which rows an anchor is
+            compared with; metric losses that compare rows) and `gather=True` (the batch is that of all ranks; region
+            and metric).
 
     Returns:
         A `torch.nn.Module`; `str()` gives the composition back. Call it with the inputs of its family:
@@ -115,6 +119,8 @@ def _no_place(name: str, composition: Composition, terms: list[Term]) -> str:
     for term in terms:
         if name in term.record.instead:
             return refer_to_another(term.record, name)
+    if name in MINING:
+        return no_miner(str(composition), name)
     if name in _OF_THE_CALL:
         return f"`{name}` is given when the loss is called, as in loss('focal')(logits, labels, {name}=...)."
     known = sorted({n for term in terms for n in _declared(term)})

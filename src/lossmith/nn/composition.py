@@ -10,10 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lossmith._checks import did_you_mean
+from lossmith.engines.miners import no_miner
 from lossmith.errors import CompositionError, ObjectiveInputError
 from lossmith.objectives import ObjectiveRecord, get_record
 
 MAX_LENGTH = 2000
+MINING = ("miner", "miner_epsilon")
+"""Settings of losses that a miner restricts."""
 _SHOWN = 40
 """Characters of the string that a message shows on each side of its caret."""
 
@@ -337,6 +340,8 @@ def check_hyperparameters(record: ObjectiveRecord, given: dict[str, Any]) -> dic
     for name in given:
         if name in record.instead:
             raise ObjectiveInputError(refer_to_another(record, name))
+        if name not in known and name in MINING:
+            raise ObjectiveInputError(no_miner(record.name, name))
         if name not in known:
             accepted = f"It takes {', '.join(f'`{n}`' for n in known)}." if known else "It has none."
             raise ObjectiveInputError(

@@ -1,5 +1,6 @@
 """The module on embeddings and class labels; it owns proxies and a memory of earlier batches."""
 
+import inspect
 import math
 import warnings
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from lossmith._numerics import at_least_float32
 from lossmith._reduce import NumItems
 from lossmith._typing import Tensor
 from lossmith.engines.gather import gather_rows, own_start, row_counts, world_size
+from lossmith.engines.miners import make_miner
 from lossmith.engines.row_plans import apply_by_rows, row_chunks, sum_by_rows
 from lossmith.engines.similarity import (
     COPIES,
@@ -59,6 +61,9 @@ class MetricLoss(ObjectiveModule):
         embedding_dim: Length of an embedding; needed for proxies and for a memory.
         memory_size: Rows of earlier batches that the anchors are also compared with (a cross-batch memory, without
             gradient; Wang et al. 2020, https://arxiv.org/abs/1912.06798); 0 for none. Filled in training mode only.
+        miner: Which rows an anchor is compared with: "none" for all, "hard", "semi_hard" (losses of triplets) or
+            "multi_similarity". An anchor that nothing is left of does not count.
+        miner_epsilon: Slack of "multi_similarity", in the unit of the similarities or distances that the loss reads.
         gather: Whether the batch is that of all ranks of torch.distributed. The mean over ranks of the loss and of its
             gradients (what DDP does) is then that of one rank that holds all rows.
     """
@@ -73,10 +78,13 @@ class MetricLoss(ObjectiveModule):
         num_classes: int | None = None,
         embedding_dim: int | None = None,
         memory_size: int = 0,
+        miner: str = "none",
+        miner_epsilon: float = 0.1,
         gather: bool = False,
     ):
-        settings = {"gather": gather, **({"memory_size": memory_size} if record.row_local else {})}
-        super().__init__(record, hyperparameters, **settings)
+        given = {"memory_size": memory_size, "miner": miner, "miner_epsilon": miner_epsilon, "gather": gather}
+        super().__init__(record, hyperparameters, **{name: given[name] for name in record.settings})
+        self.miner = make_miner(record, miner, miner_epsilon)
         self.num_classes = num_classes
         self.gather = gather
         self._warned_of_single_rows = False
@@ -118,6 +126,30 @@ class MetricLoss(ObjectiveModule):
         losses, valid = self._losses(batch)
         self._remember(batch.rows)
         return losses, valid
+
+    @property
+    def scores_classes(self) -> bool:
+        """Whether it owns proxies that tell classes apart on their own, so that `class_scores` can be asked."""
+        return self.record.class_scores is not None
+
+    def class_scores(self, embeddings: Tensor) -> Tensor:
+        """Scores [rows, classes] of the loss's own proxies, of which a softmax is the probability of each class.
+
+        Args:
+            embeddings: As the loss is given them, [rows, dim].
+
+        Raises:
+            ObjectiveInputError: If the loss owns no proxies, or these are of another width.
+        """
+        if self.record.class_scores is None:
+            raise ObjectiveInputError(
+                f"'{self.record.name}' owns no proxies that score classes: use the mean embedding of each class."
+            )
+        rows = at_least_float32(embeddings)
+        proxies = self._checked_proxies(rows, torch.empty(0, dtype=torch.long, device=rows.device))
+        asked = inspect.signature(self.record.class_scores).parameters.values()
+        own = {p.name: self.hyperparameters[p.name] for p in asked if p.kind is p.KEYWORD_ONLY}
+        return self.record.class_scores(rows, proxies, **own)
 
     def _losses(self, batch: _Batch) -> tuple[Tensor, Tensor]:
         values = apply_by_rows(self._chunk, batch.rows, self.needed, batch.chunks)
@@ -171,6 +203,16 @@ class MetricLoss(ObjectiveModule):
             "gradient is formed while its tables are there."
         )
 
+    @property
+    def _keeps_one(self) -> bool:
+        """Whether one positive at most is left to an anchor."""
+        return self.miner is not None and self.miner.leaves_one
+
+    @property
+    def _mines_first(self) -> bool:
+        """Whether all tables are made once more, to find which anchors count."""
+        return self.miner is not None and not self._keeps_one and self.record.item == "anchor"
+
     def _plan(self, inputs: Inputs, weights: object, num_items: object, reduction: str) -> Plan:
         embeddings, counted = self._checked_embeddings(inputs)
         labels, items = inputs["labels"][counted], int(counted.sum())
@@ -183,17 +225,18 @@ class MetricLoss(ObjectiveModule):
         elif self._compares_rows:
             wanted *= 2
             width = items * (world_size() if self.gather else 1) + (0 if self.memory is None else self.memory.size)
-            if self.record.item == "triplet":
+            if self.record.item == "triplet" and not self._keeps_one:
                 tables = positive_counts(labels, labels)
         anchors = at_least_float32(embeddings[:1].detach()).expand(items, -1)
         chunks = self._chunks(anchors, width, tables)
         name, reason = self._choose(chunks, any(wanted), self._own(weights, "weights"), num_items, reduction)
+        reason += " The miner reads all tables once before, for which anchors count." if self._mines_first else ""
         slopes = sum(wanted) if torch.is_grad_enabled() else 0
         rows = max((int(tables[c].sum()) if tables is not None else c.stop - c.start for c in chunks), default=0)
         return Plan(
             engine="dense" if name == "dense" else "rows",
             name=name,
-            products=1 + slopes + (name == "recompute"),
+            products=1 + slopes + (name == "recompute") + self._mines_first,
             items=items,
             chunks=len(chunks),
             scratch_bytes=TABLES * rows * width * anchors.element_size(),
@@ -223,13 +266,16 @@ class MetricLoss(ObjectiveModule):
             positives = rows.positive_counts
             self._warn_of_lone_rows(positives)
             self._check_size(rows, positives)
-            tables = positives if self.record.item == "triplet" else None
+            tables = positives if self.record.item == "triplet" and not self._keeps_one else None
             if self.record.needs_positives and self.record.item == "anchor":
                 valid = counted.masked_scatter(counted, positives > 0)
         else:
             rows = self._proxy_rows(vectors, classes)
         anchors = rows.anchors
         chunks = self._chunks(anchors, rows.width, tables)
+        if self.miner is not None and self.record.item == "anchor":
+            assert isinstance(rows, SimilarityRows)
+            valid = counted.masked_scatter(counted, self.miner.left(rows, self.needed, chunks))
         return _Batch(embeddings=embeddings, counted=counted, valid=valid, rows=rows, chunks=chunks)
 
     def _checked_embeddings(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -273,6 +319,8 @@ class MetricLoss(ObjectiveModule):
         return made
 
     def _chunk(self, statistics: dict[str, Tensor]) -> Tensor:
+        if self.miner is not None:
+            statistics = self.miner.mine(statistics)
         first = next(name for name in self.needed if name != "proxies")
         return self.apply_function(statistics, rows=len(statistics[first]))
 
@@ -300,9 +348,10 @@ class MetricLoss(ObjectiveModule):
         anchors, width = len(rows.anchors), len(rows.candidates)
         what, entries = "pairs", anchors * width
         if self.record.item == "triplet":
-            what, entries = "triplets", int(positives.sum()) * width
+            what, entries = "triplets", anchors if self._keeps_one else int(positives.sum()) * width
         elif self.record.row_local:
-            entries = int(positives.sum()) if self.record.item == "pair" else 0
+            pairs = anchors if self._keeps_one else int(positives.sum())
+            entries = pairs if self.record.item == "pair" else 0
         check_table(self.record.name, entries, rows.anchors.element_size(), what=what, anchors=anchors)
 
     def _checked_proxies(self, rows: Tensor, classes: Tensor) -> Tensor:
@@ -325,7 +374,8 @@ class MetricLoss(ObjectiveModule):
             return
         if bool((positives == 0).any()):
             self._warned_of_single_rows = True
-            fate = "do not count" if self.record.needs_positives else "are compared with no positive"
+            counts = not self.record.needs_positives and self.miner is None
+            fate = "are compared with no positive" if counts else "do not count"
             warnings.warn(
                 f"'{self.record.name}': some rows have no other row of their class in the batch and {fate}; "
                 f"larger or class-balanced batches avoid this.",

@@ -71,6 +71,7 @@ class WeightedSum(LossModule):
         num_items: NumItems | Mapping[str, NumItems] | None = None,
         reduction: str = "mean",
         scopes: Mapping[str, Tensor] | None = None,
+        embedding_labels: Tensor | None = None,
         **kwargs: object,
     ) -> Tensor:
         """Sum of the weighted terms.
@@ -83,6 +84,8 @@ class WeightedSum(LossModule):
                 a term has one: `{"token": n, "token[answer]": m, "region": k}`.
             reduction: "mean", "sum", or "none" where all terms share one kind of item.
             scopes: Name -> bool tensor of the shape of `labels`, True where the label counts for terms `[name]`.
+            embedding_labels: Labels [anchors] of `embeddings` where these are not one per label of the logits, as when
+                every token of a text is an anchor.
             **kwargs: The inputs by name, as `logits=`, `embeddings=`, `labels=`.
 
         Raises:
@@ -91,7 +94,7 @@ class WeightedSum(LossModule):
         inputs = self.bind(args, kwargs)
         given = [part for value in inputs.values() for part in getattr(value, "parts", (value,))]
         divisors = self._checked_divisors(num_items, reduction)
-        terms = self._counting(inputs, {} if scopes is None else scopes)
+        terms = self._counting(inputs, {} if scopes is None else scopes, embedding_labels)
         parts: list[Tensor] = []
         if isinstance(inputs.get("logits"), LinearLogits):
             on_logits = [term for term in terms if isinstance(term.module, LogitsLoss)]
@@ -118,12 +121,13 @@ class WeightedSum(LossModule):
         num_items: NumItems | Mapping[str, NumItems] | None = None,
         reduction: str = "mean",
         scopes: Any = None,
+        embedding_labels: Tensor | None = None,
         **kwargs: object,
     ) -> dict[str, Tensor]:
         """The weighted value of each term that counts now; see `LossModule.breakdown`."""
         inputs = self.bind(args, kwargs)
         divisors = self._divisors(num_items)
-        terms = self._counting(inputs, {} if scopes is None else scopes)
+        terms = self._counting(inputs, {} if scopes is None else scopes, embedding_labels)
         on_logits = [term for term in terms if isinstance(term.module, LogitsLoss)]
         if isinstance(inputs.get("logits"), LinearLogits) and on_logits:
             inputs["logits"] = self._call(inputs, on_logits, weights, divisors, reduction).source()
@@ -180,8 +184,12 @@ class WeightedSum(LossModule):
             term.module.check_reduction(term.labels, own, divisors.get(term.count), reduction)
         return logits_plan(inputs, lambda: self._call(inputs, on_logits, weights, divisors, reduction))
 
-    def _counting(self, inputs: Inputs, scopes: Mapping[str, Tensor]) -> list["_Counting"]:
+    def _counting(
+        self, inputs: Inputs, scopes: Mapping[str, Tensor], embedding_labels: Tensor | None = None
+    ) -> list["_Counting"]:
         """The terms that count now, with the labels of their scope."""
+        if embedding_labels is not None and "embeddings" not in self.inputs:
+            raise ObjectiveInputError(f"`embedding_labels` must be left out: no term of '{self}' reads embeddings.")
         scopes = self._checked_scopes(scopes)
         shares = self._shares()
         restricted: dict[str | None, Tensor | None] = {None: inputs.get("labels")}
@@ -193,6 +201,13 @@ class WeightedSum(LossModule):
             if spec.scope is not None and spec.scope not in restricted:
                 restricted[spec.scope] = _restrict(inputs["labels"], scopes[spec.scope], spec.scope)
             labels = restricted[spec.scope] if "labels" in module.inputs else None
+            if embedding_labels is not None and "embeddings" in module.inputs:
+                if spec.scope is not None:
+                    raise ObjectiveInputError(
+                        f"Scope '{spec.scope}' restricts `labels`, and '{module}' reads `embedding_labels`: mark what "
+                        f"does not count there with -100."
+                    )
+                labels = embedding_labels
             name = str(module) if spec.scope is None else f"{module}[{spec.scope}]"
             counting.append(_Counting(name, module, shares[spec.phase] * spec.weight, count, labels))
         return counting

@@ -48,6 +48,8 @@ class ObjectiveRecord:
     """True where losses come in sorted order, so that none belongs to one given item and weights have no meaning."""
     instead: dict[str, str] = field(default_factory=dict)
     """Hyper-parameter that users look for here -> the objective that has it."""
+    class_scores: Callable[..., Any] | None = field(default=None, repr=False)
+    """What an objective with proxies has a softmax over classes read: (embeddings, proxies, *, hyper-parameters)."""
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -56,9 +58,15 @@ class ObjectiveRecord:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its module can be told beside the hyper-parameters, with defaults: its region, a memory, ranks."""
-        settings = SETTINGS.get(self.family, {})
-        return {name: default for name, default in settings.items() if self.row_local or name != "memory_size"}
+        """What its module can be told beside the hyper-parameters, with defaults: region, memory, miner, ranks."""
+        taken = {"memory_size": self.row_local, "miner": self.takes_miner, "miner_epsilon": self.takes_miner}
+        return {name: default for name, default in SETTINGS.get(self.family, {}).items() if taken.get(name, True)}
+
+    @property
+    def takes_miner(self) -> bool:
+        """Whether a miner can restrict what it compares: it reads a table and both masks that say what counts in it."""
+        tables = {"similarities", "distances"} & set(self.reads)
+        return bool(tables) and {"same", "different"} <= set(self.reads)
 
     @property
     def summary(self) -> str:
@@ -108,6 +116,7 @@ def objective(
     needed_when: dict[str, str] | None = None,
     sorts: bool = False,
     instead: dict[str, str] | None = None,
+    class_scores: Callable[..., Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Record a pure function as an objective; the function comes back unchanged.
 
@@ -132,6 +141,8 @@ def objective(
         needed_when: Statistic -> the hyper-parameter without which it is not read (ones arrive in its place).
         sorts: Whether losses come in sorted order, so that weights per item must be refused.
         instead: Hyper-parameter that users look for here -> the objective that has it.
+        class_scores: For an objective with proxies: what it would have a softmax over classes read, without the margin
+            of training; a function of `embeddings` and `proxies` whose keywords are among the hyper-parameters.
 
     Raises:
         ObjectiveInputError: If the signature does not follow this contract or the name is taken.
@@ -157,6 +168,7 @@ def objective(
             needed_when=needed_when or {},
             sorts=sorts,
             instead=instead or {},
+            class_scores=class_scores,
         )
         for name in (entry.name, *aliases):
             known = _REGISTRY.get(name)

@@ -38,6 +38,6 @@ ITEMS: dict[str, tuple[str, ...]] = {
 
 SETTINGS: dict[str, dict[str, object]] = {
     "region": {"region": "batch", "gather": False},
-    "metric": {"memory_size": 0, "gather": False},
+    "metric": {"memory_size": 0, "miner": "none", "miner_epsilon": 0.1, "gather": False},
 }
 """Family -> what every module of it can be told beside the objective's own hyper-parameters, with defaults."""

@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 from lossmith.evidence.folders import write_atomically
+from lossmith.explain.text import one_line
 from lossmith.report.markdown import prose
 from lossmith.report.markdown import table as markdown_table
 from lossmith.report.provenance import flat_settings
 from lossmith.report.tables import Cell, Column, Table, to_markdown
-from lossmith.report.wording import metric_name, one_line
+from lossmith.report.wording import metric_name
 from lossmith.studies.baseline import BaselineResult
 from lossmith.studies.baseline_answers import ModelResult
 

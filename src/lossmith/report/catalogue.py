@@ -95,7 +95,7 @@ def picture(record: ObjectiveRecord) -> bytes:
     """Loss, gradient and implied target of a loss at its defaults, beside what explains them, as a small PNG."""
     from PIL import Image
 
-    from lossmith.report.canvas import png_bytes
+    from lossmith.explain.canvas import png_bytes
 
     texts = (record.name, *BESIDE.get(record.name, ()))
     figure = curve_figure(*(loss_curve(text, span=SPANS.get(record.name)) for text in texts))

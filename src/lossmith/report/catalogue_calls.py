@@ -164,6 +164,19 @@ SETTINGS = (
         "The memory is filled in training mode only; in evaluation mode (`loss.eval()`) anchors are still compared "
         "with what is in it.",
     ),
+    (
+        "`miner='hard'`",
+        "{mined}",
+        "Compares an anchor with some rows only, chosen by the values of the batch and held constant. `'hard'`: the "
+        "farthest positive and the nearest negative (batch-hard, [Hermans et al. 2017]"
+        "(https://arxiv.org/abs/1703.07737)). `'multi_similarity'`: negatives nearer than the farthest positive and "
+        "positives farther than the nearest negative, each with a slack of `miner_epsilon` (0.1, in the unit of the "
+        "similarities or distances that the loss reads; [Wang et al. 2019](https://arxiv.org/abs/1904.06627)). "
+        "`'semi_hard'`, for "
+        "`triplet_margin` alone: with each positive the negatives farther than it and within the margin ([Schroff et "
+        "al. 2015](https://arxiv.org/abs/1503.03832)). Rows of a memory and of other ranks are chosen from too. An "
+        "anchor that nothing is left of does not count.",
+    ),
     ("`running_kl=True`", "`kto`", "`kl` is averaged over all calls in training mode, and may be left out."),
     (
         "`running_delta=True`",
@@ -202,10 +215,9 @@ def calls_text(records: Sequence[ObjectiveRecord], links: Mapping[str, str]) -> 
     """The part of the index on call arguments, settings, schedules and gradient accumulation."""
     proxies = _named([record for record in records if record.proxy_shape], links)
     row_local = _named([record for record in records if record.row_local], links)
-    settings = [
-        (name, {"{proxies}": proxies, "{row_local}": row_local}.get(who, prose(who, links)), meaning)
-        for name, who, meaning in SETTINGS
-    ]
+    mined = _named([record for record in records if record.takes_miner], links)
+    lists = {"{proxies}": proxies, "{row_local}": row_local, "{mined}": mined}
+    settings = [(name, lists.get(who, prose(who, links)), meaning) for name, who, meaning in SETTINGS]
     arguments = [(name, prose(who, links), meaning) for name, who, meaning in ARGUMENTS]
     exact = [record for record in records if not record.batch_coupled]
     exact_metric = _named([record for record in exact if record.family == "metric"], links)

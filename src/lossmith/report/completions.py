@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from lossmith.evidence.metrics import STEP_ERRORS, STEP_GAINS
 from lossmith.evidence.records import RunRecord
 from lossmith.evidence.summary import StudySummary
+from lossmith.explain.text import one_line
 from lossmith.report.outcomes import mended_table
 from lossmith.report.samples import SampleProblem, sample_problems, sample_seed
 from lossmith.report.steps import raw_steps_table, step_rows, steps_table
 from lossmith.report.tables import Table
-from lossmith.report.wording import one_line, p_value
+from lossmith.report.wording import p_value
 
 STEPS = frozenset({*STEP_GAINS, *STEP_ERRORS, "wrong_results"})
 """Metrics of worked steps."""

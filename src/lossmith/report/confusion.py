@@ -12,7 +12,7 @@ from matplotlib.image import AxesImage
 
 from lossmith.evaluation import confusion_matrix
 from lossmith.evidence.records import RunRecord
-from lossmith.report.canvas import WIDTH_IN, figure_label, house_style, message_figure
+from lossmith.explain.canvas import WIDTH_IN, figure_label, house_style, message_figure
 
 MAX_WRITTEN_CLASSES = 12
 """Up to here cells carry their counts and axes the names of the classes."""

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from lossmith.evidence.metrics import MetricStyle, format_difference, metric_style
 from lossmith.evidence.records import RunRecord
 from lossmith.evidence.summary import LossSummary, StudySummary
-from lossmith.report.canvas import (
+from lossmith.explain.canvas import (
     GRID,
     INK,
     MUTED,

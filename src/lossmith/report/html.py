@@ -12,12 +12,14 @@ from lossmith.evidence.metrics import metric_style
 from lossmith.evidence.records import RunRecord
 from lossmith.evidence.sentences import SIGNIFICANCE
 from lossmith.evidence.summary import LossSummary, StudySummary
-from lossmith.report.canvas import inline_svg, loss_styles
+from lossmith.explain.canvas import inline_svg, loss_styles
+from lossmith.explain.text import one_line
 from lossmith.report.completions import CompletionParts, example_rows, grouped, sizes
 from lossmith.report.gallery import ReportFigure
+from lossmith.report.inference import InferenceParts, by_loss
 from lossmith.report.provenance import flat_settings, provenance
 from lossmith.report.tables import comparison_table
-from lossmith.report.wording import difference, difference_with_interval, known, one_line, p_value
+from lossmith.report.wording import difference, difference_with_interval, known, p_value
 
 # Inside <script>, these could end the element, open a comment or end a line.
 JSON_ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -34,20 +36,12 @@ def render_html(
     attribution: str = "",
     notices: Sequence[str] = (),
     parts: CompletionParts | None = None,
+    inference: InferenceParts | None = None,
 ) -> str:
     """The whole page; every foreign text in it is escaped, and equal inputs give equal pages."""
-    # Imported here: jinja2 comes with an extra, and tables need nothing but the standard library.
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("lossmith.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_printable,
-    )
+    environment = page_environment()
     styles = ["report.css"] if parts is None else ["report.css", "completions.css"]
     script = environment.get_template("report.js").render()
     style = "\n".join(environment.get_template(name).render() for name in styles)
@@ -64,7 +58,7 @@ def render_html(
         colours={
             loss: look.colour for loss, look in loss_styles([r.loss for r in summary.rows], summary.baseline).items()
         },
-        figures=[(figure, Markup(_svg(figure))) for figure in figures],
+        figures=[(figure, Markup(figure_svg(figure))) for figure in figures],
         evidence=[_evidence(row, summary.metric) for row in summary.rows if row.comparison],
         noise=_noise_sentence(summary),
         sign_flip=_sign_flip_sentence(summary),
@@ -73,6 +67,8 @@ def render_html(
         notices=(*notices, *origin.warnings),
         sizes=_sizes(records) if parts is None else sizes(records),
         parts=parts,
+        inference=inference,
+        answered=by_loss(inference.table) if inference else [],
         steps=grouped(parts.steps) if parts else [],
         examples=example_rows(summary) if parts else {},
         settings=flat_settings(settings),
@@ -80,9 +76,29 @@ def render_html(
         attribution=attribution,
         data=Markup(script_json(data)),
         script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=script_hash(script),
         style=Markup(style),
     )
+
+
+def page_environment() -> Any:
+    """What renders pages: every foreign text in them is escaped and on one line."""
+    # Imported here: jinja2 comes with an extra, and tables need nothing but the standard library.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("lossmith.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
+    )
+
+
+def script_hash(script: str) -> str:
+    """What a page's policy names its own script by."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _sizes(records: Sequence[RunRecord]) -> str:
@@ -151,7 +167,8 @@ def _printable(value: Any) -> Any:
     return one_line(value) if type(value) is str else value
 
 
-def _svg(figure: ReportFigure) -> str:
+def figure_svg(figure: ReportFigure) -> str:
+    """A figure as an element of the page."""
     return inline_svg(figure.figure, name=figure.name, title=figure.title, description=figure.description)
 
 

@@ -106,7 +106,7 @@ def curve_figure(*curves: Curve) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    from lossmith.report.canvas import MUTED, WIDTH_IN, figure_label, figure_text, house_style
+    from lossmith.explain.canvas import MUTED, WIDTH_IN, figure_label, figure_text, house_style
 
     first = curves[0]
     assert all(curve.x == first.x for curve in curves)
@@ -141,7 +141,7 @@ def _draw_panel(
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    from lossmith.report.canvas import DASHES, HUES
+    from lossmith.explain.canvas import DASHES, HUES
 
     for place, values in enumerate(lines):
         axes.plot(curve.x, values, color=HUES[place % len(HUES)], linewidth=2.2, linestyle=DASHES[place % len(DASHES)])
@@ -185,7 +185,7 @@ def _write_png(curve: Curve, path: Path) -> None:
     from lossmith._extras import require
 
     require("matplotlib", extra="train", purpose="draw a loss as a picture")
-    from lossmith.report.canvas import png_bytes
+    from lossmith.explain.canvas import png_bytes
 
     write_file(path, png_bytes(curve_figure(curve)))
 

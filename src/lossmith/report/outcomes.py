@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 
 from lossmith.evidence.records import RunRecord
 from lossmith.evidence.summary import StudySummary
-from lossmith.report.canvas import (
+from lossmith.explain.canvas import (
     PAPER,
     WIDTH_IN,
     figure_label,
@@ -17,8 +17,8 @@ from lossmith.report.canvas import (
     message_figure,
     row_axes,
 )
+from lossmith.explain.text import one_line
 from lossmith.report.tables import Cell, Column, Table
-from lossmith.report.wording import one_line
 
 CORRECT = ("correct", "correct_other_steps")
 """Outcomes in which the answer is right."""

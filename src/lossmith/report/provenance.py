@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lossmith.evidence.records import RunRecord
-from lossmith.report.wording import one_line
+from lossmith.explain.text import one_line
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from lossmith.errors import EvidenceError
 from lossmith.evidence.records import RunRecord
+from lossmith.explain.text import one_line
 from lossmith.report.outcomes import CORRECT, outcome_name
-from lossmith.report.wording import one_line
 
 MAX_PROBLEMS = 12
 MAX_CHARACTERS, MAX_LINES = 900, 24

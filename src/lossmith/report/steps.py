@@ -8,8 +8,9 @@ from lossmith.evidence.metrics import METRICS, RELEASED, metric_style
 from lossmith.evidence.records import RunRecord
 from lossmith.evidence.statistics import PairedComparison, paired_t
 from lossmith.evidence.summary import StudySummary
+from lossmith.explain.text import MISSING, one_line
 from lossmith.report.tables import Cell, Column, Table
-from lossmith.report.wording import MISSING, difference_with_interval, known, level, metric_name, one_line
+from lossmith.report.wording import difference_with_interval, known, level, metric_name
 
 
 @dataclass(frozen=True, kw_only=True)

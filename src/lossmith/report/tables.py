@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING
 
 from lossmith.evidence.metrics import metric_style
 from lossmith.evidence.summary import LossSummary, StudySummary
-from lossmith.report.wording import (
-    MISSING,
-    decimal,
-    difference_with_interval,
-    known,
-    level,
-    level_unit,
-    metric_name,
-    one_line,
-    p_value,
-)
+from lossmith.explain.text import MISSING, one_line
+from lossmith.report.wording import decimal, difference_with_interval, known, level, level_unit, metric_name, p_value
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -35,6 +26,8 @@ TERMINAL_HEADERS = {
     "difference": "difference\n[95% interval]",
     "holm_p": "p\n(Holm)",
     "seeds_won": "seeds\nwon",
+    "average_rank": "average\nrank",
+    "won": "data sets\nwon",
     "train_seconds": "train\n(s)",
     "peak_memory_mib": "peak\n(MiB)",
 }
@@ -102,22 +95,24 @@ def comparison_table(summary: StudySummary) -> Table:
             numeric=False,
             cells=tuple(Cell(text=one_line(row.loss), value=row.loss) for row in summary.rows),
         ),
-        _column(
+        number_column(
             "mean",
             f"mean {metric_name(metric)} ({level_unit(metric)})",
             [(level(r.mean, metric), r.mean) for r in summary.rows],
         ),
-        _column(
+        number_column(
             "difference",
             f"difference to {one_line(summary.baseline)} [95% interval] ({metric_style(metric).unit})",
             [(_difference_text(r, metric), r.comparison and r.comparison.difference) for r in summary.rows],
         ),
-        _column("holm_p", "p (Holm)", [(p_value(r.holm_p), r.holm_p) for r in summary.rows]),
-        _column("seeds_won", "seeds won", [(_won_text(r), r.comparison and r.comparison.wins) for r in summary.rows]),
-        _column(
+        number_column("holm_p", "p (Holm)", [(p_value(r.holm_p), r.holm_p) for r in summary.rows]),
+        number_column(
+            "seeds_won", "seeds won", [(_won_text(r), r.comparison and r.comparison.wins) for r in summary.rows]
+        ),
+        number_column(
             "train_seconds", "training (s)", [(decimal(r.train_seconds, 1), r.train_seconds) for r in summary.rows]
         ),
-        _column(
+        number_column(
             "peak_memory_mib",
             "peak memory (MiB)",
             [(decimal(r.peak_memory_mib, 0), r.peak_memory_mib) for r in summary.rows],
@@ -194,8 +189,21 @@ def to_rich(table: Table) -> "RichTable":
     return shown
 
 
-def _column(name: str, header: str, cells: Sequence[tuple[str, float | None]]) -> Column:
+def text_column(name: str, header: str, cells: Sequence[tuple[str, str]]) -> Column:
+    """A column of foreign text: what is shown of it, on one line, and the text itself."""
+    made = tuple(Cell(text=one_line(text), value=value) for text, value in cells)
+    return Column(name=name, header=header, cells=made, numeric=False)
+
+
+def number_column(name: str, header: str, cells: Sequence[tuple[str, float | None]]) -> Column:
+    """A column of numbers: what is shown and what is sorted by."""
     return Column(name=name, header=header, cells=tuple(Cell(text=text, value=value) for text, value in cells))
+
+
+def raw_column(name: str, values: Sequence[str | float | None]) -> Column:
+    """A column for machines: lossless numbers, empty where there is none; text on one line."""
+    numeric = not any(isinstance(value, str) for value in values)
+    return Column(name=name, header=name, cells=tuple(_raw_cell(value) for value in values), numeric=numeric)
 
 
 def _difference_text(row: LossSummary, metric: str) -> str:

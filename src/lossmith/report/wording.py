@@ -1,13 +1,18 @@
-"""Numbers and foreign text as a person reads them: units, signs, one-line names."""
+"""Numbers as a person reads them: units, signs, digits."""
 
 import math
-import textwrap
-import unicodedata
 
-from lossmith.evidence.metrics import RELEASED, format_difference, format_interval, format_value, metric_style
+from lossmith.evidence.metrics import (
+    RELEASED,
+    format_difference,
+    format_interval,
+    format_value,
+    metric_style,
+    split_metric,
+)
 from lossmith.evidence.statistics import PairedComparison
+from lossmith.explain.text import MISSING
 
-MISSING = "–"
 METRIC_NAMES = {
     "nll": "test NLL",
     "macro_f1": "macro F1",
@@ -28,22 +33,25 @@ METRIC_NAMES = {
     "extra_steps": "steps: extra",
     "repetitions": "steps: repeated",
     "wrong_results": "steps: wrong results",
+    "ece": "calibration error (ECE)",
+    "calibrated_ece": "calibration error (ECE), calibrated",
+    "calibrated_nll": "test NLL, calibrated",
 }
 """Metrics whose key alone would not tell a reader what they are."""
-HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories that steer a display instead of showing something: controls, direction marks, line separators."""
 
 
 def metric_name(metric: str) -> str:
     """The metric in words.
 
     Example:
-        >>> metric_name("macro_f1"), metric_name("iou"), metric_name("released_exact_match")
-        ('macro F1', 'steps: IoU', 'as released: exact match')
+        >>> metric_name("macro_f1"), metric_name("mixture_accuracy"), metric_name("released_exact_match")
+        ('macro F1', 'accuracy by mixture', 'as released: exact match')
     """
     if metric.startswith(RELEASED):
         return f"as released: {metric_name(metric.removeprefix(RELEASED))}"
-    return METRIC_NAMES.get(metric) or metric.replace("_", " ")
+    method, name = split_metric(metric)
+    words = METRIC_NAMES.get(name) or name.replace("_", " ")
+    return words if method == "head" else f"{words} by {method}"
 
 
 def level_unit(metric: str) -> str:
@@ -84,38 +92,3 @@ def p_value(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return MISSING
     return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def one_line(text: object) -> str:
-    r"""Foreign text on one line: what would steer a terminal, a font or a file becomes a blank.
-
-    Example:
-        >>> one_line("a\x1b[31m\u2028b")
-        'a [31m b'
-    """
-    return "".join(
-        " " if unicodedata.category(character) in HIDDEN_CATEGORIES else character for character in str(text)
-    )
-
-
-def wrapped(text: object, *, width: int, lines: int) -> str:
-    r"""A name folded at blanks into a few short lines; what does not fit ends in an ellipsis.
-
-    Example:
-        >>> wrapped("0.4*cross_entropy + 0.6*supcon", width=20, lines=2)
-        '0.4*cross_entropy +\n0.6*supcon'
-        >>> wrapped("0.4*cross_entropy + 0.6*supcon", width=20, lines=1)
-        '0.4*cross_entropy +…'
-    """
-    flat = " ".join(one_line(text).split()) or MISSING
-    if lines == 1:
-        return _clipped(flat, width)
-    folded = textwrap.wrap(flat, width, break_long_words=False, break_on_hyphens=False)
-    kept = [_clipped(line, width) for line in folded[:lines]]
-    if len(folded) > lines and not kept[-1].endswith("…"):
-        kept[-1] = _clipped(kept[-1], width - 2) + " …"
-    return "\n".join(kept)
-
-
-def _clipped(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1].rstrip() + "…"

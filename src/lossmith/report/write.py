@@ -26,8 +26,8 @@ def write_report(
 
     Writes `report.html`, `table.csv`, `table.md`, `table.tex`, `forest.png`, `seeds.png`, `learning_curves.png` and
     `confusion.png`; where language models wrote the answers also `steps.csv`, `steps.md` and `outcomes.png`, and
-    `confusion.png` only where they chose among options. Each file is whole or absent, and equal inputs give equal
-    files.
+    `confusion.png` only where they chose among options; where classifiers were asked in several ways also
+    `inference.csv` and `inference.md`. Each file is whole or absent, and equal inputs give equal files.
 
     Args:
         folder: Where to write; made if it is not there.
@@ -47,10 +47,11 @@ def write_report(
 
     for package in ("matplotlib", "jinja2"):
         require(package, extra="train", purpose="write a report")
-    from lossmith.report.canvas import png_bytes
+    from lossmith.explain.canvas import png_bytes
     from lossmith.report.completions import completion_parts
     from lossmith.report.gallery import study_figures
     from lossmith.report.html import render_html
+    from lossmith.report.inference import inference_parts
 
     folder = Path(folder)
     order = {row.loss: place for place, row in enumerate(summary.rows)}
@@ -58,6 +59,7 @@ def write_report(
     runs.sort(key=lambda run: (order[run.loss], run.seed))
     figures = study_figures(summary, runs)
     parts = completion_parts(summary, runs)
+    inference = inference_parts(summary, runs)
     page = render_html(
         summary=summary,
         records=runs,
@@ -68,6 +70,7 @@ def write_report(
         attribution=attribution,
         notices=notices,
         parts=parts,
+        inference=inference,
     )
     texts = {
         "table.csv": to_csv(raw_table(summary)),
@@ -76,17 +79,20 @@ def write_report(
     }
     if parts is not None:
         texts |= {"steps.csv": to_csv(parts.raw_steps), "steps.md": to_markdown(parts.steps)}
+    if inference is not None:
+        texts |= {"inference.csv": to_csv(inference.raw), "inference.md": inference.markdown}
     texts["report.html"] = page
     files = {f"{figure.name}.png": png_bytes(figure.figure) for figure in figures}
     # The page comes last: where it is, the rest is.
     try:
-        _write_files(folder, files | {name: text.encode("utf-8", "replace") for name, text in texts.items()})
+        write_files(folder, files | {name: text.encode("utf-8", "replace") for name, text in texts.items()})
     except OSError as error:
         raise cannot_write(folder, error) from error
     return folder / "report.html"
 
 
-def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write each file whole, in this order."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _write_whole(folder / name, content)

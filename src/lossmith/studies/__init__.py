@@ -5,12 +5,15 @@ from lossmith.studies.comparison import Listener, Study, compare, open_results
 from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
 from lossmith.studies.encoded import write_tokens
+from lossmith.studies.predicting import Prediction, Predictor, open_predictor, predict
 from lossmith.studies.recipes import apply_overrides, json_schema, make_config, read_recipe
 from lossmith.studies.train import train
 
 __all__ = [
     "CompletionConfig",
     "Listener",
+    "Prediction",
+    "Predictor",
     "SharedConfig",
     "Study",
     "StudyConfig",
@@ -19,7 +22,9 @@ __all__ = [
     "compare_command",
     "json_schema",
     "make_config",
+    "open_predictor",
     "open_results",
+    "predict",
     "read_recipe",
     "train",
     "write_tokens",

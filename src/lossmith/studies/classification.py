@@ -3,25 +3,26 @@
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from lossmith.errors import ConfigurationError, LossmithError, LossmithWarning, ModelError, TrainingDivergedError
+from lossmith.errors import ConfigurationError, LossmithError, LossmithWarning, TrainingDivergedError
 from lossmith.evaluation import classification_metrics, predictions
-from lossmith.integrations.classification import (
-    ClassificationTrainer,
-    encode,
-    make_trainer,
-    predict_logits,
-    save_classifier,
-)
-from lossmith.integrations.models import load_classifier, resolve_model, token_limit
+from lossmith.evaluation.inference import METHODS, calibration_metrics, inference_metrics
+from lossmith.integrations.classification import ClassificationTrainer, encode, make_trainer, predict_logits
+from lossmith.integrations.classifiers import Inference, base_network, load_network, save_classifier
+from lossmith.integrations.models import resolve_model, token_limit
+from lossmith.integrations.pooled import hidden_size
+from lossmith.integrations.pooling import TOKENS
 from lossmith.nn import parse_composition
+from lossmith.studies.asking import ask
 from lossmith.studies.config import StudyConfig
+from lossmith.studies.draws import fold_notices, has_pairs, some, task_of_block, trained_on
 from lossmith.studies.run import (
     TRAINING_SHARE,
     Progress,
@@ -32,7 +33,7 @@ from lossmith.studies.run import (
     seed_everything,
     trainer_arguments,
 )
-from lossmith.tasks import ClassificationTask, Example, draw_shots, load_task
+from lossmith.tasks import ClassificationTask, Example, load_task
 
 DEFAULT_MAX_LENGTH = 128
 
@@ -45,6 +46,8 @@ class ClassificationSetting(Setting):
     task: ClassificationTask
     max_length: int
     """Tokens per text."""
+    made: dict[int, ClassificationTask] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Fold -> its task, made once."""
 
     def identity(self) -> dict[str, Any]:
         """See `Setting`."""
@@ -57,28 +60,51 @@ class ClassificationSetting(Setting):
             "max_length": self.max_length,
         }
 
+    def task_of(self, seed: int) -> ClassificationTask:
+        """The task of a block, with its own fold and as many test texts as are asked for."""
+        fold = 0 if self.config.folds is None else seed % self.config.folds
+        if fold not in self.made:
+            self.made[fold] = task_of_block(self.task, self.config, seed)
+        return self.made[fold]
+
     def described(self, seed: int) -> dict[str, Any]:
         """See `Setting`."""
+        fold = {} if self.config.folds is None else {"fold": seed % self.config.folds}
         return {
             "label_names": list(self.task.label_names),
             "config": {
                 "max_length": self.max_length,
                 "task_fingerprint": self.task.fingerprint,
                 "attribution": data_notice(self.task),
-                "notices": list(self.task.warnings),
+                "notices": [*self.task.warnings, *fold_notices(self.config)],
                 "train_texts": len(trained_on(self, seed)),
+                **fold,
             },
         }
 
+    def encoded(self, tokenizer: Any, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """Token rows of texts, or of pairs of them."""
+        return encode(
+            tokenizer,
+            [example.text for example in examples],
+            [example.label for example in examples],
+            self.max_length,
+            pairs=[example.pair or "" for example in examples] if has_pairs(self.task) else None,
+            mark_special=self.config.pooling == TOKENS,
+        )
+
     def prepare(self, text: str, seed: int, workspace: Path, report: Progress) -> ClassificationTrainer:
         """See `Setting`."""
-        config, task = self.config, self.task
+        config, task = self.config, self.task_of(seed)
         # Before the head is drawn, so that it is the block's own and the same for every loss.
         seed_everything(seed)
-        model, tokenizer = load_classifier(self.model, task.label_names)
+        lora = None if config.lora is None else config.lora.model_dump()
+        model, tokenizer = load_network(
+            self.model, task.label_names, head=config.head, pooling=config.pooling, lora=lora
+        )
         sizes = {"num_classes": len(task.label_names)}
         if "embedding_dim" in parse_composition(text).required:
-            sizes["embedding_dim"] = embedding_dim(model)
+            sizes["embedding_dim"] = hidden_size(base_network(model))
         objective = build_loss(text, seed, sizes)
         examples = trained_on(self, seed)
         steps_per_epoch = -(-len(examples) // (config.batch_size * config.accumulation))
@@ -89,48 +115,68 @@ class ClassificationSetting(Setting):
             on_cpu=self.device.type == "cpu",
             steps=config.epochs * steps_per_epoch,
         )
-        encoded = encode(tokenizer, [e.text for e in examples], [e.label for e in examples], self.max_length)
         return make_trainer(
             model,
             tokenizer,
-            encoded,
+            self.encoded(tokenizer, examples),
             arguments,
             loss=objective,
             pooling=config.pooling,
             proxy_lr_multiplier=config.proxy_lr_multiplier,
+            samples_per_class=config.samples_per_class if config.sampling == "balanced" else None,
             on_step=lambda step, total: report(TRAINING_SHARE * step / max(total, 1)),
-            on_epoch=validation_curve(self, tokenizer),
+            on_epoch=validation_curve(self, seed, tokenizer),
         )
 
     def evaluate(self, trainer: ClassificationTrainer, report: Progress) -> dict[str, Any]:
-        """Metrics, predictions and labels on the test set.
+        """Metrics of every way of inference, and the head's predictions, on the test set.
 
         Raises:
             TrainingDivergedError: If the trained model gives logits that are not finite.
         """
         begun = time.perf_counter()
-        examples = self.task.test
-        labels = np.array([example.label for example in examples])
-        logits = predict_logits(
-            trainer.model,
-            trainer.processing_class,
-            encode(trainer.processing_class, [e.text for e in examples], labels.tolist(), self.max_length),
-            self.config.eval_batch_size,
-            lambda done, total: report(TRAINING_SHARE + (1 - TRAINING_SHARE) * done / total),
-        ).numpy()
-        if not np.isfinite(logits).all():
+        seed = trainer.args.seed
+        asked = ask(self, trainer, seed, lambda share: report(TRAINING_SHARE + (1 - TRAINING_SHARE) * share))
+        if not np.isfinite(asked.test.head).all() or not np.isfinite(asked.test.proxies).all():
             recent = [point[1] for point in trainer.curves["train_objective"][-4:]]
             raise TrainingDivergedError(trainer.state.global_step, [*recent, float("nan")])
+        labels = np.array([example.label for example in self.task_of(seed).test])
+        metrics = inference_metrics(asked.test, labels)
+        metrics |= calibration_metrics(asked.test.head, labels, asked.temperatures.get("head"))
+        right = {
+            f"{method}_accuracy": (predictions(asked.test.of(method)) == labels).astype(float).tolist()
+            for method in METHODS
+            if method != "head"
+        }
         return {
-            "metrics": classification_metrics(logits, labels),
-            "predictions": [int(value) for value in predictions(logits)],
+            "metrics": metrics,
+            "predictions": [int(value) for value in predictions(asked.test.head)],
             "labels": labels.tolist(),
+            "scores": right,
             "evaluation_seconds": time.perf_counter() - begun,
+            "config": {"temperatures": asked.temperatures, "calibration_texts": asked.calibration_texts},
         }
 
     def save(self, trainer: ClassificationTrainer, folder: Path) -> None:
         """See `Setting`."""
-        save_classifier(trainer, folder)
+        config = self.config
+        asked = ask(self, trainer, trainer.args.seed, lambda share: None, test=())
+        save_classifier(
+            trainer.model,
+            trainer.processing_class,
+            trainer.loss,
+            folder,
+            inference=Inference(
+                pooling=config.pooling,
+                head=config.head,
+                mixture=config.mixture,
+                max_length=self.max_length,
+                pairs=has_pairs(self.task),
+                task=self.task.name,
+                temperatures=asked.temperatures,
+            ),
+            reference=(torch.from_numpy(asked.reference.embeddings), torch.from_numpy(asked.reference.labels)),
+        )
 
     def check(self) -> None:
         """See `Setting`.
@@ -151,10 +197,12 @@ class ClassificationSetting(Setting):
                         f"'{term.record.name}' of '{text}' compares completions, and classification has none: take a "
                         f"token, region or metric loss (`lossmith losses`)."
                     )
-            if all(term.record.family == "metric" for term in terms):
+            by_head = config.metric.partition("_")[0] not in ("proxies", "neighbours")
+            if by_head and all(term.record.family == "metric" for term in terms):
                 raise ConfigurationError(
                     f"'{text}' never reads the logits: the head would stay untrained and the test be a guess. Add a "
-                    f"term that does, as in '0.4*cross_entropy + 0.6*{terms[0]}'."
+                    f"term that does, as in '0.4*cross_entropy + 0.6*{terms[0]}', or be judged without the head, as by "
+                    f"`metric` neighbours_accuracy."
                 )
             for term in terms:
                 if term.scope is not None:
@@ -186,42 +234,35 @@ def open_classification(config: StudyConfig) -> ClassificationSetting:
     task = load_study_task(config)
     for notice in task.warnings:
         warnings.warn(notice, LossmithWarning, stacklevel=2)
-    for seed in config.blocks:
-        draw_shots(task, seed=seed, shots_per_class=config.shots, shots_total=config.shots_total)
     model = resolve_model(config.model)
-    network, tokenizer = load_classifier(model, task.label_names)
+    # The sizes do not depend on the head, and loading one that is not trained says nothing new.
+    network, tokenizer = load_network(model, task.label_names, head=config.head, pooling=config.pooling, lora=None)
     max_length = pick_max_length(config.max_length, token_limit(network, tokenizer))
     device = pick_device(config.device)
-    return ClassificationSetting(config=config, task=task, model=model, device=device, max_length=max_length)
+    setting = ClassificationSetting(config=config, task=task, model=model, device=device, max_length=max_length)
+    for seed in config.blocks:
+        trained_on(setting, seed)
+    return setting
 
 
 def load_study_task(config: StudyConfig) -> ClassificationTask:
     """The task of a study's settings."""
     defaults = StudyConfig.model_fields
-    names = ("text_column", "label_column", "split_seed", "test_fraction")
+    names = ("data", "text_column", "text_pair_column", "label_column", "split_seed", "test_fraction")
     # Only what differs is passed on: the loader refuses settings that have nothing to act on.
     given = {name: getattr(config, name) for name in names if getattr(config, name) != defaults[name].default}
     return load_task(config.task, **given)
 
 
-def trained_on(setting: ClassificationSetting, seed: int) -> list[Example]:
-    """The training texts of a block, in their drawn order."""
-    config, task = setting.config, setting.task
-    drawn = draw_shots(task, seed=seed, shots_per_class=config.shots, shots_total=config.shots_total)
-    return [task.train[index] for index in drawn]
-
-
 def validation_curve(
-    setting: ClassificationSetting, tokenizer: Any
+    setting: ClassificationSetting, seed: int, tokenizer: Any
 ) -> Callable[[ClassificationTrainer, int], None] | None:
     """After some epochs: accuracy and NLL on the same validation texts for every run; None without such texts."""
-    config, task = setting.config, setting.task
-    count = min(config.curve_examples, len(task.validation))
-    if count == 0:
+    config, task = setting.config, setting.task_of(seed)
+    chosen = some(task.validation, config.curve_examples, config.split_seed)
+    if not chosen:
         return None
-    rows = np.random.Generator(np.random.PCG64(config.split_seed)).choice(len(task.validation), count, replace=False)
-    chosen = [task.validation[int(row)] for row in sorted(rows)]
-    encoded = encode(tokenizer, [e.text for e in chosen], [e.label for e in chosen], setting.max_length)
+    encoded = setting.encoded(tokenizer, chosen)
     labels = np.array([example.label for example in chosen])
 
     points = min(config.curve_points, config.epochs)
@@ -250,15 +291,3 @@ def pick_max_length(wanted: int | None, limit: int | None) -> int:
     if limit is not None and wanted > limit:
         raise ConfigurationError(f"`max_length` must be <= {limit}, the most that the model reads, got {wanted}.")
     return wanted
-
-
-def embedding_dim(model: Any) -> int:
-    """Width of the last hidden states.
-
-    Raises:
-        ModelError: If the model's configuration does not say.
-    """
-    size = getattr(model.config.get_text_config(), "hidden_size", None)
-    if not isinstance(size, int):
-        raise ModelError(f"{type(model).__name__} does not say its hidden size: metric losses cannot be used with it.")
-    return size

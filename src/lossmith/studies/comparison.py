@@ -1,7 +1,7 @@
 """Compare losses: every loss on every block, each run finished once, however often the study is stopped."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,8 @@ from lossmith.studies.run import Setting, run_block
 
 POLL_SECONDS = 1.0
 """How often a run that another process holds is looked at again."""
+Run = Callable[[str, int, int], RunRecord]
+"""Makes the record of a loss on a seed; the third argument counts the attempts."""
 
 
 class Listener(Protocol):
@@ -102,24 +104,30 @@ def compare(config: SharedConfig, folder: Path, *, listener: Listener, retry_fai
     with EvidenceStore(folder) as store:
         store.open_study(identity=setting.identity(), config=config.settings())
         if retry_failed:
-            _forget_failed(store, plan)
-        done = [pair for pair in plan if store.get(*pair) is not None]
-        listener.study_began(len(plan), len(done))
-        _run_all(setting, store, [pair for pair in plan if pair not in done], listener)
-        store.sync_result_files()
+            forget_failed(store, plan)
+
+        def run(text: str, seed: int, attempts: int) -> RunRecord:
+            workspace = store.result_path(text, seed).parent / "trainer"
+            return run_block(setting, text, seed, workspace, attempts=attempts, progress=listener.run_moved)
+
+        run_all(run, store, plan, listener)
         return read_study(store, config)
 
 
-def _run_all(setting: Setting, store: EvidenceStore, missing: list[tuple[str, int]], listener: Listener) -> None:
-    taken = list(_run_free(setting, store, missing, listener))
+def run_all(run: Run, store: EvidenceStore, plan: list[tuple[str, int]], listener: Listener) -> None:
+    """Make every record of a plan that the store lacks, each in one process at a time; waits for those of others."""
+    done = [pair for pair in plan if store.get(*pair) is not None]
+    listener.study_began(len(plan), len(done))
+    taken = list(_run_free(run, store, [pair for pair in plan if pair not in done], listener))
     while taken:
         listener.waiting(*taken[0])
         time.sleep(POLL_SECONDS)
-        taken = list(_run_free(setting, store, taken, listener))
+        taken = list(_run_free(run, store, taken, listener))
+    store.sync_result_files()
 
 
 def _run_free(
-    setting: Setting, store: EvidenceStore, pairs: list[tuple[str, int]], listener: Listener
+    run: Run, store: EvidenceStore, pairs: list[tuple[str, int]], listener: Listener
 ) -> Iterator[tuple[str, int]]:
     """Run the pairs that nobody holds; yields those that another process holds."""
     for text, seed in pairs:
@@ -131,14 +139,13 @@ def _run_free(
         with claim:
             if (record := store.get(text, seed)) is None:
                 listener.run_began(text, seed)
-                attempts = store.begin(text, seed)
-                workspace = store.result_path(text, seed).parent / "trainer"
-                record = run_block(setting, text, seed, workspace, attempts=attempts, progress=listener.run_moved)
+                record = run(text, seed, store.begin(text, seed))
                 store.finish(record)
             listener.run_ended(record)
 
 
-def _forget_failed(store: EvidenceStore, plan: list[tuple[str, int]]) -> None:
+def forget_failed(store: EvidenceStore, plan: list[tuple[str, int]]) -> None:
+    """Delete the failed runs of a plan, so that they are done again."""
     for text, seed in plan:
         record = store.get(text, seed)
         if record is not None and record.status == "failed":

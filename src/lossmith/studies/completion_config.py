@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lossmith.errors import LossmithError
-from lossmith.evidence import METRICS
+from lossmith.evidence import CLASSIFICATION_ONLY, METRICS
 from lossmith.nn import parse_composition
-from lossmith.studies.config import PositiveFloat, PositiveInt, SharedConfig
+from lossmith.studies.config import LoraConfig, PositiveFloat, PositiveInt, SharedConfig
 from lossmith.tasks import completion_kind
 
 RELEASED = {"masking": "zeroed", "end": "masked", "order": "file", "encoding": "released"}
@@ -16,7 +16,9 @@ CHOICE_METRICS = ("accuracy", "likelihood_accuracy", "released_accuracy", "answe
 DECIDING = {
     # Programs have no results that could be wrong.
     "math": tuple(
-        name for name in METRICS if name not in (*CHOICE_METRICS[:3], "macro_f1", "weighted_f1", "wrong_results")
+        name
+        for name in METRICS
+        if name not in (*CHOICE_METRICS[:3], "macro_f1", "weighted_f1", "wrong_results", *CLASSIFICATION_ONLY)
     ),
     "choice": CHOICE_METRICS,
     "text": ("exact_match", "answered", "stopped", "nll"),
@@ -24,21 +26,6 @@ DECIDING = {
 """Kind of answers -> the metrics that a study can be judged by."""
 DEFAULT_METRICS = {"math": "exact_match", "choice": "accuracy", "text": "exact_match"}
 """Kind of answers -> the metric that decides."""
-
-
-class LoraConfig(BaseModel):
-    """Low-rank adapters, https://arxiv.org/abs/2106.09685; the defaults are those of the segmentation-loss paper."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    r: PositiveInt = 8
-    """Rank."""
-    alpha: PositiveFloat = 16.0
-    """Updates are scaled by alpha / r."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Dropout before the adapters."""
-    target_modules: str | tuple[str, ...] = "all-linear"
-    """Names of modules, or `all-linear`: every linear map of attention and MLP, but not the output embedding."""
 
 
 class CompletionConfig(SharedConfig):

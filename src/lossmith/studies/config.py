@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lossmith.evidence.metrics import METHOD_METRICS, METHOD_PREFIXES
 from lossmith.nn import parse_composition
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -12,6 +13,23 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 MAX_BLOCKS = 1000
+DECIDING_METRICS = tuple(prefix + name for prefix in METHOD_PREFIXES.values() for name in METHOD_METRICS)
+"""Metrics that a classification can be judged by."""
+
+
+class LoraConfig(BaseModel):
+    """Low-rank adapters, https://arxiv.org/abs/2106.09685; the defaults are those of the segmentation-loss paper."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    r: PositiveInt = 8
+    """Rank."""
+    alpha: PositiveFloat = 16.0
+    """Updates are scaled by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout before the adapters."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Names of modules, or `all-linear`: every linear map of attention and MLP, but not the output embedding."""
 
 
 class SharedConfig(BaseModel):
@@ -20,7 +38,7 @@ class SharedConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     loaded_by: ClassVar[str]
-    """transformers' class that loads a saved model."""
+    """What loads a saved model."""
     free: ClassVar[frozenset[str]] = frozenset({"losses", "baseline", "seeds", "metric", "task", "model"})
     """Settings in which the runs of one results folder may differ, or that are told apart by content."""
 
@@ -128,14 +146,19 @@ class StudyConfig(SharedConfig):
 
     model_config = ConfigDict(title="lossmith study of a classification")
 
-    loaded_by: ClassVar[str] = "AutoModelForSequenceClassification"
+    free: ClassVar[frozenset[str]] = SharedConfig.free | {"data"}
 
     task: str = "mr"
-    """A shipped task (mr, subj, cr, banking77), a CSV, TSV, JSONL or parquet file, or a folder with train and test."""
+    """A shipped task (mr, subj, cr, banking77), a known one whose rows `data` brings (sst2, mrpc, trec, trec50, mpqa),
+    a CSV, TSV, JSONL or parquet file, or a folder with train and test."""
+    data: str = "shipped"
+    """Where a known task's rows are: `shipped`, a folder, `hub`, or `hub:owner/name`."""
     model: str = "embedded:minilm-l6"
     """`embedded:` name, folder or hub id of an encoder or decoder."""
     text_column: str = "text"
     """Column of a file that holds the text."""
+    text_pair_column: str | None = None
+    """Column of a file that holds the second text of a pair; None for single texts."""
     label_column: str = "label"
     """Column of a file that holds the label."""
     split_seed: int = 0
@@ -145,9 +168,19 @@ class StudyConfig(SharedConfig):
     shots: PositiveInt | None = None
     """Training texts per class, drawn per seed; None with `shots_total` None takes the whole training set."""
     shots_total: PositiveInt | None = None
-    """Training texts in total, drawn per seed in the proportions of the classes."""
-    metric: Literal["accuracy", "macro_f1", "weighted_f1", "nll"] = "accuracy"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Test metric that decides."""
+    """Training texts in total, drawn per seed."""
+    draw: Literal["stratified", "random"] = "stratified"
+    """How `shots_total` is drawn: in the proportions of the classes, or from all alike, which may miss a class."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Cross-validation over all rows of the task: the block of seed s is tested on fold s modulo this. None takes the
+    task's own test set."""
+    fold_seed: Annotated[int, Field(ge=0)] = 2048
+    """Seed of the folds, the same for all blocks."""
+    test_examples: PositiveInt | None = None
+    """Test texts, drawn once with `split_seed` and the same for all runs; None takes all."""
+    metric: str = "accuracy"
+    """Test metric that decides: accuracy, macro_f1, weighted_f1 or nll of the head, or with a prefix that of another
+    way of inference: proxies_, mixture_, neighbours_."""
     epochs: PositiveInt = 15
     """Passes over the training texts."""
     batch_size: PositiveInt = 20
@@ -158,11 +191,41 @@ class StudyConfig(SharedConfig):
     """Proxies of a loss learn at `learning_rate` times this."""
     max_length: Annotated[int, Field(ge=4)] | None = None
     """Tokens per text; longer ones are cut on the right. None is 128, or what the model reads if that is less."""
-    pooling: Literal["mean", "cls", "last"] = "mean"
-    """How embeddings for metric losses come from the last hidden states; the head pools as its model does."""
+    head: Literal["own", "pooled"] = "own"
+    """`own` is the head that transformers gives the architecture, which pools as it does; `pooled` is a linear map of
+    the pooled hidden states, so that head and metric loss read one embedding."""
+    pooling: Literal["mean", "cls", "last", "tokens"] = "mean"
+    """How an embedding comes from the last hidden states; with `tokens` every token of a text, but padding and special
+    ones, is an embedding of its own for metric losses, and their mean is the text's."""
+    lora: LoraConfig | None = None
+    """Adapters; None trains all weights. The head is trained whole either way."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """`balanced` makes batches of some classes with several texts each, as in-batch metric losses need them."""
+    samples_per_class: Annotated[int, Field(ge=2)] = 2
+    """Least texts of a class in a balanced batch."""
+    mixture: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Share of the head's probability in the mixture with the proxies'."""
+    calibration_examples: Annotated[int, Field(ge=0)] = 200
+    """Texts on which temperatures are fitted: validation rows, or training rows that were not drawn; 0 fits none."""
+
+    @property
+    def loaded_by(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What loads a saved model."""
+        if self.head == "pooled":
+            return "AutoModel (its trunk; `lossmith predict` has the head)"
+        return "AutoModelForSequenceClassification"
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, metric: str) -> str:
+        if metric not in DECIDING_METRICS:
+            raise ValueError(f"must be one of {', '.join(DECIDING_METRICS)}, got '{metric}'")
+        return metric
 
     @model_validator(mode="after")
     def _one_kind_of_shots(self) -> "StudyConfig":
         if self.shots is not None and self.shots_total is not None:
             raise ValueError("`shots` (per class) and `shots_total` exclude each other, got both")
+        if self.draw == "random" and self.shots_total is None:
+            raise ValueError("`draw` random needs `shots_total`: `shots` (per class) is stratified by itself")
         return self

@@ -1,4 +1,4 @@
-"""One row of a completion task's data, in whatever layout it came: named fields, and errors that say where."""
+"""One row of a task's data, in whatever layout it came: named fields, and errors that say where."""
 
 import ast
 import json
@@ -6,11 +6,26 @@ import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from lossmith._checks import did_you_mean
 from lossmith.errors import DataError
 from lossmith.tasks._rows import is_encodable
+
+
+class RawRow(NamedTuple):
+    """One row as it came."""
+
+    where: str
+    """File or hub data set."""
+    row: int
+    """Its number there, from 1."""
+    values: dict[str, Any]
+    """Value by field name."""
+
+
+RawSplits = dict[str, list[RawRow]]
+"""Rows by split: train, test, and validation where there is one."""
 
 
 @dataclass(frozen=True)

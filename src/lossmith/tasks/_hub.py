@@ -4,14 +4,14 @@ from typing import Any
 
 from lossmith._extras import require
 from lossmith.errors import DataError
-from lossmith.tasks._shipped import CompletionRecord
-from lossmith.tasks._sources import RawRow, RawSplits
+from lossmith.tasks._fields import RawRow, RawSplits
+from lossmith.tasks._shipped import Record
 
 ASK_SECONDS = 15
 """How long the hub may take to say that a data set is there."""
 
 
-def hub_splits(record: CompletionRecord, name: str) -> tuple[RawSplits, str]:
+def hub_splits(record: Record, name: str) -> tuple[RawSplits, str]:
     """Rows of the data set `name`, and where exactly they are from.
 
     The hub is asked once, briefly, whether it has the data set, before its client begins to retry. With
@@ -48,10 +48,26 @@ def hub_splits(record: CompletionRecord, name: str) -> tuple[RawSplits, str]:
 
 
 def _rows(name: str, split: str, rows: Any) -> list[RawRow]:
-    return [RawRow(f"`{name}` {split}", number, dict(row)) for number, row in enumerate(rows, start=1)]
+    classes = {
+        field: feature.names
+        for field, feature in (getattr(rows, "features", None) or {}).items()
+        if isinstance(getattr(feature, "names", None), list)
+    }
+    return [
+        RawRow(f"`{name}` {split}", number, _with_class_names(dict(row), classes))
+        for number, row in enumerate(rows, start=1)
+    ]
 
 
-def _instead(record: CompletionRecord, problem: str) -> str:
+def _with_class_names(values: dict[str, Any], classes: dict[str, list[str]]) -> dict[str, Any]:
+    """A row with `<field>_name` beside each class id that the data set names: publishers number classes differently."""
+    for field, names in classes.items():
+        if isinstance(values.get(field), int) and 0 <= values[field] < len(names):
+            values.setdefault(f"{field}_name", names[values[field]])
+    return values
+
+
+def _instead(record: Record, problem: str) -> str:
     return (
         f"{problem}: give `data=FOLDER`, a folder with train and test files (perhaps validation; .jsonl, .json, .csv "
         f"or .parquet, plain or .gz), each row with {record.layout}."

@@ -11,44 +11,73 @@ from lossmith._checks import did_you_mean
 from lossmith.errors import DataError
 from lossmith.tasks._tables import read_table
 
+_PAIRS = (
+    *((f"{stem}_a", f"{stem}_b") for stem in ("text", "sentence", "question", "sent")),
+    *((f"{stem}1", f"{stem}2") for stem in ("text", "sentence", "question", "sent", "s")),
+    *((f"{stem}_1", f"{stem}_2") for stem in ("text", "sentence", "question", "sent")),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("text", "text_pair"),
+    ("#1 string", "#2 string"),
+)
+"""Names, in lower case, that published data sets give to two columns of texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns of a file are read."""
+
+    text: str = "text"
+    """Column of the texts."""
+    label: str = "label"
+    """Column of the labels; a column of that name followed by `_name`, where there is one, holds their names."""
+    pair: str | None = None
+    """Column of the second texts, None where a row has one text."""
+
+    def settings(self) -> dict[str, str]:
+        """The columns that a file must have, by the name of the setting."""
+        pair = {} if self.pair is None else {"text_pair_column": self.pair}
+        return {"text_column": self.text, **pair, "label_column": self.label}
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One usable row of a file."""
 
     text: str
-    """The text, unchanged."""
+    """The text, unchanged; of a pair the first."""
+    pair: str | None
+    """The second text of a pair."""
     label: str
     """The label in writing: 3 is "3", true is "True"; white space around it is dropped."""
     label_name: str | None
     """Name of the label, None where the file has no such column."""
 
 
-def read_rows(path: Path, text_column: str, label_column: str) -> list[Row]:
-    """Read the rows of one file, in file order.
+def read_rows(path: Path, columns: Columns) -> tuple[list[Row], tuple[str, ...]]:
+    """Read the rows of one file, in file order, and say what of it is left unread.
 
     Args:
         path: A file that `read_table` reads.
-        text_column: Column of the texts: strings with something in them.
-        label_column: Column of the labels: all strings, all integers (3.0 counts as 3) or all booleans. A column of
-            that name followed by `_name`, where there is one, holds the names of the labels.
+        columns: Texts are strings with something in them; labels are all strings, all integers (3.0 counts as 3) or
+            all booleans.
 
     Raises:
-        DataError: If a column is missing, a text or label is missing or of a wrong type, or the file cannot be read.
+        DataError: If a column is missing, the file has two columns of texts where one is expected, a text or label is
+            missing or of a wrong type, or the file cannot be read.
     """
-    name_column = f"{label_column}_name"
-    table = read_table(path, (text_column, label_column, name_column))
-    for argument, column in (("text_column", text_column), ("label_column", label_column)):
+    name_column = f"{columns.label}_name"
+    table = read_table(path, (*columns.settings().values(), name_column))
+    for setting, column in columns.settings().items():
         if column not in table.columns:
-            raise DataError(
-                f"`{path}` has no column '{column}' (`{argument}`).{did_you_mean(column, table.column_names)} "
-                f"Its columns: {_quote(table.column_names)}."
-            )
-    texts = _texts(path, text_column, table.columns[text_column])
-    labels = _labels(path, label_column, table.columns[label_column])
+            raise _missing_column(path, setting, column, columns, table.column_names)
+    texts = _texts(path, columns.text, table.columns[columns.text])
+    pairs = [None] * len(texts) if columns.pair is None else _texts(path, columns.pair, table.columns[columns.pair])
+    labels = _labels(path, columns.label, table.columns[columns.label])
     names = table.columns.get(name_column)
     label_names = [None] * len(texts) if names is None else ["" if n is None else str(n).strip() for n in names]
-    return [Row(*cells) for cells in zip(texts, labels, label_names, strict=True)]
+    rows = [Row(*cells) for cells in zip(texts, pairs, labels, label_names, strict=True)]
+    return rows, _unread(columns, table.column_names)
 
 
 def order_labels(labels: set[str]) -> tuple[str, ...]:
@@ -85,6 +114,17 @@ def name_labels(where: str, rows: Sequence[Row], ordered: Sequence[str], label_c
     return named
 
 
+def text_pair(names: Sequence[str]) -> tuple[str, str] | None:
+    """The two columns that are known to hold a pair of texts, as they are written, or None.
+
+    Example:
+        >>> text_pair(["id", "Sentence1", "Sentence2"]), text_pair(["id", "text"])
+        (('Sentence1', 'Sentence2'), None)
+    """
+    written = {name.lower(): name for name in names}
+    return next(((written[a], written[b]) for a, b in _PAIRS if a in written and b in written), None)
+
+
 def list_rows(rows: Sequence[int], shown: int = 5) -> str:
     """0-based row indices as a reader counts them: from 1, the first few.
 
@@ -94,6 +134,26 @@ def list_rows(rows: Sequence[int], shown: int = 5) -> str:
     """
     listed = ", ".join(str(row + 1) for row in rows[:shown])
     return f"row {listed}" + (f" and {len(rows) - shown} more" if len(rows) > shown else "")
+
+
+def _missing_column(path: Path, setting: str, column: str, columns: Columns, names: Sequence[str]) -> DataError:
+    found = text_pair(names)
+    if setting == "text_column" and columns.pair is None and found is not None:
+        return DataError(
+            f"`{path}` has no column '{column}' (`text_column`) but two columns of texts, '{found[0]}' and "
+            f"'{found[1]}': give `text_column={found[0]} text_pair_column={found[1]}`, or one of them as `text_column`."
+        )
+    return DataError(
+        f"`{path}` has no column '{column}' (`{setting}`).{did_you_mean(column, names)} Its columns: {_quote(names)}."
+    )
+
+
+def _unread(columns: Columns, names: Sequence[str]) -> tuple[str, ...]:
+    found = text_pair(names)
+    if columns.pair is not None or found is None or columns.text not in found or columns.label in found:
+        return ()
+    other = found[1 - found.index(columns.text)]
+    return (f"The column '{other}' is not read: `text_pair_column={other}` makes it the second text.",)
 
 
 def _quote(names: Sequence[str], shown: int = 20) -> str:

@@ -1,4 +1,4 @@
-"""Read the data sets that travel inside the package."""
+"""What is known of the named tasks, and the rows that travel inside the package."""
 
 import gzip
 import json
@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from lossmith.tasks._originals import Original
 from lossmith.tasks.classification import ClassificationTask, Example
 from lossmith.tasks.completion import Kind
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShippedTask:
-    """What is known of a shipped data set before it is read; `str()` of it is its name.
+class ClassificationRecord:
+    """What is known of a classification task before its rows are read; `str()` of it is its name.
 
-    The rows lie in `tasks/data/<name>/{train,validation,test}.jsonl.gz`; the README beside them says what was changed.
+    Shipped rows lie in `tasks/data/<name>/{train,validation,test}.jsonl.gz`; the README beside them says what was
+    changed.
     """
 
     name: str
@@ -27,11 +29,33 @@ class ShippedTask:
     licence: str
     """Licence of the data, as its compilers state it."""
     source: str
-    """Repository, commit and file that the rows were taken from."""
+    """Repository, commit and file that the shipped rows were taken from, or where the data are published."""
     splits: str
     """Where the splits come from."""
-    split_sizes: tuple[int, int, int]
-    """Rows of train, validation and test."""
+    split_sizes: tuple[int, int, int] | None
+    """Rows of the shipped train, validation and test files, or None where the data are not shipped."""
+    label_names: tuple[str, ...] = ()
+    """Name of each class id; empty where the shipped rows say it."""
+    class_fields: tuple[str, ...] = ("label_name", "label_text", "label")
+    """Fields that may hold the class of a row; the first that a row has counts."""
+    numbered: bool = False
+    """Whether an integer is a class id: publishers must agree on the numbers."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """Other names of classes, each with the one in `label_names`."""
+    pairs: bool = False
+    """Whether each row has two texts."""
+    hub: str
+    """Id of the data set on the hub."""
+    hub_config: str | None = None
+    """Its configuration there, where it has several."""
+    hub_revision: str | None = None
+    """Its branch there, where it is not the main one."""
+    hidden_test: bool = False
+    """Whether test rows are also published without labels: validation then serves as test."""
+    originals: tuple[Original, ...] = ()
+    """The files that its authors, or SentEval, published."""
+    layout: str
+    """The fields of a row, as the end of the sentence "each row with ..."."""
 
     def __str__(self) -> str:
         return self.name
@@ -74,7 +98,11 @@ class CompletionRecord:
         return self.name
 
 
-def load_shipped(task: ShippedTask) -> ClassificationTask:
+Record = ClassificationRecord | CompletionRecord
+"""What is known of a named task of either kind."""
+
+
+def load_shipped(task: ClassificationRecord) -> ClassificationTask:
     """Read the three splits of a shipped data set, in the order of its files."""
     label_names: dict[int, str] = {}
     splits: dict[str, tuple[Example, ...]] = {}

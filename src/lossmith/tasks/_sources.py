@@ -4,13 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TypeVar
 
 from lossmith.errors import DataError
-from lossmith.tasks._fields import Fields
+from lossmith.tasks._fields import Fields, RawRow, RawSplits
 from lossmith.tasks._shipped import CompletionRecord, shipped_rows
 from lossmith.tasks._tables import clear_read_errors, read_table, table_suffix
-from lossmith.tasks.completion import Problem
 
 SPLIT_WORDS = {
     "train": ("train", "training"),
@@ -27,19 +26,7 @@ _PREFERRED = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
-class RawRow(NamedTuple):
-    """One row as it came."""
-
-    where: str
-    """File or hub data set."""
-    row: int
-    """Its number there, from 1."""
-    values: dict[str, Any]
-    """Value by field name."""
-
-
-RawSplits = dict[str, list[RawRow]]
-"""Rows by split: train, test, and validation where there is one."""
+Item = TypeVar("Item")
 
 
 def shipped_splits(record: CompletionRecord) -> RawSplits:
@@ -96,18 +83,18 @@ def file_rows(path: Path) -> list[RawRow]:
     ]
 
 
-def read_problems(
-    split: str, rows: Sequence[RawRow], read: Callable[[Fields], Problem | None]
-) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
-    """Problems of one split in file order, without those that `read` leaves out, and sentences on what it noted."""
+def read_items(
+    split: str, rows: Sequence[RawRow], read: Callable[[Fields], Item | None]
+) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    """What `read` makes of the rows of one split, in file order, without the None, and sentences on what it noted."""
     notes: Counter[str] = Counter()
-    problems = []
+    items: list[Item] = []
     for number, raw in enumerate(rows):
         named = next((raw.values[name] for name in ID_FIELDS if raw.values.get(name) is not None), f"{split}:{number}")
-        problem = read(Fields(raw.where, raw.row, str(named), raw.values, notes))
-        if problem is not None:
-            problems.append(problem)
-    return tuple(problems), tuple(f"{count} of {len(rows)} {split} rows {note}." for note, count in notes.items())
+        item = read(Fields(raw.where, raw.row, str(named), raw.values, notes))
+        if item is not None:
+            items.append(item)
+    return tuple(items), tuple(f"{count} of {len(rows)} {split} rows {note}." for note, count in notes.items())
 
 
 def _files_of(folder: Path, files: list[Path], words: tuple[str, ...]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Divide rows over classes and over train and test: seeded, stratified, repeated texts kept together."""
+"""Divide rows over classes, over train and test, and over folds: seeded, stratified, repeated texts kept together."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -8,6 +8,9 @@ from lossmith.errors import DataError
 
 SPLIT_STREAM = 7001
 """Keeps the generator of splits apart from other uses of the same seed."""
+
+FOLD_STREAM = 7005
+"""Keeps the generator of folds apart from other uses of the same seed."""
 
 CUT_SEED = 42
 """Seed of the validation rows that are cut from train where the data bring none."""
@@ -80,18 +83,28 @@ def text_key(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).lower().split())
 
 
+def row_key(text: str, pair: str | None = None) -> str:
+    r"""What two rows share that count as the same: the keys of their one text, or of both.
+
+    Example:
+        >>> row_key("A", "b c"), row_key("A b", "c") == row_key("A", "b c")
+        ('a\tb c', False)
+    """
+    # No key holds a tab, since white space is folded.
+    return text_key(text) if pair is None else f"{text_key(text)}\t{text_key(pair)}"
+
+
 def split_rows(
-    texts: Sequence[str], labels: Sequence[int], label_names: Sequence[str], *, seed: int, test_fraction: float
+    keys: Sequence[str], labels: Sequence[int], label_names: Sequence[str], *, seed: int, test_fraction: float
 ) -> tuple[list[int], list[int]]:
     """Row indices of train and of test, each in file order.
 
-    Different texts are what is divided: rows whose texts differ only in case, white space or Unicode form go to one
-    side together (by the label of the first). Test gets `test_fraction` of the different texts, in proportion to the
-    classes, and both sides get at least one text of every class. The same rows in the same order with the same seed
-    give the same split; another order may give another one.
+    Different texts are what is divided: rows of one key go to one side together (by the label of the first). Test gets
+    `test_fraction` of the different texts, in proportion to the classes, and both sides get at least one text of every
+    class. The same rows in the same order with the same seed give the same split; another order may give another one.
 
     Args:
-        texts: One text per row.
+        keys: One `row_key` per row.
         labels: One class id per row.
         label_names: Name of each class, for messages.
         seed: >= 0.
@@ -101,21 +114,72 @@ def split_rows(
         DataError: If a class has fewer than two different texts.
     """
     np = require("numpy", extra="train", purpose="split data")
-    groups: dict[str, list[int]] = {}
-    for row, text in enumerate(texts):
-        groups.setdefault(text_key(text), []).append(row)
-    by_class: list[list[list[int]]] = [[] for _ in label_names]
-    for rows in groups.values():
-        by_class[labels[rows[0]]].append(rows)
-    counts = [len(members) for members in by_class]
+    by_class = _groups_by_class(keys, labels, len(label_names))
+    counts = [len(groups) for groups in by_class]
     _check_divisible(counts, label_names)
-    total = min(max(round(test_fraction * len(groups)), len(counts)), len(groups) - len(counts))
+    total = min(max(round(test_fraction * sum(counts)), len(counts)), sum(counts) - len(counts))
     generator = np.random.Generator(np.random.PCG64([seed, SPLIT_STREAM]))
     test: set[int] = set()
-    for members, wanted in zip(by_class, allocate(counts, total, keep=1), strict=True):
-        for chosen in generator.permutation(len(members))[:wanted]:
-            test.update(members[chosen])
-    return [row for row in range(len(texts)) if row not in test], sorted(test)
+    for groups, wanted in zip(by_class, allocate(counts, total, keep=1), strict=True):
+        for chosen in generator.permutation(len(groups))[:wanted]:
+            test.update(groups[chosen])
+    return [row for row in range(len(keys)) if row not in test], sorted(test)
+
+
+def fold_rows(
+    keys: Sequence[str], labels: Sequence[int], label_names: Sequence[str], *, folds: int, seed: int
+) -> list[int]:
+    """The fold, 0 to `folds` - 1, of each row.
+
+    The different texts of each class, shuffled, are dealt to the folds in turn, and the next class goes on where the
+    last one ended: the folds of a class differ by at most one text, and so do the folds as a whole. Rows of one key
+    share a fold (by the label of the first).
+
+    Args:
+        keys: One `row_key` per row.
+        labels: One class id per row.
+        label_names: Name of each class, for messages.
+        folds: >= 2.
+        seed: >= 0.
+
+    Raises:
+        DataError: If a class has fewer different texts than there are folds.
+    """
+    np = require("numpy", extra="train", purpose="make folds")
+    by_class = _groups_by_class(keys, labels, len(label_names))
+    _check_foldable([len(groups) for groups in by_class], label_names, folds)
+    generator = np.random.Generator(np.random.PCG64([seed, FOLD_STREAM]))
+    found = [0] * len(keys)
+    dealt = 0
+    for groups in by_class:
+        for chosen in generator.permutation(len(groups)):
+            for row in groups[chosen]:
+                found[row] = dealt % folds
+            dealt += 1
+    return found
+
+
+def _groups_by_class(keys: Sequence[str], labels: Sequence[int], num_classes: int) -> list[list[list[int]]]:
+    """Rows of each key, in order of their first rows, under the class of the first."""
+    groups: dict[str, list[int]] = {}
+    for row, key in enumerate(keys):
+        groups.setdefault(key, []).append(row)
+    by_class: list[list[list[int]]] = [[] for _ in range(num_classes)]
+    for rows in groups.values():
+        by_class[labels[rows[0]]].append(rows)
+    return by_class
+
+
+def _check_foldable(counts: Sequence[int], label_names: Sequence[str], folds: int) -> None:
+    short = sorted((count, name) for count, name in zip(counts, label_names, strict=True) if count < folds)
+    if short:
+        more = f" and {len(short) - 5} more classes" if len(short) > 5 else ""
+        listed = ", ".join(f"'{name}' has {count}" for count, name in short[:5])
+        advice = f"take at most {short[0][0]} folds, " if short[0][0] >= 2 else ""
+        raise DataError(
+            f"Each class must have at least as many different texts as there are `folds`, {folds}, or a fold is "
+            f"without it, but {listed}{more}: {advice}add rows or remove the class."
+        )
 
 
 def _check_divisible(counts: Sequence[int], label_names: Sequence[str]) -> None:

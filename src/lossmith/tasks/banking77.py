@@ -1,9 +1,8 @@
 """BANKING77: which of 77 intents does a bank customer's question have?"""
 
-from lossmith.tasks._shipped import ShippedTask, load_shipped
-from lossmith.tasks.classification import ClassificationTask
+from lossmith.tasks._shipped import ClassificationRecord
 
-BANKING77 = ShippedTask(
+BANKING77 = ClassificationRecord(
     name="banking77",
     title="intents of bank customers' questions, 77 fine-grained classes",
     citation=(
@@ -17,9 +16,8 @@ BANKING77 = ShippedTask(
     ),
     splits="official train and test; validation is 10% of train, stratified, seed 20240",
     split_sizes=(8992, 1000, 3080),
+    class_fields=("label_name", "label_text", "category", "label"),
+    hub="PolyAI/banking77",
+    hub_revision="refs/convert/parquet",
+    layout="`text` and `label_name` (or `category`, as in the published train.csv and test.csv)",
 )
-
-
-def load() -> ClassificationTask:
-    """BANKING77: 8,992 train rows (31 to 168 per class), 1,000 validation and 3,080 test rows (40 per class)."""
-    return load_shipped(BANKING77)

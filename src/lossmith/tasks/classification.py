@@ -10,12 +10,14 @@ from lossmith.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text and its class."""
+    """One text, or a pair of texts, and its class."""
 
     text: str
-    """The text as it was published, neither stripped nor lower-cased."""
+    """The text as it was published, neither stripped nor lower-cased; of a pair the first."""
     label: int
     """Class id: an index into the task's `label_names`."""
+    pair: str | None = None
+    """The second text of a pair, as published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class ClassificationTask:
 
     Raises:
         DataError: If there are fewer than two classes, two classes of one name, a label outside
-            [0, number of classes), or a class without a row in `train`.
+            [0, number of classes), a class without a row in `train`, or pairs in some rows but not in all.
 
     Example:
         >>> task = ClassificationTask(
@@ -52,11 +54,15 @@ class ClassificationTask:
     """Whom to cite."""
     warnings: tuple[str, ...] = ()
     """Sentences about the data that a report must repeat, such as test texts that also occur in train."""
+    fold_of: str = ""
+    """Fingerprint of the whole task where this is one of its folds, else empty."""
     fingerprint: str = field(init=False)
-    """SHA-256, in hex, over text and label of all rows of all splits in order; names and paths do not enter."""
+    """SHA-256, in hex, over texts and label of all rows of all splits in order; names and paths do not enter."""
 
     def __post_init__(self) -> None:
-        _check_classes(self.name, self.label_names, self.train, (*self.train, *self.validation, *self.test))
+        rows = (*self.train, *self.validation, *self.test)
+        _check_classes(self.name, self.label_names, self.train, rows)
+        _check_pairs(self.name, rows)
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         object.__setattr__(self, "fingerprint", fingerprint_of(splits))
 
@@ -64,6 +70,11 @@ class ClassificationTask:
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.label_names)
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether each row has two texts."""
+        return self.train[0].pair is not None
 
 
 def rows_per_class(examples: Sequence[Example], num_classes: int) -> list[int]:
@@ -80,12 +91,16 @@ def rows_per_class(examples: Sequence[Example], num_classes: int) -> list[int]:
 
 
 def fingerprint_of(splits: dict[str, tuple[Example, ...]]) -> str:
-    """SHA-256, in hex, of the splits written as one JSON line per row, each split under its name."""
+    """SHA-256, in hex, of the splits written as one JSON line per row, each split under its name.
+
+    A line is [text, label], of a pair [text, label, pair].
+    """
     digest = hashlib.sha256()
     for split, examples in splits.items():
         digest.update(f"{split}\n".encode())
         for example in examples:
-            digest.update(json.dumps([example.text, example.label]).encode() + b"\n")
+            pair = [] if example.pair is None else [example.pair]
+            digest.update(json.dumps([example.text, example.label, *pair]).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -105,3 +120,12 @@ def _check_classes(
     counts = rows_per_class(train, len(label_names))
     if 0 in counts:
         raise DataError(f"Task '{name}' has no row of class '{label_names[counts.index(0)]}' in `train`.")
+
+
+def _check_pairs(name: str, examples: Sequence[Example]) -> None:
+    paired = sum(example.pair is not None for example in examples)
+    if 0 < paired < len(examples):
+        raise DataError(
+            f"Task '{name}' must have a second text in every row or in none, got one in {paired} of {len(examples)} "
+            "rows: add the missing ones or remove those rows."
+        )

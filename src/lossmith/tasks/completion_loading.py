@@ -1,16 +1,15 @@
 """`load_completion_task`: a known name or a task file, from the package, a folder or the hub, in one form."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, DataError
 from lossmith.tasks._choices import LABEL_FIELDS
-from lossmith.tasks._hub import hub_splits
+from lossmith.tasks._fields import RawSplits
+from lossmith.tasks._places import splits_from, with_labelled_test
 from lossmith.tasks._shipped import CompletionRecord
-from lossmith.tasks._sources import RawRow, RawSplits, folder_splits, read_problems, shipped_splits
+from lossmith.tasks._sources import read_items, shipped_splits
 from lossmith.tasks._splits import cut_notice, cut_validation
 from lossmith.tasks.completion import CompletionTask, Kind, Problem
 from lossmith.tasks.own_completion import is_task_file, is_yaml, load_own_task, own_kind
@@ -47,11 +46,19 @@ def load_completion_task(name_or_path: str | os.PathLike[str], *, data: str = "s
             )
         return load_own_task(Path(name_or_path))
     record = _record(str(name_or_path))
-    raw, source = _raw_splits(record, data)
+    if data == "shipped":
+        if record.split_sizes is None:
+            raise DataError(
+                f"The rows of '{record}' are not shipped, since their licence is not clear: load them with `data=hub`, "
+                f"or with `data=FOLDER`, a folder with train, validation and test files, each row with {record.layout}."
+            )
+        raw, source = shipped_splits(record), record.source
+    else:
+        raw, source = splits_from(record, data)
     raw, warnings = _complete(record, raw)
     splits: dict[str, tuple[Problem, ...]] = {}
     for split, rows in raw.items():
-        splits[split], notes = read_problems(split, rows, COMPLETION_LOADERS[record])
+        splits[split], notes = read_items(split, rows, COMPLETION_LOADERS[record])
         warnings = (*warnings, *notes)
     return CompletionTask(
         name=record.name,
@@ -102,47 +109,12 @@ def _record(name: str) -> CompletionRecord:
     )
 
 
-def _raw_splits(record: CompletionRecord, data: str) -> tuple[RawSplits, str]:
-    if data == "shipped":
-        if record.split_sizes is None:
-            raise DataError(
-                f"The rows of '{record}' are not shipped, since their licence is not clear: load them with `data=hub`, "
-                f"or with `data=FOLDER`, a folder with train, validation and test files, each row with {record.layout}."
-            )
-        return shipped_splits(record), record.source
-    if data == "hub" or data.startswith("hub:"):
-        return hub_splits(record, data.removeprefix("hub").removeprefix(":") or record.hub)
-    folder = Path(data).expanduser()
-    if not data.strip() or not os.path.exists(folder):
-        raise DataError(
-            f"`data` must be 'shipped', 'hub', 'hub:owner/name' or a folder, got {data[:200]!r}, which is none (looked "
-            f"from `{Path.cwd()}`)."
-        )
-    return folder_splits(folder, record.layout, test_from_validation=record.hidden_test), str(folder)
-
-
 def _complete(record: CompletionRecord, raw: RawSplits) -> tuple[RawSplits, tuple[str, ...]]:
     """All three splits: validation for a test without answers, a part of train for a missing validation."""
-    test, validation, warnings = raw.get("test"), raw.get("validation"), []
-    if record.hidden_test and (test is None or not any(_is_labelled(row.values) for row in test)):
-        if not validation:
-            raise DataError(
-                f"The test rows of '{record}' from {_where(test or raw['train'])} have no answers, so there must be "
-                "validation rows to test on: add a validation file."
-            )
-        test, validation = validation, None
-        warnings.append(f"The {len(test)} test rows are the data's validation rows: their test rows have no answers.")
-    train = raw["train"]
+    raw, warnings = with_labelled_test(record, raw, LABEL_FIELDS, "answers")
+    train, validation = raw["train"], raw.get("validation")
     if validation is None and len(train) > 1:
         kept, cut = cut_validation(len(train))
         train, validation = [train[row] for row in kept], [train[row] for row in cut]
-        warnings.append(cut_notice(len(cut)))
-    return {"train": train, "validation": validation or [], "test": test or []}, tuple(warnings)
-
-
-def _is_labelled(values: dict[str, Any]) -> bool:
-    return any(values.get(name) is not None and str(values[name]).strip() not in ("", "-1") for name in LABEL_FIELDS)
-
-
-def _where(rows: Sequence[RawRow]) -> str:
-    return rows[0].where if rows else "no file"
+        warnings = (*warnings, cut_notice(len(cut)))
+    return {"train": train, "validation": validation or [], "test": raw.get("test") or []}, warnings

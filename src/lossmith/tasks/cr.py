@@ -1,9 +1,9 @@
 """CR: is a sentence of a customer's product review positive or negative?"""
 
-from lossmith.tasks._shipped import ShippedTask, load_shipped
-from lossmith.tasks.classification import ClassificationTask
+from lossmith.tasks._originals import class_files
+from lossmith.tasks._shipped import ClassificationRecord
 
-CR = ShippedTask(
+CR = ClassificationRecord(
     name="cr",
     title="polarity of sentences in customers' product reviews: negative, positive",
     citation=(
@@ -17,9 +17,10 @@ CR = ShippedTask(
     ),
     splits="80/10/10, stratified, seed 20240: CR has no official split; not the 3,775-row CR of SentEval",
     split_sizes=(1360, 169, 169),
+    label_names=("negative", "positive"),
+    numbered=True,
+    aliases=(("neg", "negative"), ("pos", "positive")),
+    hub="SetFit/CR",
+    originals=class_files(negative="custrev.neg", positive="custrev.pos"),
+    layout="`text` and `label` (0 negative, 1 positive), or the published `custrev.neg` and `custrev.pos`",
 )
-
-
-def load() -> ClassificationTask:
-    """CR: 1,360 train, 169 validation and 169 test sentences, 63% positive. A small test set: intervals are wide."""
-    return load_shipped(CR)

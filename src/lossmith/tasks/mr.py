@@ -1,9 +1,9 @@
 """MR: is a sentence of a movie review positive or negative?"""
 
-from lossmith.tasks._shipped import ShippedTask, load_shipped
-from lossmith.tasks.classification import ClassificationTask
+from lossmith.tasks._originals import class_files
+from lossmith.tasks._shipped import ClassificationRecord
 
-MR = ShippedTask(
+MR = ClassificationRecord(
     name="mr",
     title="polarity of movie-review sentences: negative, positive",
     citation=(
@@ -17,9 +17,10 @@ MR = ShippedTask(
     ),
     splits="80/10/10, stratified, seed 20240: MR has no official split, papers use 10-fold cross-validation",
     split_sizes=(8530, 1066, 1066),
+    label_names=("negative", "positive"),
+    numbered=True,
+    aliases=(("neg", "negative"), ("pos", "positive")),
+    hub="cornell-movie-review-data/rotten_tomatoes",
+    originals=class_files(negative="rt-polarity.neg", positive="rt-polarity.pos"),
+    layout="`text` and `label` (0 negative, 1 positive), or the published `rt-polarity.neg` and `rt-polarity.pos`",
 )
-
-
-def load() -> ClassificationTask:
-    """MR: 8,530 train, 1,066 validation and 1,066 test sentences, balanced. Shares sentences with SST-2."""
-    return load_shipped(MR)

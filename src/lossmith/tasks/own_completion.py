@@ -22,9 +22,9 @@ from lossmith._checks import did_you_mean
 from lossmith._extras import require
 from lossmith.errors import ConfigurationError, DataError
 from lossmith.tasks._choices import right_option
-from lossmith.tasks._fields import Fields
+from lossmith.tasks._fields import Fields, RawSplits
 from lossmith.tasks._numbers import read_number, write_number
-from lossmith.tasks._sources import RawSplits, file_rows, folder_splits, read_problems
+from lossmith.tasks._sources import file_rows, folder_splits, read_items
 from lossmith.tasks._splits import cut_notice, cut_validation, split_rows, text_key
 from lossmith.tasks.completion import LETTERS, CompletionTask, Kind, Problem, letters
 from lossmith.tasks.templates import (
@@ -253,20 +253,18 @@ def _load_splits(task: TaskFile) -> tuple[dict[str, tuple[Problem, ...]], tuple[
         raw = {split: file_rows(path) for split, path in task.data.items()}
     splits, notes = {}, ()
     for split, rows in raw.items():
-        splits[split], found = read_problems(split, rows, lambda fields: _problem(task, fields))
+        splits[split], found = read_items(split, rows, lambda fields: _problem(task, fields))
         notes = (*notes, *found)
     return splits, notes
 
 
 def _split_file(task: TaskFile) -> tuple[dict[str, tuple[Problem, ...]], tuple[str, ...]]:
     assert isinstance(task.data, Path)
-    problems, notes = read_problems("row", file_rows(task.data), lambda fields: _problem(task, fields))
-    prompts = [problem.prompt for problem in problems]
-    if len({text_key(prompt) for prompt in prompts}) < 2:
+    problems, notes = read_items("row", file_rows(task.data), lambda fields: _problem(task, fields))
+    keys = [text_key(problem.prompt) for problem in problems]
+    if len(set(keys)) < 2:
         raise DataError(f"`{task.data}` must have at least 2 different prompts to be split into train and test.")
-    train, test = split_rows(
-        prompts, [0] * len(prompts), ("prompt",), seed=task.split_seed, test_fraction=task.test_fraction
-    )
+    train, test = split_rows(keys, [0] * len(keys), ("prompt",), seed=task.split_seed, test_fraction=task.test_fraction)
     return {"train": tuple(problems[row] for row in train), "test": tuple(problems[row] for row in test)}, notes
 
 

@@ -1,4 +1,4 @@
-"""The shipped tasks. A new one is its file, its data folder and one entry here."""
+"""The named tasks. A new one is its file, one entry here, and where its licence allows it its data folder."""
 
 from collections.abc import Callable
 
@@ -9,24 +9,32 @@ from lossmith.tasks import (
     gsm8k,
     hellaswag,
     mathqa,
+    mpqa,
     mr,
+    mrpc,
     openbookqa,
     qasc,
+    sst2,
     subj,
     svamp,
+    trec,
 )
 from lossmith.tasks._fields import Fields
-from lossmith.tasks._shipped import CompletionRecord, ShippedTask
-from lossmith.tasks.classification import ClassificationTask
+from lossmith.tasks._shipped import ClassificationRecord, CompletionRecord
 from lossmith.tasks.completion import Problem
 
-LOADERS: dict[ShippedTask, Callable[[], ClassificationTask]] = {
-    mr.MR: mr.load,
-    subj.SUBJ: subj.load,
-    cr.CR: cr.load,
-    banking77.BANKING77: banking77.load,
-}
-"""Record of each shipped task -> the function that reads it."""
+TASKS: tuple[ClassificationRecord, ...] = (
+    mr.MR,
+    subj.SUBJ,
+    cr.CR,
+    banking77.BANKING77,
+    sst2.SST2,
+    mrpc.MRPC,
+    trec.TREC,
+    trec.TREC50,
+    mpqa.MPQA,
+)
+"""Record of each named classification task."""
 
 COMPLETION_LOADERS: dict[CompletionRecord, Callable[[Fields], Problem | None]] = {
     gsm8k.GSM8K: gsm8k.read_row,
@@ -40,14 +48,19 @@ COMPLETION_LOADERS: dict[CompletionRecord, Callable[[Fields], Problem | None]] =
 """Record of each task for causal language models -> the function that makes a row of its data a problem."""
 
 
-def list_tasks() -> tuple[ShippedTask, ...]:
-    """Records of the shipped tasks; `str(record)` is the name that `load_task` takes. Reads no data.
+def list_tasks(*, shipped_only: bool = True) -> tuple[ClassificationRecord, ...]:
+    """Records of the classification tasks; `str(record)` is the name that `load_task` takes. Reads no data.
+
+    Args:
+        shipped_only: False adds those whose rows are not in the package and need `data=`.
 
     Example:
         >>> [str(task) for task in list_tasks()]
         ['mr', 'subj', 'cr', 'banking77']
+        >>> [str(task) for task in list_tasks(shipped_only=False) if task.split_sizes is None]
+        ['sst2', 'mrpc', 'trec', 'trec50', 'mpqa']
     """
-    return tuple(LOADERS)
+    return tuple(record for record in TASKS if record.split_sizes is not None or not shipped_only)
 
 
 def list_completion_tasks() -> tuple[CompletionRecord, ...]:

@@ -1,9 +1,9 @@
 """SUBJ: does a sentence tell an opinion or a plot?"""
 
-from lossmith.tasks._shipped import ShippedTask, load_shipped
-from lossmith.tasks.classification import ClassificationTask
+from lossmith.tasks._originals import class_files
+from lossmith.tasks._shipped import ClassificationRecord
 
-SUBJ = ShippedTask(
+SUBJ = ClassificationRecord(
     name="subj",
     title="sentences about films: objective (plot summaries), subjective (reviews)",
     citation=(
@@ -17,9 +17,8 @@ SUBJ = ShippedTask(
     ),
     splits="80/10/10, stratified, seed 20240: SUBJ has no official split, papers use 10-fold cross-validation",
     split_sizes=(8000, 1000, 1000),
+    label_names=("objective", "subjective"),
+    hub="SetFit/subj",
+    originals=class_files(objective="subj.objective", subjective="subj.subjective"),
+    layout=("`text` and `label_name` (objective, subjective), or the published `subj.objective` and `subj.subjective`"),
 )
-
-
-def load() -> ClassificationTask:
-    """SUBJ: 8,000 train, 1,000 validation and 1,000 test sentences, balanced."""
-    return load_shipped(SUBJ)

@@ -1,5 +1,6 @@
 """Load a causal language model with its tokenizer, put LoRA on it, and save what transformers loads."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def add_lora(
     alpha: float = 16.0,
     dropout: float = 0.05,
     target_modules: str | Sequence[str] = "all-linear",
+    heads: Sequence[str] = (),
 ) -> PeftModel:
     """The model with low-rank adapters, https://arxiv.org/abs/2106.09685, drawn from torch's global generator.
 
@@ -76,6 +78,7 @@ def add_lora(
         dropout: Dropout before the adapters, in [0, 1).
         target_modules: Names of modules, or "all-linear": every linear map of attention and MLP, whatever the
             architecture calls them, but not the output embedding.
+        heads: Names of modules that are fresh and trained whole, as the head of a classifier is.
 
     Raises:
         ConfigurationError: If PEFT finds no such modules or refuses a setting.
@@ -87,9 +90,13 @@ def add_lora(
             lora_dropout=dropout,
             target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
             bias="none",
-            task_type="CAUSAL_LM",
+            task_type=None if heads else "CAUSAL_LM",
+            modules_to_save=list(heads) or None,
         )
-        adapted = get_peft_model(network, config)
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks a model for an attribute that transformers 5.23 has renamed.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            adapted = get_peft_model(network, config)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"The `lora` settings are refused: {str(error).splitlines()[0]}") from error
     assert isinstance(adapted, PeftModel)

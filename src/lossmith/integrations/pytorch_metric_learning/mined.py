@@ -110,6 +110,8 @@ def _check_can(loss: Any, call: Call) -> None:
     mined = call.indices is not None
     if loss.gather or loss.memory is not None:
         fault = "gathers ranks or keeps a memory itself: build it without `gather` and `memory_size`"
+    elif loss.miner is not None:
+        fault = "chooses its rows itself: build it without `miner`, or give no `indices_tuple` and no `ref_emb`"
     elif not call.own and (not tables or record.name == "lifted_structure"):
         fault = "compares the rows of a batch with each other or with its proxies: it takes no `ref_emb`"
     elif call.labels is None and (not tables or _weighs_anchors(record) or not mined):

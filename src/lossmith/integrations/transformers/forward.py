@@ -19,7 +19,7 @@ from lossmith.integrations.transformers.figures import (
     logs_next,
 )
 from lossmith.integrations.transformers.items import ItemKind, count_items
-from lossmith.integrations.transformers.rows import batch_sums, kinds_of_terms
+from lossmith.integrations.transformers.rows import batch_sums, kinds_of_terms, with_token_labels
 from lossmith.nn import LossModule
 from lossmith.nn.base import graph_zero
 from lossmith.nn.linear import Watch
@@ -114,9 +114,14 @@ class LossForward:
                 )
             # DDP returns copies, on which its logits do not depend.
             shared = made[0].hidden_states[-1]
-            inputs["embeddings"] = pool(outputs.hidden_states[-1], given["attention_mask"], self.pooling)
+            hidden = outputs.hidden_states[-1]
+            if batch.embedding_labels is None:
+                inputs["embeddings"] = pool(hidden, given["attention_mask"], self.pooling)
+            else:
+                inputs["embeddings"] = hidden.flatten(0, 1)
         inputs = {name: value for name, value in inputs.items() if name in self.loss.inputs}
         asked = self._asked(batch, num_items)
+        inputs, asked = with_token_labels(self.loss, batch, inputs, asked)
         if not model.training:
             self._note_evaluation(outputs.logits, batch, inputs)
         parts = self._parts(inputs, batch, asked)

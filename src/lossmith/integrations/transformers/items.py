@@ -24,8 +24,8 @@ class ItemKind:
     gather: bool
     """Whether the items of all ranks make one batch."""
     known: bool = field(default=True, compare=False)
-    """Whether labels alone tell how many items there are. How many pairs, triplets, or anchors with a positive there
-    are only the loss can tell: its mean over a micro-batch then counts as one item."""
+    """Whether labels alone tell how many items there are. How many pairs, triplets, or anchors with a positive or
+    left by a miner there are only the loss can tell: its mean over a micro-batch then counts as one item."""
 
 
 def item_kinds(loss: LossModule) -> list[ItemKind]:
@@ -67,7 +67,8 @@ def _is_known(loss: Any) -> bool:
     record = getattr(loss, "record", None)
     if record is None or record.family != "metric":
         return True
-    return record.item not in ("pair", "triplet") and not (record.item == "anchor" and record.needs_positives)
+    some = record.needs_positives or loss.miner is not None
+    return record.item not in ("pair", "triplet") and not (record.item == "anchor" and some)
 
 
 def count_items(kinds: Sequence[ItemKind], batch: AlignedBatch, average: str) -> list[float]:
@@ -75,6 +76,8 @@ def count_items(kinds: Sequence[ItemKind], batch: AlignedBatch, average: str) ->
     counts: list[float] = []
     for kind in kinds:
         valid = batch.restricted(kind.scope) != IGNORE_INDEX
+        if kind.item == "anchor" and batch.embedding_labels is not None:
+            valid = batch.embedding_labels != IGNORE_INDEX
         if kind.region == "sequence" or (kind.item == "token" and average == "sequence"):
             counts.append(float(batch.num_sequences(kind.scope)))
         elif kind.item in ("token", "anchor") and kind.known:

@@ -47,6 +47,7 @@ def batch_sums(
     else:
         source = DenseSource(logits)
     given = {**(inputs or {"labels": batch.labels}), **({"logits": source} if "logits" in loss.inputs else {})}
+    given, asked = with_token_labels(loss, batch, given, asked)
     values = loss.breakdown(**given, reduction="none", **asked)
     by_term = kinds_of_terms(loss, kinds)
     if not all(kind.known for kind in kinds):
@@ -57,6 +58,18 @@ def batch_sums(
     seen = {"nll": -statistics["token_logps"], "entropy": statistics["entropy"]}
     figures = {name: add_up(torch.stack([v.sum(), v.new_tensor(len(v))])) for name, v in seen.items()}
     return sums, figures
+
+
+def with_token_labels(
+    loss: LossModule, batch: AlignedBatch, inputs: dict[str, Any], asked: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs and keywords of a call, with a label per token where every token of a text is an embedding."""
+    if batch.embedding_labels is None:
+        return inputs, asked
+    flat = batch.embedding_labels.flatten()
+    if isinstance(loss, WeightedSum):
+        return inputs, {**asked, "embedding_labels": flat}
+    return {**inputs, "labels": flat}, asked
 
 
 def without_filling(batch: AlignedBatch, state: Any, rank: int) -> AlignedBatch:
@@ -71,8 +84,13 @@ def without_filling(batch: AlignedBatch, state: Any, rank: int) -> AlignedBatch:
         return batch
     rows = len(batch.labels)
     labels = batch.labels.clone()
-    labels[max(state.remainder - rank * rows, 0) :] = IGNORE_INDEX
-    return replace(batch, labels=labels)
+    first = max(state.remainder - rank * rows, 0)
+    labels[first:] = IGNORE_INDEX
+    if batch.embedding_labels is None:
+        return replace(batch, labels=labels)
+    of_tokens = batch.embedding_labels.clone()
+    of_tokens[first:] = IGNORE_INDEX
+    return replace(batch, labels=labels, embedding_labels=of_tokens)
 
 
 def kinds_of_terms(loss: LossModule, kinds: Sequence[ItemKind]) -> dict[str, ItemKind]:

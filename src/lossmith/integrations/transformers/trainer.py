@@ -1,6 +1,7 @@
 """transformers' Trainer with a lossmith loss: at the output embedding of a causal LM, on the logits of other models."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from transformers import Trainer
 from lossmith._checks import check_one_of
 from lossmith.engines.linear_logits import IMPLS
 from lossmith.errors import ConfigurationError
-from lossmith.integrations.batches import AlignedBatch, align
+from lossmith.integrations.batches import AlignedBatch, align, token_labels
 from lossmith.integrations.lm_head import HeadLoss, base_model
+from lossmith.integrations.pooling import POOLINGS, TOKENS
 from lossmith.integrations.transformers.callback import OwnParameters
 from lossmith.integrations.transformers.families import build_loss, check_families
 from lossmith.integrations.transformers.figures import (
@@ -46,7 +48,9 @@ class LossMixin(LossState, LossForward):
             and `embedding_dim` of proxies are taken from the model.
         average: "token" (every label counts the same) or "sequence" (every sequence does; token losses only).
         proxy_lr_multiplier: Proxies learn at the model's learning rate times this, > 0.
-        pooling: How embeddings come from hidden states, for losses that read them: "mean", "cls" or "last".
+        pooling: How embeddings come from hidden states, for losses that read them: "mean", "cls" or "last"; with
+            "tokens" every token of a text that is neither padding nor special is an embedding with the text's label
+            (tokenise with `return_special_tokens_mask=True`).
         impl: The engine for the logits of a causal LM, see `lossmith.LinearLogits`.
         **kwargs: As for the Trainer.
 
@@ -74,7 +78,7 @@ class LossMixin(LossState, LossForward):
     ):
         check_families(loss, self.families, f"a {type(self).__name__}")
         check_one_of("average", average, ("token", "sequence"))
-        check_one_of("pooling", pooling, ("mean", "cls", "last"))
+        check_one_of("pooling", pooling, (*POOLINGS, TOKENS))
         check_one_of("impl", impl, IMPLS)
         if kwargs.get("compute_loss_func") is not None:
             raise ConfigurationError("`compute_loss_func` and `loss` both give a loss: leave one of them out.")
@@ -134,7 +138,10 @@ class LossMixin(LossState, LossForward):
 
     def align(self, inputs: Mapping[str, Any]) -> AlignedBatch:
         """The labels of a batch, as the loss wants them."""
-        return align(inputs, self._scopes, shift=self._causal)
+        batch = align(inputs, self._scopes, shift=self._causal)
+        if self.pooling != TOKENS or "embeddings" not in self.loss.inputs:
+            return batch
+        return replace(batch, embedding_labels=token_labels(inputs, batch.labels))
 
     # The loss
 
@@ -151,7 +158,11 @@ class LossMixin(LossState, LossForward):
             num_items = self._divisors([count_items(self._kinds, batch, self.average)])
         state = self._trainer.state
         self.loss.set_progress(min(state.global_step / state.max_steps, 1.0) if state.max_steps else 1.0)
-        given = {name: value for name, value in inputs.items() if name != "labels" and not self._is_mask(name)}
+        given = {
+            name: value
+            for name, value in inputs.items()
+            if name not in ("labels", "special_tokens_mask") and not self._is_mask(name)
+        }
         # A memory of earlier batches is filled while training only.
         self.loss.train(model.training)
         run = self._at_head if self._head is not None else self._on_logits
@@ -209,6 +220,8 @@ class LossMixin(LossState, LossForward):
         super()._set_signature_columns_if_needed()  # pyright: ignore[reportAttributeAccessIssue]
         columns = self._trainer._signature_columns
         columns += [f"{scope}_mask" for scope in self._scopes if f"{scope}_mask" not in columns]
+        if self.pooling == TOKENS:
+            columns.append("special_tokens_mask")
 
     def _is_mask(self, name: str) -> bool:
         return name.endswith("_mask") and name.removesuffix("_mask") in self._scopes

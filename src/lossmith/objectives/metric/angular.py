@@ -11,11 +11,19 @@ from lossmith.objectives._registry import objective
 from lossmith.objectives.metric._pieces import class_losses, own_class, unit
 
 
+def cosine_scores(
+    embeddings: Float[Tensor, "anchors dim"], proxies: Float[Tensor, "classes dim"], *, scale: float, normalize: bool
+) -> Float[Tensor, "anchors classes"]:
+    """What `arcface_loss` and `cosface_loss` have a softmax read, without their margins."""
+    return scale * (unit(embeddings, normalize) @ unit(proxies, normalize).T)
+
+
 @objective(
     family="metric",
     item="anchor",
     source="https://arxiv.org/abs/1801.07698",
     proxy_shape=("num_classes", "embedding_dim"),
+    class_scores=cosine_scores,
 )
 def arcface_loss(
     embeddings: Float[Tensor, "anchors dim"],
@@ -108,6 +116,7 @@ def _turned_cosines(
     item="anchor",
     source="https://arxiv.org/abs/1801.09414",
     proxy_shape=("num_classes", "embedding_dim"),
+    class_scores=cosine_scores,
 )
 def cosface_loss(
     embeddings: Float[Tensor, "anchors dim"],

@@ -120,7 +120,8 @@ def triplet_margin_loss(
 
     Source:
         Schroff et al. 2015, "FaceNet", eq. 3, https://arxiv.org/abs/1503.03832. Deviation: distances instead of their
-        squares, all triplets of the batch instead of mined ones, a mean over the violating ones instead of a sum.
+        squares, all triplets of the batch instead of mined ones unless it is built with a `miner` ("semi_hard" is the
+        paper's, "hard" batch-hard), a mean over the violating ones instead of a sum.
 
     Use when:
         Only the order of neighbours matters. Late in training few triplets are left and the mean over them is noisy:
@@ -128,7 +129,8 @@ def triplet_margin_loss(
 
     Relatives:
         `contrastive` sets the margins on absolute distances; `lifted_structure` lets all negatives of a pair act
-        at once.
+        at once. With `miner="multi_similarity"` it is the same wherever `miner_epsilon` is not below `margin`: what is
+        left out violates no margin.
 
     Elsewhere:
         pytorch-metric-learning: same value and default, over a list of all triplets. sentence-transformers:
@@ -190,7 +192,8 @@ def multi_similarity_loss(
 
     Source:
         Wang et al. 2019, "Multi-Similarity Loss with General Pair Weighting", eq. 15, https://arxiv.org/abs/1904.06627.
-        Deviation: without the paper's mining of pairs: all of them count, with its weights.
+        Deviation: without the paper's mining of pairs: all of them count, with its weights; built with
+        `miner="multi_similarity"` it mines them.
 
     Use when:
         Batches hold several rows of each class and hard pairs should count most, without mining them.
@@ -200,8 +203,9 @@ def multi_similarity_loss(
         `proxy_anchor` at margin 0 is the same function with proxies as anchors.
 
     Elsewhere:
-        pytorch-metric-learning: same value and defaults; its miner is a separate object. The authors' code mines and
-        drops an anchor without pairs from the sum, not from the divisor. Neither TRL nor sentence-transformers has it.
+        pytorch-metric-learning: same value and defaults; its miner is a separate object. It and the authors' code,
+        which mines, drop an anchor without pairs from the sum, not from the divisor; our miner drops it from both.
+        Neither TRL nor sentence-transformers has it.
 
     Example:
         >>> same = torch.tensor([[False, True, False], [True, False, False], [False, False, False]])

@@ -9,12 +9,63 @@ from lossmith.objectives._registry import objective
 from lossmith.objectives.metric._pieces import class_losses, own_class, softplus, unit
 
 
+def _centre_similarities(
+    embeddings: Float[Tensor, "anchors dim"],
+    proxies: Float[Tensor, "classes centers dim"],
+    gamma: float,
+    normalize: bool,
+) -> Float[Tensor, "anchors classes"]:
+    """Similarity to each class: that to its centres, softly the nearest."""
+    similarities = torch.einsum("ad,ckd->ack", unit(embeddings, normalize), unit(proxies, normalize))
+    return (torch.softmax(similarities / gamma, dim=-1) * similarities).sum(-1)
+
+
+def soft_triple_scores(
+    embeddings: Float[Tensor, "anchors dim"],
+    proxies: Float[Tensor, "classes centers dim"],
+    *,
+    scale: float,
+    gamma: float,
+    normalize: bool,
+) -> Float[Tensor, "anchors classes"]:
+    """What `soft_triple_loss` has a softmax read, without its margin."""
+    return scale * _centre_similarities(embeddings, proxies, gamma, normalize)
+
+
+def proxy_anchor_scores(
+    embeddings: Float[Tensor, "anchors dim"], proxies: Float[Tensor, "classes dim"], *, alpha: float, normalize: bool
+) -> Float[Tensor, "anchors classes"]:
+    """Cosines to the proxies at the steepness of `proxy_anchor_loss`, which is no softmax itself."""
+    return alpha * unit(embeddings, normalize) @ unit(proxies, normalize).T
+
+
+def proxy_nca_scores(
+    embeddings: Float[Tensor, "anchors dim"], proxies: Float[Tensor, "classes dim"], *, scale: float, normalize: bool
+) -> Float[Tensor, "anchors classes"]:
+    """What `proxy_nca_loss` has a softmax read: negative squared distances, up to a constant of each row."""
+    embeddings, proxies = unit(embeddings, normalize), unit(proxies, normalize)
+    # |x|^2 is the same for every class and leaves the softmax, and with it the cancellation of large lengths.
+    return scale * (2 * embeddings @ proxies.T - proxies.square().sum(-1))
+
+
+def normalized_softmax_scores(
+    embeddings: Float[Tensor, "anchors dim"],
+    proxies: Float[Tensor, "classes dim"],
+    *,
+    temperature: float,
+    normalize: bool,
+) -> Float[Tensor, "anchors classes"]:
+    """What `normalized_softmax_loss` has a softmax read."""
+    return unit(embeddings, normalize) @ unit(proxies, normalize).T / temperature
+
+
 @objective(
     family="metric",
     item="anchor",
     source="https://arxiv.org/abs/1909.05235",
     proxy_shape=("num_classes", "centers_per_class", "embedding_dim"),
     module_hyperparameters={"centers_per_class": 10},
+    class_scores=soft_triple_scores,
 )
 def soft_triple_loss(
     embeddings: Float[Tensor, "anchors dim"],
@@ -73,8 +124,7 @@ def soft_triple_loss(
     check_positive("scale", scale)
     check_positive("gamma", gamma)
     check_finite("margin", margin)
-    similarities = torch.einsum("ad,ckd->ack", unit(embeddings, normalize), unit(proxies, normalize))
-    class_similarities = (torch.softmax(similarities / gamma, dim=-1) * similarities).sum(-1)
+    class_similarities = _centre_similarities(embeddings, proxies, gamma, normalize)
     own = own_class(labels, proxies.shape[0]).to(class_similarities.dtype)
     return class_losses(scale * (class_similarities - margin * own), labels)
 
@@ -85,6 +135,7 @@ def soft_triple_loss(
     source="https://arxiv.org/abs/2003.13911",
     batch_coupled=True,
     proxy_shape=("num_classes", "embedding_dim"),
+    class_scores=proxy_anchor_scores,
 )
 def proxy_anchor_loss(
     embeddings: Float[Tensor, "anchors dim"],
@@ -153,6 +204,7 @@ def proxy_anchor_loss(
     item="anchor",
     source="https://arxiv.org/abs/1703.07464",
     proxy_shape=("num_classes", "embedding_dim"),
+    class_scores=proxy_nca_scores,
 )
 def proxy_nca_loss(
     embeddings: Float[Tensor, "anchors dim"],
@@ -201,9 +253,7 @@ def proxy_nca_loss(
         tensor([0.1269])
     """
     check_positive("scale", scale)
-    embeddings, proxies = unit(embeddings, normalize), unit(proxies, normalize)
-    # |x|^2 is the same for every class and leaves the softmax, and with it the cancellation of large lengths.
-    return class_losses(scale * (2 * embeddings @ proxies.T - proxies.square().sum(-1)), labels)
+    return class_losses(proxy_nca_scores(embeddings, proxies, scale=scale, normalize=normalize), labels)
 
 
 @objective(
@@ -211,6 +261,7 @@ def proxy_nca_loss(
     item="anchor",
     source="https://arxiv.org/abs/1811.12649",
     proxy_shape=("num_classes", "embedding_dim"),
+    class_scores=normalized_softmax_scores,
 )
 def normalized_softmax_loss(
     embeddings: Float[Tensor, "anchors dim"],
@@ -258,4 +309,5 @@ def normalized_softmax_loss(
         tensor([0.3133])
     """
     check_positive("temperature", temperature)
-    return class_losses(unit(embeddings, normalize) @ unit(proxies, normalize).T / temperature, labels)
+    scores = normalized_softmax_scores(embeddings, proxies, temperature=temperature, normalize=normalize)
+    return class_losses(scores, labels)

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lossmith.report.wording import one_line, wrapped
+from lossmith.explain.text import one_line, wrapped
 
 INK, MUTED, GRID, PAPER = "#1f2328", "#667080", "#d8dee4", "#fffffe"
 CSS_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
@@ -76,6 +76,11 @@ def loss_styles(losses: Sequence[str], baseline: str) -> dict[str, LossStyle]:
         turn = index // len(HUES) % len(MARKERS)
         styles[loss] = LossStyle(colour=HUES[index % len(HUES)], marker=MARKERS[turn], dashes=DASHES[turn])
     return styles
+
+
+def model_styles(models: Sequence[str], baseline: str | None) -> dict[str, LossStyle]:
+    """One look per model; the baseline, or the first model where there is none among them, is grey."""
+    return loss_styles(models, baseline if baseline is not None and baseline in models else models[0])
 
 
 @contextmanager

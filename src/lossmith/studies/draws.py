@@ -1,0 +1,83 @@
+"""Which texts a block of a classification trains on, is calibrated on and is tested on."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lossmith.studies.config import StudyConfig
+from lossmith.tasks import ClassificationTask, Example, draw_shots, fold_task
+
+if TYPE_CHECKING:
+    from lossmith.studies.classification import ClassificationSetting
+
+
+def task_of_block(task: ClassificationTask, config: StudyConfig, seed: int) -> ClassificationTask:
+    """The task of a block: with folds, tested on the block's fold and trained on the others; the test cut to size."""
+    if config.folds is not None:
+        task = fold_task(task, fold=seed % config.folds, folds=config.folds, seed=config.fold_seed)
+    if config.test_examples is None:
+        return task
+    return dataclasses.replace(task, test=tuple(some(task.test, config.test_examples, config.split_seed)))
+
+
+def trained_on(setting: "ClassificationSetting", seed: int) -> list[Example]:
+    """The training texts of a block, in their drawn order."""
+    task = setting.task_of(seed)
+    return [task.train[index] for index in drawn_rows(setting, seed)]
+
+
+def drawn_rows(setting: "ClassificationSetting", seed: int) -> tuple[int, ...]:
+    """Places of a block's training texts among the train rows of its task, in their drawn order."""
+    config = setting.config
+    return draw_shots(
+        setting.task_of(seed),
+        seed=seed,
+        shots_per_class=config.shots,
+        shots_total=config.shots_total,
+        stratified=config.draw == "stratified",
+    )
+
+
+def calibration_rows(setting: "ClassificationSetting", seed: int) -> list[Example]:
+    """Texts that a block neither trains nor tests on: validation rows, else train rows that were not drawn."""
+    config, task = setting.config, setting.task_of(seed)
+    free = list(task.validation)
+    if not free:
+        drawn = set(drawn_rows(setting, seed))
+        free = [example for place, example in enumerate(task.train) if place not in drawn]
+    return some(free, config.calibration_examples, config.split_seed)
+
+
+def some(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """So many of the examples, or all of them, in their order; the same ones for one seed."""
+    if count >= len(examples):
+        return list(examples)
+    rows = np.random.Generator(np.random.PCG64(seed)).choice(len(examples), count, replace=False)
+    return [examples[int(row)] for row in sorted(rows)]
+
+
+def has_pairs(task: ClassificationTask) -> bool:
+    """Whether a task's texts come in pairs."""
+    return task.train[0].pair is not None
+
+
+def fold_notices(config: StudyConfig) -> list[str]:
+    """What a reader of a cross-validation must know."""
+    if config.folds is None:
+        return []
+    blocks = config.blocks
+    missing = sorted(set(range(config.folds)) - {seed % config.folds for seed in blocks})
+    notices = []
+    if missing:
+        notices.append(
+            f"Of {config.folds} folds, {', '.join(map(str, missing))} {'is' if len(missing) == 1 else 'are'} never "
+            f"tested: give `seeds` of at least {config.folds} consecutive numbers for a whole cross-validation."
+        )
+    if config.shots is None and config.shots_total is None:
+        notices.append(
+            "Blocks of a cross-validation train on rows that overlap, so the differences depend on each other and the "
+            "interval is too narrow (Nadeau and Bengio 2003)."
+        )
+    return notices
