@@ -23,11 +23,12 @@ def train_tiny(folder: Path, data: Path, model: Path, **changes) -> Path:
         "model": str(model),
         "losses": [LOSS],
         "baseline": LOSS,
-        "seeds": [0],
+        "seeds": [1],
         "shots": 8,
-        "epochs": 4,
+        "epochs": 8,
         "batch_size": 8,
-        "learning_rate": 1e-2,
+        "learning_rate": 2e-2,
+        "head": "pooled",  # whose head learns something of so little
         "device": "cpu",
     }
     train(make_config(settings | changes), folder)
@@ -134,6 +135,7 @@ def test_labels_give_an_accuracy_and_strange_ones_a_note(lossmith, model, tmp_pa
         return lossmith("predict", model, data, "--label-column", "gold", "--device", "cpu")[1]
 
     guesses = [one.guess for one in predict(model, [row["text"] for row in ROWS], device="cpu")]
+    assert set(guesses) == {"negative", "positive"}
     assert errors_for(guesses) == "accuracy 100.0% of 30 labelled texts.\n"
     assert errors_for([*guesses[:20], *[""] * 10]) == "accuracy 100.0% of 20 labelled texts.\n"
     some = errors_for([*guesses[:27], *["odd"] * 3])
@@ -182,12 +184,12 @@ def test_lines_from_standard_input(lossmith, model, monkeypatch):
 
 
 @pytest.mark.filterwarnings("always::lossmith.errors.LossmithWarning")
-def test_a_model_of_transformers_alone_gets_a_note(lossmith, model, table, tmp_path):
+def test_a_model_of_transformers_alone_gets_a_note(lossmith, base, table, tmp_path):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     folder = tmp_path / "plain"
-    AutoModelForSequenceClassification.from_pretrained(model).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    AutoModelForSequenceClassification.from_pretrained(base, num_labels=2).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
     out, err = lossmith("predict", folder, table, "--threshold", "0.5", "--device", "cpu")
     assert "note:" in err
     assert "only its head can be asked, and its probabilities are not calibrated" in err

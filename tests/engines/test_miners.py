@@ -137,6 +137,16 @@ def test_which_anchors_are_left(name: str, chunks: list[slice]) -> None:
     assert left.tolist() == Miner(name=name).mine(rows.statistics(ROWS))["same"].any(-1).tolist()
 
 
+@pytest.mark.parametrize("name", ["hard", "multi_similarity"])
+def test_empty_places_of_a_memory_are_no_negatives(name: str) -> None:
+    vectors = torch.randn(5, 3, generator=torch.Generator().manual_seed(6))
+    labels = torch.tensor([4, 4, 4, IGNORED, IGNORED])
+    rows = SimilarityRows(vectors[:3], labels[:3], vectors, labels)
+    assert not bool(Miner(name=name).left(rows, ROWS, [slice(0, 3)]).any())
+    labels[4] = 5
+    assert bool(Miner(name="hard").left(rows, ROWS, [slice(0, 3)]).all())
+
+
 @pytest.mark.parametrize("name", MINERS[1:])
 def test_no_rows_at_all(name: str) -> None:
     nothing = torch.zeros(0, 3)

@@ -36,7 +36,7 @@ def plain(trials):
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("calm") / "trials.sqlite")
+    return run(tmp_path_factory.mktemp("calm") / "trials.log")
 
 
 def test_the_first_trial_is_the_untuned_one_and_later_ones_lie_in_the_space(calm):
@@ -64,7 +64,7 @@ def test_a_killed_search_goes_on_to_the_same_trials(calm, tmp_path):
                 yield score
 
         try:
-            trials = run(tmp_path / "trials.sqlite", objective)
+            trials = run(tmp_path / "trials.log", objective)
         except KeyboardInterrupt:
             stops += 1
             continue
@@ -73,18 +73,27 @@ def test_a_killed_search_goes_on_to_the_same_trials(calm, tmp_path):
     assert plain(trials) == plain(calm)
 
 
+def test_half_a_line_and_a_lock_that_a_kill_left_are_dropped(calm, tmp_path):
+    file = tmp_path / "trials.log"
+    run(file, trials=4)
+    (tmp_path / "trials.log.lock").touch()
+    file.write_bytes(file.read_bytes()[:-9])
+    assert plain(run(file)) == plain(calm)
+    assert plain(run(file)) == plain(calm)
+
+
 def test_a_finished_search_asks_for_nothing_and_a_longer_one_only_for_the_rest(calm, tmp_path):
-    run(tmp_path / "trials.sqlite", trials=3)
+    run(tmp_path / "trials.log", trials=3)
     told = []
-    run(tmp_path / "trials.sqlite", trials=3, on_trial=lambda *what: told.append(what))
+    run(tmp_path / "trials.log", trials=3, on_trial=lambda *what: told.append(what))
     assert told == []
-    run(tmp_path / "trials.sqlite", trials=4, on_trial=lambda number, trial: told.append((number, trial is None)))
+    run(tmp_path / "trials.log", trials=4, on_trial=lambda number, trial: told.append((number, trial is None)))
     assert told == [(3, True), (3, False)]
 
 
 def test_block_and_loss_seed_the_proposals(calm, tmp_path):
     for place, key in enumerate([(1, "focal"), (0, "dft")]):
-        other = run(tmp_path / f"{place}.sqlite", trials=2, key=key)
+        other = run(tmp_path / f"{place}.log", trials=2, key=key)
         assert other[0].values == calm[0].values
         assert other[1].values != calm[1].values
 
@@ -98,9 +107,9 @@ def test_losers_stop_early_and_count_and_the_best_is_never_one_of_them(tmp_path)
         for _ in range(3):
             asked[-1] += 1
             # The sixth is far behind from the start; the seventh falls behind on the second fold.
-            yield [0.5, 0.6, 0.7, 0.8, 0.55, 0.1, [0.9, 0.0, 1.0][asked[-1] - 1]][place]
+            yield [0.5, 0.6, 0.7, 0.8, 0.66, 0.1, [0.9, 0.0, 1.0][asked[-1] - 1]][place]
 
-    trials = run(tmp_path / "trials.sqlite", objective, trials=7)
+    trials = run(tmp_path / "trials.log", objective, trials=7)
     assert [trial.state for trial in trials] == ["finished"] * 5 + ["pruned"] * 2
     assert asked == [3, 3, 3, 3, 3, 1, 2]
     assert trials[6].folds == [0.9, 0.0]
@@ -110,7 +119,7 @@ def test_losers_stop_early_and_count_and_the_best_is_never_one_of_them(tmp_path)
 
 def test_few_trials_stop_nobody(tmp_path):
     places = iter(range(STARTUP))
-    trials = run(tmp_path / "trials.sqlite", lambda values: iter([1.0 - next(places)] * 3), trials=STARTUP)
+    trials = run(tmp_path / "trials.log", lambda values: iter([1.0 - next(places)] * 3), trials=STARTUP)
     assert [trial.state for trial in trials] == ["finished"] * STARTUP
 
 
@@ -120,7 +129,7 @@ def test_where_less_is_better_large_values_are_the_losers(tmp_path):
     def objective(values):
         yield from [next(levels)] * 3
 
-    trials = run(tmp_path / "trials.sqlite", objective, trials=6, higher_is_better=False)
+    trials = run(tmp_path / "trials.log", objective, trials=6, higher_is_better=False)
     assert [trial.state for trial in trials] == ["finished"] * 4 + ["pruned", "finished"]
     assert best_of(trials, higher_is_better=False) == 5
 
@@ -135,7 +144,7 @@ def test_a_training_that_is_not_finite_is_a_trial_of_the_budget(tmp_path):
             raise TrainingDivergedError(3, [1.0])
         yield math.nan if len(calls) == 3 else 0.6
 
-    trials = run(tmp_path / "trials.sqlite", objective, trials=4, folds=2)
+    trials = run(tmp_path / "trials.log", objective, trials=4, folds=2)
     assert [trial.state for trial in trials] == ["finished", "failed", "failed", "finished"]
     assert len(calls) == 4
     assert trials[1].folds == []
@@ -148,7 +157,7 @@ def test_what_breaks_a_training_otherwise_is_not_hidden(tmp_path):
         yield
 
     with pytest.raises(OSError, match="the model has gone"):
-        run(tmp_path / "trials.sqlite", objective)
+        run(tmp_path / "trials.log", objective)
 
 
 def test_ties_go_to_the_earlier_trial():
@@ -157,17 +166,18 @@ def test_ties_go_to_the_earlier_trial():
 
 
 def test_nothing_to_tune_is_one_trial(tmp_path):
-    trials = run(tmp_path / "trials.sqlite", lambda values: iter([0.5] * 3), space=())
+    trials = run(tmp_path / "trials.log", lambda values: iter([0.5] * 3), space=())
     assert plain(trials) == [({}, "finished", [0.5] * 3)]
 
 
-def test_a_file_that_holds_no_trials_is_one_sentence(tmp_path):
-    (tmp_path / "trials.sqlite").write_bytes(b"no database at all, but long enough to be looked at " * 40)
-    with pytest.raises(EvidenceError, match=r"trials\.sqlite` cannot be read: .* Remove the file to begin again"):
-        run(tmp_path / "trials.sqlite")
+@pytest.mark.parametrize("text", ["no journal at all\nnot here either\n", '{"op": 3}\n{"op_code": 77}\n', "[]\n"])
+def test_a_file_that_holds_no_trials_is_one_sentence(tmp_path, text):
+    (tmp_path / "trials.log").write_text(text, encoding="utf-8")
+    with pytest.raises(EvidenceError, match=r"trials\.log` cannot be read: remove the file to begin again"):
+        run(tmp_path / "trials.log")
 
 
 def test_a_folder_that_is_a_file_is_one_sentence(tmp_path):
     (tmp_path / "seed-0").write_text("x", encoding="utf-8")
     with pytest.raises(EvidenceError, match="a file stands where the folder should be"):
-        run(tmp_path / "seed-0" / "trials.sqlite")
+        run(tmp_path / "seed-0" / "trials.log")

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from lossmith.cli import baseline, library, predict, rank, studies, tune
+from lossmith.cli import baseline, explain, library, predict, rank, studies, tune
 from lossmith.cli.shared import plain
 from lossmith.errors import ConfigurationError, LossmithError, LossmithWarning
 
@@ -31,6 +31,7 @@ for command in (
     studies.train,
     predict.predict,
     studies.report,
+    explain.explain,
     rank.rank,
     baseline.baseline,
     studies.tokenize,
@@ -44,6 +45,7 @@ app.add_typer(library.losses_app, name="losses")
 
 SPREAD = {
     "compare": ("--losses",),
+    "explain": ("--losses",),
     "tune": ("--losses",),
     "bench": ("--tokens", "--hidden", "--vocab", "--ignored", "--dtype", "--loss", "--engine", "--against"),
 }

@@ -115,7 +115,7 @@ def _calibration_figure(found: Calibration, baseline: str | None) -> "Figure":
             axes.set_title(f"{figure_label(model, width=28)}\nECE {error:.3f}", loc="left", fontsize=9)
             axes.set_xlim(0, 1.02)
             axes.set_ylim(0, 1.02)
-            axes.set_xlabel("confidence; bars: share of examples", fontsize=8.5)
+            axes.set_xlabel("confidence", fontsize=9)
             if place % columns == 0:
                 axes.set_ylabel("accuracy", fontsize=9)
     return figure

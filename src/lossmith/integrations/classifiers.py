@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,8 +225,8 @@ def _said_of(folder: Path) -> Iterator[None]:
 
 def _label_names(folder: Path) -> tuple[str, ...]:
     # By transformers, since names such as LABEL_0 are left out of the file.
-    names = AutoConfig.from_pretrained(folder, trust_remote_code=False).id2label
-    return tuple(names[place] for place in range(len(names)))
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return tuple(config.id2label[place] for place in range(len(config.id2label)))
 
 
 def _load_loss(folder: Path, text: str, *, num_classes: int, dim: int) -> LossModule:
@@ -262,12 +262,13 @@ def trained_scores(loss: LossModule | None, embeddings: Tensor) -> Tensor | None
 
     Where several terms own proxies, their log-probabilities are averaged.
     """
-    parts = [] if loss is None else [part for part in loss.modules() if getattr(part, "scores_classes", False)]
+    parts: list[Any] = []
+    if loss is not None:
+        parts += [part for part in loss.modules() if getattr(part, "scores_classes", False)]
     if not parts:
         return None
     with torch.no_grad():
-        own: Sequence[Any] = parts
-        scores = [part.class_scores(embeddings.to(next(part.parameters()).device)).cpu() for part in own]
+        scores = [part.class_scores(embeddings.to(next(part.parameters()).device)).cpu() for part in parts]
     return scores[0] if len(scores) == 1 else torch.stack([torch.log_softmax(part, -1) for part in scores]).mean(0)
 
 

@@ -198,7 +198,7 @@ class _Block:
 
         try:
             return search(
-                folder / "trials.sqlite",
+                folder / "trials.log",
                 space,
                 objective,
                 trials=self.config.trials,

@@ -45,7 +45,7 @@ class TuningConfig(BaseModel):
     def _usable(self) -> "TuningConfig":
         settings = self.study.settings()
         try:
-            type(self.study)(**settings | {"metric": self.objective})
+            type(self.study).model_validate(settings | {"metric": self.objective})
         except ValidationError:
             raise ValueError(
                 f"`inner_metric` must be a metric of the test, got '{self.inner_metric}'."

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from lossmith.errors import EvidenceError, TrainingDivergedError
 from lossmith.evidence.folders import cannot_write
@@ -27,8 +27,6 @@ COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 """States of the trials that the budget pays for; what a kill left is done again."""
 STARTUP = 4
 """Trials of any search that are not chosen by earlier ones, the untuned one among them; a third where that is more."""
-BUSY_SECONDS = 30.0
-"""How long a statement waits for another process that looks into the file."""
 LOSER, MIDDLING = 25, 50
 """Percentile of earlier trials on the same folds below which a trial stops: after one fold, and after more."""
 
@@ -73,7 +71,7 @@ def search(
     killed and continued proposes what an undisturbed one does. One process at a time may hold `file`.
 
     Args:
-        file: SQLite file of Optuna's; made if it is not there.
+        file: Optuna's journal; made if it is not there.
         space: What is tuned; with nothing in it the untuned trial is the only one.
         objective: Scores a choice of values.
         trials: How many trials there are in the end.
@@ -182,32 +180,17 @@ def _sampler(key: tuple[int, str], place: int, trials: int) -> optuna.samplers.B
     return optuna.samplers.TPESampler(seed=int(state[0]), n_startup_trials=max(STARTUP, trials // 3))
 
 
-def _connected(file: Path) -> sqlite3.Connection:
-    # A trial takes a score of commits: in WAL with NORMAL they survive SIGKILL without waiting for the disk each.
-    connection = sqlite3.connect(file, timeout=BUSY_SECONDS, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    return connection
-
-
 @contextlib.contextmanager
 def _study(file: Path, key: tuple[int, str], higher_is_better: bool) -> Iterator[optuna.Study]:
     """The study in `file`."""
-    storage = _opened(file)
-    try:
-        with quiet():
-            yield optuna.create_study(
-                storage=storage,
-                study_name=f"{key[1]}, seed {key[0]}",
-                direction="maximize" if higher_is_better else "minimize",
-                pruner=FoldPruner(),
-                load_if_exists=True,
-            )
-    except optuna.exceptions.StorageInternalError as error:
-        raise EvidenceError(f"The trials in `{file}` cannot be kept: {str(error).splitlines()[0]}") from error
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
+    with quiet():
+        yield optuna.create_study(
+            storage=_opened(file),
+            study_name=f"{key[1]}, seed {key[0]}",
+            direction="maximize" if higher_is_better else "minimize",
+            pruner=FoldPruner(),
+            load_if_exists=True,
+        )
 
 
 @contextlib.contextmanager
@@ -221,15 +204,21 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(verbosity)
 
 
-def _opened(file: Path) -> optuna.storages.RDBStorage:
+def _opened(file: Path) -> optuna.storages.BaseStorage:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": lambda: _connected(file)})
+        _mend(file)
+        return JournalStorage(JournalFileBackend(str(file), lock_obj=JournalFileOpenLock(str(file))))
     except OSError as error:
         raise cannot_write(file, error) from error
-    except (sqlite3.Error, SQLAlchemyError, RuntimeError) as error:
-        # RuntimeError: another version of Optuna made the file.
-        reason = str(error).splitlines()[0]
-        raise EvidenceError(
-            f"The trials in `{file}` cannot be read: {reason} Remove the file to begin again."
-        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        # A line that is no entry of Optuna's.
+        raise EvidenceError(f"The trials in `{file}` cannot be read: remove the file to begin again.") from error
+
+
+def _mend(file: Path) -> None:
+    """Drop what a kill left: a lock that nobody holds, and the part of a line that nothing could be appended to."""
+    Path(f"{file}.lock").unlink(missing_ok=True)
+    if file.is_file():
+        with file.open("rb+") as lines:
+            lines.truncate(lines.read().rfind(b"\n") + 1)

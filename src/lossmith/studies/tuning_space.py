@@ -189,7 +189,8 @@ def _shipped(config: SharedConfig, composition: Composition) -> Iterable[Paramet
     for name in untuned:
         loss, dot, hyperparameter = name.partition(".")
         if dot and hyperparameter in RANGES.get(loss, {}):
-            yield _widened(name, untuned, *RANGES[loss][hyperparameter])
+            low, high, *log = RANGES[loss][hyperparameter]
+            yield _widened(name, untuned, low, high, bool(log))
 
 
 def _widened(name: str, untuned: Mapping[str, Value], low: float, high: float, log: bool = False) -> Parameter:
@@ -315,7 +316,7 @@ def _try(config: SharedConfig, loss: str, part: Parameter, value: Value) -> None
         raise ConfigurationError(f"`space.b` must lie between 0 and 1, where both terms count, got {value}.")
     try:
         settings, text = tuned(config, loss, {part.name: value})
-        type(config)(**settings.settings())
+        type(config).model_validate(settings.settings())
         sizes = dict.fromkeys(parse_composition(text).required, 2)
         build(text, **sizes)
     except ValidationError as error:
