@@ -20,7 +20,7 @@ from lossmith.explain import (
 )
 from lossmith.explain.faithfulness import Faithful
 from lossmith.studies import make_config
-from lossmith.studies.explained import ExplainedStudy
+from lossmith.studies.explained_results import ExplainedStudy
 from lossmith.studies.explained_run import Sample
 from lossmith.tasks import Example
 
@@ -55,6 +55,8 @@ def fake_explained(*, losses=LOSSES, seeds=(0, 1, 2), names=("negative", "positi
     weights = each(
         lambda place, draw: ExampleWeights(norms={"logits": draw.random(COUNT)}, difficulty=draw.random(COUNT))
     )
+    probabilities = {loss: {seed: softmax(own) for seed, own in by.items()} for loss, by in logits.items()}
+    predicted = {loss: {seed: own.argmax(1) for seed, own in by.items()} for loss, by in logits.items()}
     first = {loss: by[seeds[0]] for loss, by in embeddings.items()}
     proxies = {losses[-1]: Proxies(vectors=np.eye(8)[: len(names)], labels=np.arange(len(names)))}
     values = {
@@ -69,12 +71,10 @@ def fake_explained(*, losses=LOSSES, seeds=(0, 1, 2), names=("negative", "positi
         "by_own_distance": accuracy_by_decile(right, np.arange(COUNT)[::-1], quantity="own distance"),
         "by_length": accuracy_by_decile(right, np.arange(COUNT) // 7, quantity="length in tokens"),
         "geometry": embedding_geometry(embeddings, labels),
-        "calibration": calibration({l: {s: softmax(own) for s, own in by.items()} for l, by in logits.items()}, labels),
+        "calibration": calibration(probabilities, labels),
         "faithfulness": Faithfulness(rows=tuple(_faithful(loss, seed) for loss in losses for seed in seeds)),
         "stability": attribution_stability(attributions),
-        "disagreements": find_disagreements(
-            {l: {s: own.argmax(1) for s, own in by.items()} for l, by in logits.items()}, labels, baseline=losses[0]
-        ),
+        "disagreements": find_disagreements(predicted, labels, baseline=losses[0]),
         "weights": weight_curves(weights),
         "attributions": attributions,
         "notices": (),

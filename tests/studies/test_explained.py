@@ -14,6 +14,7 @@ from lossmith.errors import ConfigurationError, EvidenceError
 from lossmith.evidence import EvidenceStore
 from lossmith.studies import compare, make_config, open_results
 from lossmith.studies import explained as module
+from lossmith.studies import explained_results as results_module
 from lossmith.studies.explained import explain_study
 from lossmith.studies.explained_run import draw_sample, proxies_of
 
@@ -106,8 +107,8 @@ def test_all_analyses_are_there_for_every_run(explained):
 
 
 def test_a_second_call_trains_and_attributes_nothing_and_says_the_same(explained, results, untrained, monkeypatch):
-    monkeypatch.setattr(module, "pretrained_outputs", None)
-    monkeypatch.setattr(module, "embedding_maps", None)
+    monkeypatch.setattr(results_module, "pretrained_outputs", None)
+    monkeypatch.setattr(results_module, "embedding_maps", None)
     heard = Silent()
     again = explain_study(results, **LOOK, listener=heard)
     assert (heard.planned, heard.finished, heard.began) == (4, 4, [])

@@ -7,7 +7,8 @@ from lossmith.errors import ConfigurationError
 from lossmith.nn import parse_composition
 from lossmith.studies import StudyConfig, compare_command
 from lossmith.studies.tuning_config import apply_tuning_overrides, make_tuning_config, tune_command
-from lossmith.studies.tuning_space import RANGES, search_space, tuned
+from lossmith.studies.tuning_ranges import RANGES
+from lossmith.studies.tuning_space import search_space, tuned
 
 JOINT = "0.4*cross_entropy + 0.6*soft_triple"
 

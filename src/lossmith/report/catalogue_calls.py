@@ -170,10 +170,10 @@ SETTINGS = (
         "Compares an anchor with some rows only, chosen by the values of the batch and held constant. `'hard'`: the "
         "farthest positive and the nearest negative (batch-hard, Hermans et al. 2017, arXiv 1703.07737). "
         "`'multi_similarity'`: negatives nearer than the farthest positive and positives farther than the nearest "
-        "negative, each with a slack of `miner_epsilon` (0.1, in the unit of the similarities or distances that the loss "
-        "reads; Wang et al. 2019, arXiv 1904.06627). `'semi_hard'`, for `triplet_margin` alone: with each positive the "
-        "negatives farther than it and within the margin (Schroff et al. 2015, arXiv 1503.03832). Rows of a memory and "
-        "of other ranks are chosen from too. An anchor that nothing is left of does not count.",
+        "negative, each with a slack of `miner_epsilon` (0.1, in the unit of the similarities or distances that the "
+        "loss reads; Wang et al. 2019, arXiv 1904.06627). `'semi_hard'`, for `triplet_margin` alone: with each "
+        "positive the negatives farther than it and within the margin (Schroff et al. 2015, arXiv 1503.03832). Rows "
+        "of a memory and of other ranks are chosen from too. An anchor that nothing is left of does not count.",
     ),
     ("`running_kl=True`", "`kto`", "`kl` is averaged over all calls in training mode, and may be left out."),
     (

@@ -17,7 +17,7 @@ from lossmith.report.explanation_words import (
 )
 from lossmith.report.tables import Cell, Column, Table, to_csv
 from lossmith.report.wording import p_value
-from lossmith.studies.explained import ExplainedStudy
+from lossmith.studies.explained_results import ExplainedStudy
 
 NOTE = (
     "The intervals are those of a paired t over seeds and describe one measure at a time: they are not corrected for "

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from lossmith.report.gallery import ReportFigure
-from lossmith.studies.explained import ExplainedStudy
+from lossmith.studies.explained_results import ExplainedStudy
 
 
 def explanation_figures(study: ExplainedStudy) -> tuple[ReportFigure, ...]:

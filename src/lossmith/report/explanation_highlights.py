@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lossmith.studies.explained import ExplainedStudy
+from lossmith.studies.explained_results import ExplainedStudy
 
 METHOD = "integrated_gradients"
 MOST = 3

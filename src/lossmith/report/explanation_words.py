@@ -8,7 +8,7 @@ from lossmith.evidence.statistics import PairedComparison, paired_t
 from lossmith.explain.text import MISSING, one_line
 from lossmith.report.tables import Cell, Column, Table
 from lossmith.report.wording import known
-from lossmith.studies.explained import ExplainedStudy
+from lossmith.studies.explained_results import ExplainedStudy
 
 FAR = 3
 """The last deciles that count as far, long or hard."""
