@@ -99,22 +99,28 @@ def test_block_and_loss_seed_the_proposals(calm, tmp_path):
 
 
 def test_losers_stop_early_and_count_and_the_best_is_never_one_of_them(tmp_path):
+    levels = [
+        *([level] * 3 for level in (0.5, 0.6, 0.7, 0.8, 0.66)),
+        [0.1, 1.0, 1.0],  # far behind after one fold
+        [0.9, 0.0, 1.0],  # behind most after two
+        [0.58, 1.0, 0.9],  # behind most after one fold, which is no reason to stop
+        [0.9, 0.9, 0.0],  # behind after all folds, when there is nothing to save
+    ]
     asked = []
 
     def objective(values):
         place = len(asked)
         asked.append(0)
-        for _ in range(3):
+        for level in levels[place]:
             asked[-1] += 1
-            # The sixth is far behind from the start; the seventh falls behind on the second fold.
-            yield [0.5, 0.6, 0.7, 0.8, 0.66, 0.1, [0.9, 0.0, 1.0][asked[-1] - 1]][place]
+            yield level
 
-    trials = run(tmp_path / "trials.log", objective, trials=7)
-    assert [trial.state for trial in trials] == ["finished"] * 5 + ["pruned"] * 2
-    assert asked == [3, 3, 3, 3, 3, 1, 2]
+    trials = run(tmp_path / "trials.log", objective, trials=9)
+    assert [trial.state for trial in trials] == ["finished"] * 5 + ["pruned"] * 2 + ["finished"] * 2
+    assert asked == [3, 3, 3, 3, 3, 1, 2, 3, 3]
     assert trials[6].folds == [0.9, 0.0]
     assert trials[6].score is None
-    assert best_of(trials, higher_is_better=True) == 3
+    assert best_of(trials, higher_is_better=True) == 7
 
 
 def test_few_trials_stop_nobody(tmp_path):
@@ -124,14 +130,14 @@ def test_few_trials_stop_nobody(tmp_path):
 
 
 def test_where_less_is_better_large_values_are_the_losers(tmp_path):
-    levels = iter([0.5, 0.6, 0.7, 0.8, 2.0, 0.1])
+    levels = iter([0.5, 0.6, 0.7, 0.8, 0.62, 2.0, 0.1])
 
     def objective(values):
         yield from [next(levels)] * 3
 
-    trials = run(tmp_path / "trials.log", objective, trials=6, higher_is_better=False)
-    assert [trial.state for trial in trials] == ["finished"] * 4 + ["pruned", "finished"]
-    assert best_of(trials, higher_is_better=False) == 5
+    trials = run(tmp_path / "trials.log", objective, trials=7, higher_is_better=False)
+    assert [trial.state for trial in trials] == ["finished"] * 5 + ["pruned", "finished"]
+    assert best_of(trials, higher_is_better=False) == 6
 
 
 def test_a_training_that_is_not_finite_is_a_trial_of_the_budget(tmp_path):

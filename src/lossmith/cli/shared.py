@@ -20,9 +20,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 Model = Annotated[str | None, typer.Option(help="embedded: name, folder or hub id.")]
 Shots = Annotated[int | None, typer.Option(help="Training texts per class, drawn per seed.")]
 ShotsTotal = Annotated[int | None, typer.Option(help="Training texts in total, drawn per seed.")]
-Data = Annotated[
-    str | None, typer.Option(help="Rows of a known task: shipped, a folder, hub or hub:owner/name.")
-]
+Data = Annotated[str | None, typer.Option(help="Rows of a known task: shipped, a folder, hub or hub:owner/name.")]
 Preset = Annotated[str | None, typer.Option(help="corrected, or released: as the released code of the paper does it.")]
 Votes = Annotated[
     int | None, typer.Option(help="Answers sampled per problem, the most frequent counts; with temperature=0.7.")

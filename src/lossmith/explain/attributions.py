@@ -220,8 +220,8 @@ class _Batch:
     @torch.no_grad()
     def _occlusion(self, given: tuple[Tensor, ...], steps: int) -> Tensor:
         attr = require("captum.attr", extra="explain", purpose="attribute predictions to tokens")
-        # Every content token is a feature from 1 on; all the rest is feature 0, which is its own baseline.
-        features = self.content.long().cumsum(1) * self.content
+        # A feature begins at each content token; special tokens and padding within it are their own baseline.
+        features = self.content.long().cumsum(1)
         found = attr.FeatureAblation(self.value).attribute(
             self.inputs,
             baselines=self.empty,

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from lossmith.errors import LossmithError
 from lossmith.evidence import CLASSIFICATION_ONLY, METRICS
 from lossmith.nn import parse_composition
-from lossmith.studies.config import LoraConfig, PositiveFloat, PositiveInt, SharedConfig
+from lossmith.studies.config import LoraConfig, PositiveInt, SharedConfig
 from lossmith.tasks import completion_kind
 
 RELEASED = {"masking": "zeroed", "end": "masked", "order": "file", "encoding": "released"}
