@@ -140,6 +140,8 @@ def test_disagreements_are_counted_in_words(study):
     said = disagreement_sentences(study)[1]
     assert f"gets {gained} examples right that cross_entropy gets wrong and {lost} the other way round" in said
     assert said.endswith(f"{len(every)} are gained in every seed.")
+    (_, alone) = disagreement_sentences(fake_explained(seeds=(0,)))
+    assert "seed" not in alone
 
 
 def test_highlighted_texts_are_disagreements_with_their_tokens(study):

@@ -145,6 +145,13 @@ def test_other_examples_are_another_look(results, untrained):
         explain_study(results, examples=21, attributed=4)
 
 
+def test_a_run_that_was_made_again_is_looked_at_again(explained, results, untrained):
+    study = open_results(results)
+    renewed = tuple(dataclasses.replace(record, finished_at="later") for record in study.records)
+    with pytest.raises(AssertionError, match="trained again"):
+        explain_study(dataclasses.replace(study, records=renewed), **LOOK, out=results / "explain")
+
+
 def test_a_stopped_call_keeps_what_it_saw(results, tmp_path):
     class Stopping(Silent):
         def run_began(self, loss, seed):

@@ -136,6 +136,31 @@ def test_without_rows_to_spare_nothing_is_calibrated(few, tmp_path):
     assert "ece" in record.metrics
 
 
+def test_where_no_text_is_left_to_fit_temperatures_on_a_notice_says_so(few, tmp_path, listener):
+    everything = {name: value for name, value in few.items() if name != "shots"}
+    study = compare(make_config(everything | {"epochs": 1}), tmp_path / "out", listener=listener)
+    assert any("nothing is calibrated" in notice for notice in study.notices)
+    assert study.records[0].config["temperatures"] == {}
+
+
+def test_the_first_token_of_a_model_that_reads_backwards_only_is_refused(few, tmp_path, listener):
+    model = str(tiny.write_causal_model(tmp_path / "llama"))
+    with pytest.raises(ConfigurationError, match=r"`pooling` cls .* sees nothing of the text behind it"):
+        compare(make_config(few | {"model": model, "pooling": "cls"}), tmp_path / "out", listener=listener)
+    record = record_of(
+        few | {"model": model, "pooling": "last", "head": "pooled", "epochs": 1}, JOINT, tmp_path=tmp_path
+    )
+    assert record.status == "finished"
+
+
+def test_a_draw_that_cannot_be_balanced_in_a_later_block_is_found_before_the_first(few, tmp_path, listener):
+    uneven = {name: value for name, value in few.items() if name != "shots"}
+    uneven |= {"shots_total": 3, "draw": "random", "sampling": "balanced", "seeds": 12}
+    with pytest.raises(ConfigurationError, match=r"`sampling` balanced needs at least two classes"):
+        compare(make_config(uneven), tmp_path / "out", listener=listener)
+    assert listener.began == []
+
+
 def test_test_examples_cut_the_test_alike_for_all_blocks(few):
     setting = open_classification(make_config(few | {"test_examples": 5, "seeds": 2}))
     assert len(setting.task_of(0).test) == 5

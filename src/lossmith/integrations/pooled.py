@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from lossmith.errors import ModelError
 from lossmith.integrations.models import EMBEDDED, ResolvedModel, quiet_transformers
@@ -134,10 +138,22 @@ def load_pooled(model: ResolvedModel, label_names: tuple[str, ...], *, pooling: 
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     trunk.config.pad_token_id = tokenizer.pad_token_id
-    config = trunk.config.get_text_config()
-    dropout = getattr(config, "classifier_dropout", None) or getattr(config, "hidden_dropout_prob", 0.0) or 0.0
-    classifier = PooledClassifier(trunk, num_classes=len(names), pooling=pooling, dropout=float(dropout))
+    classifier = PooledClassifier(
+        trunk, num_classes=len(names), pooling=pooling, dropout=_head_dropout(trunk.config.get_text_config())
+    )
     return classifier, tokenizer
+
+
+def _head_dropout(config: Any) -> float:
+    """The dropout before a head that the configuration asks for; 0 where it says nothing."""
+    stated = [getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout_prob")]
+    return float(next((value for value in stated if value is not None), 0.0))
+
+
+def reads_backwards_only(network: Any) -> bool:
+    """Whether a token sees only those before it, so that the first one says nothing of its text."""
+    kind = network.config.model_type
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def load_head(folder: Path, classifier: PooledClassifier) -> None:

@@ -121,7 +121,7 @@ class WeightedSum(LossModule):
         num_items: NumItems | Mapping[str, NumItems] | None = None,
         reduction: str = "mean",
         scopes: Any = None,
-        embedding_labels: Tensor | None = None,
+        embedding_labels: Any = None,
         **kwargs: object,
     ) -> dict[str, Tensor]:
         """The weighted value of each term that counts now; see `LossModule.breakdown`."""
@@ -168,17 +168,19 @@ class WeightedSum(LossModule):
         num_items: NumItems | Mapping[str, NumItems] | None = None,
         reduction: str = "mean",
         scopes: Any = None,
+        embedding_labels: Any = None,
         **kwargs: object,
     ) -> Plan:
         """How a call with these arguments is going to be computed: one plan for all terms on logits."""
         inputs = self.bind(args, kwargs)
         check_one_of("reduction", reduction, ("none", "sum", "mean"))
         divisors = self._checked_divisors(num_items, reduction)
-        terms = self._counting(inputs, {} if scopes is None else scopes)
+        terms = self._counting(inputs, {} if scopes is None else scopes, embedding_labels)
         on_logits = [term for term in terms if isinstance(term.module, LogitsLoss)]
         if not on_logits:
-            first = terms[0].module
-            return first.plan(**{name: inputs[name] for name in first.inputs if name in inputs}, reduction=reduction)
+            first, labels = terms[0].module, terms[0].labels
+            own = {name: inputs[name] for name in first.inputs if name in inputs}
+            return first.plan(**own | ({} if labels is None else {"labels": labels}), reduction=reduction)
         for term in on_logits:
             own = self._weights_for(term.module.items[0], weights)
             term.module.check_reduction(term.labels, own, divisors.get(term.count), reduction)

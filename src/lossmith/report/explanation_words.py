@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lossmith.evidence.statistics import PairedComparison, paired_t
 from lossmith.explain.text import MISSING, one_line
 from lossmith.report.tables import Cell, Column, Table
-from lossmith.report.wording import known
+from lossmith.report.wording import known, p_value
 from lossmith.studies.explained_results import ExplainedStudy
 
 FAR = 3
@@ -158,12 +158,14 @@ def disagreement_sentences(study: ExplainedStudy) -> list[str]:
     said = []
     for one in study.disagreements.losses:
         gained, lost = (sum(map(len, by.values())) for by in (one.gained, one.lost))
+        test = "" if one.pooled is None else f"; test by example p = {p_value(one.pooled.p_value)}"
+        several = len(one.gained) > 1
         steady = sum(count == len(one.gained) for _, count in one.steady())
-        test = "" if one.pooled is None else f"; test by example p = {_p(one.pooled.p_value)}"
-        seeds = "1 seed" if len(one.gained) == 1 else f"{len(one.gained)} seeds"
         said.append(
-            f"{one.model} gets {gained} examples right that {study.baseline} gets wrong and {lost} the other way "
-            f"round, {seeds} added up{test}; {steady} are gained in every seed."
+            f"{one.model} gets {gained} examples right that {study.baseline} gets wrong and {lost} the other way round"
+            + (f", {len(one.gained)} seeds added up" if several else "")
+            + test
+            + (f"; {steady} are gained in every seed." if several else ".")
         )
     return said
 
@@ -190,10 +192,6 @@ def stability_sentences(study: ExplainedStudy) -> list[str]:
 def _mean(values: Mapping[int, float]) -> float | None:
     finite = [value for value in values.values() if known(value)]
     return sum(finite) / len(finite) if finite else None
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _number(value: float, measure: Measure) -> str:

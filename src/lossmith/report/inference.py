@@ -105,14 +105,15 @@ def method_name(loss: str, method: str) -> str:
     """The method as a row names it: the proxies say whose they are."""
     if method != "proxies":
         return method
-    return OWN_PROXIES if _owns_proxies(loss) else CLASS_MEANS
+    return {True: OWN_PROXIES, False: CLASS_MEANS, None: method}[_owns_proxies(loss)]
 
 
-def _owns_proxies(loss: str) -> bool:
+def _owns_proxies(loss: str) -> bool | None:
+    """None for a loss that this installation does not know."""
     try:
         terms = parse_composition(loss).terms
-    except LossmithError:  # a loss that this installation does not know
-        return False
+    except LossmithError:
+        return None
     return any(term.record.class_scores is not None for term in terms)
 
 
@@ -212,7 +213,7 @@ def _raw_table(rows: Sequence[Answered]) -> Table:
 
 
 def _methods(losses: Sequence[str], records: Sequence[RunRecord]) -> tuple[tuple[str, str], ...]:
-    own = [_owns_proxies(loss) for loss in losses]
+    own = [bool(_owns_proxies(loss)) for loss in losses]
     proxies = {
         (True, True): (
             "the class whose proxies score best; a loss with proxies of its own brings those that it learnt, and for "

@@ -32,6 +32,8 @@ class Asked:
     """Method -> temperature; empty without texts to fit it on."""
     calibration_texts: int
     """How many it was fitted on."""
+    learnt_proxies: bool
+    """Whether the proxies are the loss's own, and not class means."""
 
 
 def ask(
@@ -87,4 +89,5 @@ def ask(
         reference=reference,
         temperatures=temperatures,
         calibration_texts=len(held_out),
+        learnt_proxies=own is not None,
     )

@@ -14,15 +14,21 @@ import torch
 from lossmith.errors import ConfigurationError, LossmithError, LossmithWarning, TrainingDivergedError
 from lossmith.evaluation import classification_metrics, predictions
 from lossmith.evaluation.inference import METHODS, calibration_metrics, inference_metrics
-from lossmith.integrations.classification import ClassificationTrainer, encode, make_trainer, predict_logits
+from lossmith.integrations.classification import (
+    ClassificationTrainer,
+    balanced_batches,
+    encode,
+    make_trainer,
+    predict_logits,
+)
 from lossmith.integrations.classifiers import Inference, base_network, load_network, save_classifier
 from lossmith.integrations.models import resolve_model, token_limit
-from lossmith.integrations.pooled import hidden_size
+from lossmith.integrations.pooled import hidden_size, reads_backwards_only
 from lossmith.integrations.pooling import TOKENS
 from lossmith.nn import parse_composition
 from lossmith.studies.asking import ask
 from lossmith.studies.config import StudyConfig
-from lossmith.studies.draws import fold_notices, has_pairs, some, task_of_block, trained_on
+from lossmith.studies.draws import calibration_notices, fold_notices, some, task_of_block, trained_on
 from lossmith.studies.run import (
     TRAINING_SHARE,
     Progress,
@@ -76,7 +82,7 @@ class ClassificationSetting(Setting):
                 "max_length": self.max_length,
                 "task_fingerprint": self.task.fingerprint,
                 "attribution": data_notice(self.task),
-                "notices": [*self.task.warnings, *fold_notices(self.config)],
+                "notices": [*self.task.warnings, *fold_notices(self, seed), *calibration_notices(self, seed)],
                 "train_texts": len(trained_on(self, seed)),
                 **fold,
             },
@@ -89,7 +95,7 @@ class ClassificationSetting(Setting):
             [example.text for example in examples],
             [example.label for example in examples],
             self.max_length,
-            pairs=[example.pair or "" for example in examples] if has_pairs(self.task) else None,
+            pairs=[str(example.pair) for example in examples] if self.task.has_pairs else None,
             mark_special=self.config.pooling == TOKENS,
         )
 
@@ -154,7 +160,11 @@ class ClassificationSetting(Setting):
             "labels": labels.tolist(),
             "scores": right,
             "evaluation_seconds": time.perf_counter() - begun,
-            "config": {"temperatures": asked.temperatures, "calibration_texts": asked.calibration_texts},
+            "config": {
+                "temperatures": asked.temperatures,
+                "calibration_texts": asked.calibration_texts,
+                "proxies": "learnt" if asked.learnt_proxies else "class means",
+            },
         }
 
     def save(self, trainer: ClassificationTrainer, folder: Path) -> None:
@@ -171,7 +181,7 @@ class ClassificationSetting(Setting):
                 head=config.head,
                 mixture=config.mixture,
                 max_length=self.max_length,
-                pairs=has_pairs(self.task),
+                pairs=self.task.has_pairs,
                 task=self.task.name,
                 temperatures=asked.temperatures,
             ),
@@ -189,6 +199,14 @@ class ClassificationSetting(Setting):
             raise ConfigurationError(
                 f"`precision` fp16 needs a CUDA device, this is {self.device.type}: use bf16 or float32."
             )
+        if config.sampling == "balanced":
+            for seed in config.blocks:
+                balanced_batches(
+                    [example.label for example in trained_on(self, seed)],
+                    batch_size=config.batch_size,
+                    samples_per_class=config.samples_per_class,
+                    seed=seed,
+                )
         for text in config.all_losses:
             terms = parse_composition(text).terms
             for term in terms:
@@ -237,6 +255,11 @@ def open_classification(config: StudyConfig) -> ClassificationSetting:
     model = resolve_model(config.model)
     # The sizes do not depend on the head, and loading one that is not trained says nothing new.
     network, tokenizer = load_network(model, task.label_names, head=config.head, pooling=config.pooling, lora=None)
+    if config.pooling == "cls" and reads_backwards_only(network):
+        raise ConfigurationError(
+            f"`pooling` cls takes the first token, which in {type(base_network(network)).__name__} sees nothing of the "
+            f"text behind it: use `pooling` last or mean."
+        )
     max_length = pick_max_length(config.max_length, token_limit(network, tokenizer))
     device = pick_device(config.device)
     setting = ClassificationSetting(config=config, task=task, model=model, device=device, max_length=max_length)

@@ -82,8 +82,6 @@ class CompletionConfig(SharedConfig):
     """Rows per step on the device."""
     eval_batch_size: PositiveInt = 16
     """Rows per batch when generating and scoring."""
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    """Steps in which the learning rate rises; None takes `warmup_ratio` of all."""
     votes: PositiveInt = 1
     """Answers sampled per problem, of which the most frequent counts."""
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -145,7 +143,3 @@ class CompletionConfig(SharedConfig):
         if self.masking == "zeroed" and self.labels == "answer":
             raise ValueError("`labels` must be all where `masking` is zeroed: the released code has no other")
         return self
-
-    def warmup_steps_of(self, steps: int) -> int:
-        """Steps in which the learning rate rises, of a run of so many."""
-        return super().warmup_steps_of(steps) if self.warmup_steps is None else self.warmup_steps

@@ -68,6 +68,8 @@ class SharedConfig(BaseModel):
     """Weight decay of AdamW; none on biases, norms and proxies."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps in which the learning rate rises."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps in which the learning rate rises; None takes `warmup_ratio` of all."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     """Course of the learning rate after the warm-up, over the true number of steps."""
     max_grad_norm: PositiveFloat = 1.0
@@ -138,7 +140,7 @@ class SharedConfig(BaseModel):
 
     def warmup_steps_of(self, steps: int) -> int:
         """Steps in which the learning rate rises, of a run of so many."""
-        return round(self.warmup_ratio * steps)
+        return round(self.warmup_ratio * steps) if self.warmup_steps is None else self.warmup_steps
 
 
 class StudyConfig(SharedConfig):

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from lossmith.studies.classification import ClassificationSetting
 
 
+SHARED = 0.2
+"""Share of the training rows from which on the draws of two blocks have many rows in common."""
+
+
 def task_of_block(task: ClassificationTask, config: StudyConfig, seed: int) -> ClassificationTask:
     """The task of a block: with folds, tested on the block's fold and trained on the others; the test cut to size."""
     if config.folds is not None:
@@ -58,26 +62,31 @@ def some(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
     return [examples[int(row)] for row in sorted(rows)]
 
 
-def has_pairs(task: ClassificationTask) -> bool:
-    """Whether a task's texts come in pairs."""
-    return task.train[0].pair is not None
-
-
-def fold_notices(config: StudyConfig) -> list[str]:
+def fold_notices(setting: "ClassificationSetting", seed: int) -> list[str]:
     """What a reader of a cross-validation must know."""
+    config = setting.config
     if config.folds is None:
         return []
-    blocks = config.blocks
-    missing = sorted(set(range(config.folds)) - {seed % config.folds for seed in blocks})
+    missing = sorted(set(range(config.folds)) - {seed % config.folds for seed in config.blocks})
     notices = []
     if missing:
         notices.append(
             f"Of {config.folds} folds, {', '.join(map(str, missing))} {'is' if len(missing) == 1 else 'are'} never "
             f"tested: give `seeds` of at least {config.folds} consecutive numbers for a whole cross-validation."
         )
-    if config.shots is None and config.shots_total is None:
+    if len(drawn_rows(setting, seed)) > SHARED * len(setting.task_of(seed).train):
         notices.append(
-            "Blocks of a cross-validation train on rows that overlap, so the differences depend on each other and the "
-            "interval is too narrow (Nadeau and Bengio 2003)."
+            "Blocks of a cross-validation that draw so many of the rows train on rows that overlap, so the differences "
+            "depend on each other and the interval is too narrow (Nadeau and Bengio 2003)."
         )
     return notices
+
+
+def calibration_notices(setting: "ClassificationSetting", seed: int) -> list[str]:
+    """Whether temperatures were wanted and there were no texts to fit them on."""
+    if setting.config.calibration_examples == 0 or calibration_rows(setting, seed):
+        return []
+    return [
+        "No text was left to fit temperatures on, so nothing is calibrated: draw `shots`, or bring validation rows in "
+        "a folder with train, validation and test."
+    ]

@@ -25,7 +25,7 @@ from lossmith.integrations.classifiers import base_network
 from lossmith.integrations.pooling import TOKENS
 from lossmith.studies.asking import REFERENCE_TEXTS
 from lossmith.studies.classification import ClassificationSetting
-from lossmith.studies.draws import has_pairs, trained_on
+from lossmith.studies.draws import trained_on
 from lossmith.studies.run import Progress
 from lossmith.tasks import Example
 
@@ -157,7 +157,7 @@ def _attributed(
         model,
         tokenizer,
         [example.text for example in chosen],
-        pairs=[example.pair or "" for example in chosen] if has_pairs(setting.task) else None,
+        pairs=[str(example.pair) for example in chosen] if setting.task.has_pairs else None,
         max_length=setting.max_length,
         on_text=lambda count: moved(0, count),
     )

@@ -197,7 +197,7 @@ def open_predictor(
     predictor = Predictor(folder=folder, classifier=saved, method=method, threshold=threshold, max_length=max_length)
     if predictor.temperature is None:
         why = (
-            f"`{folder}` was not saved by `lossmith train`: only its head can be asked, and its"
+            f"`{folder}` was not saved by `lossmith train` of this version: only its head can be asked, and its"
             if saved.inference is None
             else f"No temperature was fitted for `{folder}`: its"
         )
@@ -219,7 +219,7 @@ def _check_method(folder: Path, saved: SavedClassifier, method: str) -> None:
     if saved.inference is None:
         if method != "head":
             raise ModelError(
-                f"`{folder}` was not saved by `lossmith train`, so it has no proxies and no training texts for "
+                f"`{folder}` was not saved by `lossmith train` of this version, so it has no proxies and no training texts for "
                 f"`method` {method}: only 'head' can be asked."
             )
         return

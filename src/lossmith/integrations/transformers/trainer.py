@@ -220,7 +220,7 @@ class LossMixin(LossState, LossForward):
         super()._set_signature_columns_if_needed()  # pyright: ignore[reportAttributeAccessIssue]
         columns = self._trainer._signature_columns
         columns += [f"{scope}_mask" for scope in self._scopes if f"{scope}_mask" not in columns]
-        if self.pooling == TOKENS:
+        if self.pooling == TOKENS and "special_tokens_mask" not in columns:
             columns.append("special_tokens_mask")
 
     def _is_mask(self, name: str) -> bool:
