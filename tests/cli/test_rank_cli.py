@@ -1,6 +1,7 @@
 """`lossmith rank` on results folders, and every mistake in one sentence."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -175,3 +176,11 @@ def test_a_folder_that_is_no_study(refused, results, tmp_path):
     (tmp_path / "empty").mkdir()
     assert f"`{tmp_path / 'empty'}` holds no study" in refused(results("mr"), str(tmp_path / "empty"))
     assert "`nowhere` holds no study" in refused("nowhere", "nowhere-else")
+
+
+def test_tasks_that_share_texts_are_named(results):
+    folders = [results(name, task=name, data="hub") for name in ("mr", "sst2")]
+    ranked = rank_studies([Path(folder) for folder in folders])
+    assert sum("mr and sst2 share texts" in notice for notice in ranked.notices) == 1
+    others = [results(f"{name}-alone", task=name) for name in ("mr", "subj")]
+    assert not any("share texts" in notice for notice in rank_studies([Path(folder) for folder in others]).notices)

@@ -219,8 +219,8 @@ def _check_method(folder: Path, saved: SavedClassifier, method: str) -> None:
     if saved.inference is None:
         if method != "head":
             raise ModelError(
-                f"`{folder}` was not saved by `lossmith train` of this version, so it has no proxies and no training texts for "
-                f"`method` {method}: only 'head' can be asked."
+                f"`{folder}` was not saved by `lossmith train` of this version, so it has no proxies and no training "
+                f"texts for `method` {method}: only 'head' can be asked."
             )
         return
     if method in ("head", "mixture") and saved.loss is not None and "logits" not in saved.loss.inputs:

@@ -9,6 +9,7 @@ from lossmith.errors import ConfigurationError, EvidenceError
 from lossmith.evidence import Ranking, StudySummary, metric_style, rank_losses, summarize
 from lossmith.studies.comparison import Study, open_results
 from lossmith.studies.config import SharedConfig
+from lossmith.tasks import list_tasks
 
 DATA_SETTINGS = frozenset(
     {"task", "data", "text_column", "text_pair_column", "label_column", "split_seed", "test_fraction", "shots",
@@ -120,6 +121,14 @@ def _notices(names: Sequence[str], studies: Sequence[Study]) -> tuple[str, ...]:
                 f"{task} comes {count} times, with other numbers of shots: these share texts, so that there are fewer "
                 f"independent data sets than the tests count. Rank each number of shots on its own to test it."
             )
+    tasks = {study.config.task for study in studies}
+    for record in list_tasks(shipped_only=False):
+        for other in record.shares_texts_with:
+            if {record.name, other} <= tasks and record.name < other:
+                notices.append(
+                    f"{record.name} and {other} share texts, so that they are less than the two data sets that the "
+                    f"tests count: leave one of them out to test it."
+                )
     settings = [study.config.settings() for study in studies]
     differing = [
         name

@@ -50,6 +50,8 @@ class ClassificationRecord:
     """Its configuration there, where it has several."""
     hub_revision: str | None = None
     """Its branch there, where it is not the main one."""
+    shares_texts_with: tuple[str, ...] = ()
+    """Other tasks with the same texts in part: neither trained on together nor counted as two data sets."""
     hidden_test: bool = False
     """Whether test rows are also published without labels: validation then serves as test."""
     originals: tuple[Original, ...] = ()

@@ -5,6 +5,7 @@ from lossmith.tasks._shipped import ClassificationRecord
 
 MR = ClassificationRecord(
     name="mr",
+    shares_texts_with=("sst2",),
     title="polarity of movie-review sentences: negative, positive",
     citation=(
         "Bo Pang and Lillian Lee. Seeing stars: exploiting class relationships for sentiment categorization with "

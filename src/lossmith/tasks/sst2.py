@@ -5,6 +5,7 @@ from lossmith.tasks._shipped import ClassificationRecord
 
 SST2 = ClassificationRecord(
     name="sst2",
+    shares_texts_with=("mr",),
     title="polarity of movie-review sentences (those of MR), neutral ones left out: negative, positive",
     citation=(
         "Richard Socher et al. Recursive deep models for semantic compositionality over a sentiment treebank. EMNLP "

@@ -20,6 +20,7 @@ FINE = {
 
 TREC = ClassificationRecord(
     name="trec",
+    shares_texts_with=("trec50",),
     title="what a question asks for, 6 coarse classes",
     citation=(
         "Xin Li and Dan Roth. Learning question classifiers. COLING 2002. https://cogcomp.seas.upenn.edu/Data/QA/QC"
@@ -39,6 +40,7 @@ TREC = ClassificationRecord(
 TREC50 = replace(
     TREC,
     name="trec50",
+    shares_texts_with=("trec",),
     title="what a question asks for, 50 fine classes, the rarest with 3 questions in all",
     label_names=tuple(f"{coarse}:{fine}" for coarse, kinds in FINE.items() for fine in kinds.split()),
     class_fields=("fine_name", "fine_label_name", "fine_label", "label_name", "label"),
