@@ -75,6 +75,11 @@ def test_proxies_learn_at_a_tuned_rate_only_where_there_are_proxies():
 def test_a_range_is_widened_to_hold_what_the_user_wrote():
     space = {part.name: part for part in search_space(StudyConfig(), "cross_entropy + focal(gamma=8)", {})}
     assert (space["focal.gamma"].low, space["focal.gamma"].high, space["focal.gamma"].untuned) == (0, 8, 8)
+    low = search_space(StudyConfig(), "cross_entropy + supcon(temperature=0.01) + dice(smooth=0)", {})
+    low = {part.name: part for part in low}
+    assert (low["supcon.temperature"].low, low["supcon.temperature"].high) == (0.01, 1)
+    # No logarithm reaches a 0.
+    assert (low["dice.smooth"].low, low["dice.smooth"].log, low["supcon.temperature"].log) == (0, False, True)
     wide = search_space(StudyConfig(learning_rate=1e-5), "focal", {})[0]
     assert (wide.low, wide.high, wide.log) == (1e-6, 1e-4, True)
 
