@@ -39,6 +39,15 @@ def test_explain_leaves_a_page_and_says_what_was_found(results, capsys):
     assert "2 of 2 runs are done already" in capsys.readouterr().out
 
 
+def test_the_report_of_the_study_links_to_the_page(results):
+    link, page = 'href="explain/explain.html"', results / "report.html"
+    (results / "explain" / "explain.html").unlink(missing_ok=True)
+    lossmith("report", str(results))
+    assert link not in page.read_text(encoding="utf-8")
+    lossmith("explain", str(results), *FLAGS)
+    assert link in page.read_text(encoding="utf-8")
+
+
 def test_explain_can_write_elsewhere(results, tmp_path):
     lossmith("explain", str(results), "--losses", "cross_entropy", *FLAGS, "--out", str(tmp_path / "here"))
     assert (tmp_path / "here" / "explain.html").is_file()

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from lossmith.cli.shared import plain, require_train_extra, seeds_of
+from lossmith.cli.studies import write_page
 
 
 def explain(
@@ -48,6 +49,9 @@ def explain(
         command = _command(study, losses, seeds, examples, attributed, seed, out)
         title = f"What did the losses change on {Path(explained.config.task).name}?"
         page = write_explanation(folder, explained, title=title, commands=[command])
+        if out is None:
+            # The study's own page links to this one from now on.
+            write_page(opened, study)
     except KeyboardInterrupt:
         Console(stderr=True).print("Stopped. What was seen is kept; the same command continues and repeats none.")
         raise typer.Exit(130) from None

@@ -184,13 +184,12 @@ def schema() -> None:
     print(json.dumps(studies.json_schema(), indent=2))
 
 
-def show(study: Any, folder: Path, console: Console) -> None:
-    """Write the report, and say what it says."""
-    from lossmith.report.tables import comparison_table, to_rich
+def write_page(study: Any, folder: Path) -> Path:
+    """Write the report of a study into its folder."""
     from lossmith.report.write import write_report
     from lossmith.studies import compare_command
 
-    page = write_report(
+    return write_report(
         folder,
         summary=study.summary,
         records=study.records,
@@ -200,6 +199,13 @@ def show(study: Any, folder: Path, console: Console) -> None:
         attribution=study.attribution,
         notices=study.notices,
     )
+
+
+def show(study: Any, folder: Path, console: Console) -> None:
+    """Write the report, and say what it says."""
+    from lossmith.report.tables import comparison_table, to_rich
+
+    page = write_page(study, folder)
     console.print(to_rich(comparison_table(study.summary)))
     for row in study.summary.rows:
         console.print(plain(f"{row.loss}: {row.sentence}"), markup=False, highlight=False, soft_wrap=True)

@@ -111,8 +111,8 @@ def weigh_examples(
         training = loss.training
         loss.eval()
         try:
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
+            # Of about equal size: in a last batch of one row a loss that compares rows would have nothing to compare.
+            for rows in np.array_split(order, max(round(len(order) / batch_size), 1)):
                 vectors = None if embeddings is None else np.asarray(embeddings)[rows]
                 for place, found in _norms(loss, scores[rows], vectors, classes[rows], head).items():
                     norms.setdefault(place, np.zeros(len(order)))[rows] = found

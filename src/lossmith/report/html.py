@@ -36,6 +36,7 @@ def render_html(
     attribution: str = "",
     notices: Sequence[str] = (),
     parts: CompletionParts | None = None,
+    explained: bool = False,
     inference: InferenceParts | None = None,
 ) -> str:
     """The whole page; every foreign text in it is escaped, and equal inputs give equal pages."""
@@ -74,6 +75,7 @@ def render_html(
         settings=flat_settings(settings),
         commands=[line for command in commands for line in command.split("\n")],
         attribution=attribution,
+        explained=explained,
         data=Markup(script_json(data)),
         script=Markup(script),
         script_hash=script_hash(script),

@@ -71,6 +71,8 @@ def write_report(
         notices=notices,
         parts=parts,
         inference=inference,
+        # Written beside it by `lossmith explain`.
+        explained=(folder / "explain" / "explain.html").is_file(),
     )
     texts = {
         "table.csv": to_csv(raw_table(summary)),

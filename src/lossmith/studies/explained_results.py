@@ -1,5 +1,6 @@
 """All analyses of a comparison, from what was seen of its runs."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lossmith.evaluation.calibration import softmax
+from lossmith.evidence.metrics import split_metric
 from lossmith.explain import (
     AccuracyByDecile,
     AttributionStability,
@@ -29,6 +31,7 @@ from lossmith.explain import (
     weight_curves,
 )
 from lossmith.integrations.pooling import TOKENS
+from lossmith.nn import parse_composition
 from lossmith.studies.classification import ClassificationSetting
 from lossmith.studies.config import StudyConfig
 from lossmith.studies.explained_run import ExplainedRun, Sample, pretrained_outputs
@@ -137,7 +140,9 @@ def assembled(
         disagreements=find_disagreements(each(lambda run: run.logits.argmax(axis=1)), labels, baseline=losses[0]),
         weights=weight_curves(each(lambda run: run.weights)),
         attributions=attributions,
-        notices=tuple(dict.fromkeys([*notices, *_about_samples(samples), *_about_tokens(config)])),
+        notices=tuple(
+            dict.fromkeys([*notices, *_about_samples(samples), *_about_tokens(config), *_about_heads(config, losses)])
+        ),
         attribution=attribution,
     )
 
@@ -150,6 +155,8 @@ def _pretrained(setting: ClassificationSetting, seed: int, sample: Sample, out: 
         "pooling": setting.config.pooling,
         "max_length": setting.max_length,
         "rows": sample.rows,
+        # Folds, splits and cuts of the test choose what stands in these rows.
+        "texts": hashlib.sha256(repr([(e.text, e.pair) for e in sample.examples]).encode()).hexdigest(),
         "fold": None if setting.config.folds is None else seed % setting.config.folds,
     }
     return kept_arrays(out / "pretrained", key, lambda: pretrained_outputs(setting, seed, sample))
@@ -167,6 +174,24 @@ def _about_samples(samples: Mapping[int, Sample]) -> list[str]:
         "Every seed is tested on a fold of its own, so its examples differ: attributions of different seeds cannot be "
         "compared."
     ]
+
+
+def _about_heads(config: StudyConfig, losses: Sequence[str]) -> list[str]:
+    """Where the head is not what decided, or was never trained."""
+    method = split_metric(config.metric)[0]
+    notices = []
+    if method != "head":
+        notices.append(
+            f"The study was decided by {method}; calibration, disagreements, accuracy by decile and attributions here "
+            f"are those of the head."
+        )
+    notices += [
+        f"{loss} never reads the logits, so its head was not trained: what is said of its predictions says nothing; "
+        f"its embeddings do count."
+        for loss in losses
+        if all(term.record.family == "metric" for term in parse_composition(loss).terms)
+    ]
+    return notices
 
 
 def _about_tokens(config: StudyConfig) -> list[str]:
