@@ -9,11 +9,11 @@ from tuning_fakes import FakeRuns, quality
 
 pytest.importorskip("optuna", reason="the tune extra is not installed")
 
-from lossmith.errors import DataError, EvidenceError
+from lossmith.errors import ConfigurationError, DataError, EvidenceError
 from lossmith.evidence import VOLATILE_FIELDS, EvidenceStore
 from lossmith.studies import compare, open_results, tuning
-from lossmith.studies.classification import trained_on
 from lossmith.studies.comparison import open_setting
+from lossmith.studies.draws import trained_on
 from lossmith.studies.tuning import is_tuning, open_tuning, tune
 from lossmith.studies.tuning_config import make_tuning_config
 from lossmith.studies.tuning_folds import inner_folds, inner_setting
@@ -272,6 +272,22 @@ def test_a_class_with_too_few_rows_for_the_folds_is_one_sentence(settings, fake,
     with pytest.raises(DataError, match="needs one: draw more shots"):
         tune(make_tuning_config(settings | {"shots": 1}), tmp_path / "out", listener=tuning_listener)
     assert fake.seen == []
+
+
+def test_equal_texts_stay_on_one_side_of_an_inner_fold(settings, films):
+    setting = open_setting(make_tuning_config(settings | {"task": str(films)}).study)
+    doubled = dataclasses.replace(setting.task, train=tuple(row for row in setting.task.train for _ in range(2)))
+    whole = setting.config.model_copy(update={"shots": None, "shots_total": None})
+    for train, held_out in inner_folds(dataclasses.replace(setting, config=whole, task=doubled), 0, 3):
+        assert not {row.text for row in train} & {row.text for row in held_out}
+        assert len(train) + len(held_out) == len(doubled.train)
+
+
+def test_inner_folds_that_cannot_be_balanced_are_refused_before_any_trial(settings, films):
+    setting = open_setting(make_tuning_config(settings | {"task": str(films)}).study)
+    config = setting.config.model_copy(update={"shots": 2, "sampling": "balanced"})
+    with pytest.raises(ConfigurationError, match=r"`sampling` balanced needs at least two classes"):
+        inner_folds(dataclasses.replace(setting, config=config), 0, 2)
 
 
 def test_with_folds_a_block_tunes_on_its_own_folds_rows(settings, films):

@@ -16,7 +16,6 @@ from lossmith.evaluation import classification_metrics, predictions
 from lossmith.evaluation.inference import METHODS, calibration_metrics, inference_metrics
 from lossmith.integrations.classification import (
     ClassificationTrainer,
-    balanced_batches,
     encode,
     make_trainer,
     predict_logits,
@@ -28,7 +27,7 @@ from lossmith.integrations.pooling import TOKENS
 from lossmith.nn import parse_composition
 from lossmith.studies.asking import ask
 from lossmith.studies.config import StudyConfig
-from lossmith.studies.draws import calibration_notices, fold_notices, some, task_of_block, trained_on
+from lossmith.studies.draws import calibration_notices, check_batches, fold_notices, some, task_of_block, trained_on
 from lossmith.studies.run import (
     TRAINING_SHARE,
     Progress,
@@ -199,14 +198,8 @@ class ClassificationSetting(Setting):
             raise ConfigurationError(
                 f"`precision` fp16 needs a CUDA device, this is {self.device.type}: use bf16 or float32."
             )
-        if config.sampling == "balanced":
-            for seed in config.blocks:
-                balanced_batches(
-                    [example.label for example in trained_on(self, seed)],
-                    batch_size=config.batch_size,
-                    samples_per_class=config.samples_per_class,
-                    seed=seed,
-                )
+        for seed in config.blocks:
+            check_batches(config, trained_on(self, seed), seed)
         for text in config.all_losses:
             terms = parse_composition(text).terms
             for term in terms:

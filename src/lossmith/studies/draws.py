@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lossmith.integrations.classification import balanced_batches
 from lossmith.studies.config import StudyConfig
 from lossmith.tasks import ClassificationTask, Example, draw_shots, fold_task
 
@@ -60,6 +61,17 @@ def some(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
         return list(examples)
     rows = np.random.Generator(np.random.PCG64(seed)).choice(len(examples), count, replace=False)
     return [examples[int(row)] for row in sorted(rows)]
+
+
+def check_batches(config: StudyConfig, rows: Sequence[Example], seed: int) -> None:
+    """See that training rows can be put into the batches that are asked for.
+
+    Raises:
+        ConfigurationError: If `sampling` is balanced and they cannot.
+    """
+    if config.sampling == "balanced":
+        labels = [row.label for row in rows]
+        balanced_batches(labels, batch_size=config.batch_size, samples_per_class=config.samples_per_class, seed=seed)
 
 
 def fold_notices(setting: "ClassificationSetting", seed: int) -> list[str]:

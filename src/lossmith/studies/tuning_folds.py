@@ -7,8 +7,8 @@ import numpy as np
 
 from lossmith.errors import DataError
 from lossmith.studies.classification import ClassificationSetting
-from lossmith.studies.draws import trained_on
-from lossmith.tasks import ClassificationTask, Example
+from lossmith.studies.draws import check_batches, trained_on
+from lossmith.tasks import ClassificationTask, Example, fold_task
 
 INNER_STREAM = 7011
 """Keeps the generator of inner folds apart from other uses of the same seed."""
@@ -35,17 +35,13 @@ def inner_folds(setting: ClassificationSetting, seed: int, folds: int) -> list[F
     for place, example in enumerate(rows):
         by_class[example.label].append(place)
     _check_enough(setting.task, by_class, seed, folds, len(rows))
-    generator = np.random.Generator(np.random.PCG64([seed, INNER_STREAM]))
-    # Dealt like cards, class after class without starting again, so that folds are as even as classes.
-    dealt = [place for places in by_class for place in generator.permutation(places).tolist()]
-    fold_of = {place: turn % folds for turn, place in enumerate(dealt)}
-    return [
-        (
-            tuple(example for place, example in enumerate(rows) if fold_of[place] != fold),
-            tuple(example for place, example in enumerate(rows) if fold_of[place] == fold),
-        )
-        for fold in range(folds)
-    ]
+    inner_seed = int(np.random.SeedSequence([seed, INNER_STREAM]).generate_state(1)[0])
+    own = ClassificationTask(name=setting.task.name, label_names=setting.task.label_names, train=tuple(rows))
+    # As outer folds: stratified, and texts that are equal stay on one side.
+    parts = [fold_task(own, fold=fold, folds=folds, seed=inner_seed) for fold in range(folds)]
+    for part in parts:
+        check_batches(setting.config, part.train, seed)
+    return [(part.train, part.test) for part in parts]
 
 
 def inner_setting(setting: ClassificationSetting, fold: Fold) -> ClassificationSetting:
