@@ -1,8 +1,6 @@
 """Tune every loss alike before comparing: within each block, on its training rows alone, with the same trials."""
 
-import contextlib
 import dataclasses
-import gc
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -100,25 +98,9 @@ def tune(config: TuningConfig, folder: Path, *, listener: TuningListener, retry_
             block = _Block(config, setting, folds[seed], text, seed, listener)
             return block.run(store, untuned, attempts)
 
-        with light_collections():
-            run_all(run, store, plan, listener)
+        run_all(run, store, plan, listener)
         untuned.sync_result_files()
         return Tuning(config, read_study(store, config.study), read_study(untuned, config.study))
-
-
-@contextlib.contextmanager
-def light_collections() -> Iterator[None]:
-    """Inside, garbage is looked for among new objects alone.
-
-    Every training ends with a collection over all imported modules: of a tiny run it takes four fifths, and a tuning
-    has hundreds of runs.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def is_tuning(folder: Path) -> bool:
