@@ -135,7 +135,7 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {
         {"loss": "focal", "own": {"average": "row"}},
     ),
     "pooling": (
-        "`pooling` must be one of 'mean', 'cls', 'last', got 'max'.",
+        "`pooling` must be one of 'mean', 'cls', 'last', 'tokens', got 'max'.",
         {"loss": "soft_triple", "model": bert, "own": {"pooling": "max"}},
     ),
     "engine": (

@@ -109,7 +109,7 @@ def test_proxies_say_whose_they_are(parts):
     assert method_name(SOFT_TRIPLE, "proxies") == OWN_PROXIES
     assert method_name("0.4*cross_entropy + 0.6*supcon", "proxies") == CLASS_MEANS
     assert method_name("cross_entropy", "proxies") == CLASS_MEANS
-    assert method_name("no_such_loss", "proxies") == CLASS_MEANS
+    assert method_name("no_such_loss", "proxies") == "proxies"
     words = dict(found.methods)
     assert "those that it learnt" in words["proxies"]
     assert "mean embedding of its training texts" in words["proxies"]

@@ -141,6 +141,25 @@ def test_an_interrupt_stops_cleanly_and_the_same_command_continues(settings, tmp
         assert len(store.records()) == 12
 
 
+def test_an_interrupt_that_a_destructor_swallows_is_obeyed_before_the_next_run(
+    settings, tmp_path, listener, monkeypatch
+):
+    class Swallows:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def ended(record):
+        Swallows()
+
+    monkeypatch.setattr(listener, "run_ended", ended)
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        compare(make_config(settings), tmp_path / "out", listener=listener)
+    assert listener.began == [("cross_entropy", 0)]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_settings_hold_one_device(setting_of):
     assert isinstance(setting_of(), Setting)
     assert setting_of().device.type == "cpu"

@@ -2,11 +2,13 @@
 
 import contextlib
 import gc
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lossmith.evidence import EvidenceStore, RunIsTaken, RunRecord, StudySummary, check_writable, summarize
 from lossmith.studies.completion_config import CompletionConfig
@@ -120,20 +122,22 @@ def run_all(run: Run, store: EvidenceStore, plan: list[tuple[str, int]], listene
     """Make every record of a plan that the store lacks, each in one process at a time; waits for those of others."""
     done = [pair for pair in plan if store.get(*pair) is not None]
     listener.study_began(len(plan), len(done))
-    with light_collections():
-        taken = list(_run_free(run, store, [pair for pair in plan if pair not in done], listener))
+    with light_collections(), noticed_interrupts() as interrupts:
+        taken = list(_run_free(run, store, [pair for pair in plan if pair not in done], listener, interrupts))
         while taken:
             listener.waiting(*taken[0])
             time.sleep(POLL_SECONDS)
-            taken = list(_run_free(run, store, taken, listener))
+            taken = list(_run_free(run, store, taken, listener, interrupts))
     store.sync_result_files()
 
 
 def _run_free(
-    run: Run, store: EvidenceStore, pairs: list[tuple[str, int]], listener: Listener
+    run: Run, store: EvidenceStore, pairs: list[tuple[str, int]], listener: Listener, interrupts: list[int]
 ) -> Iterator[tuple[str, int]]:
     """Run the pairs that nobody holds; yields those that another process holds."""
     for text, seed in pairs:
+        if interrupts:
+            raise KeyboardInterrupt
         try:
             claim = store.claim(text, seed)
         except RunIsTaken:
@@ -145,6 +149,33 @@ def _run_free(
                 record = run(text, seed, store.begin(text, seed))
                 store.finish(record)
             listener.run_ended(record)
+
+
+@contextlib.contextmanager
+def noticed_interrupts() -> Iterator[list[int]]:
+    """Inside, the signals that ask for an end are written down beside what they do.
+
+    Python drops a KeyboardInterrupt that is raised within a destructor or a garbage collection, of which the end of a
+    training is full: a Ctrl-C that came then is obeyed before the next run.
+    """
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: Any) -> None:
+        came.append(number)
+        before[number](number, frame)
+
+    # Where nobody raises at a signal (it is ignored, or ends the process) nothing can be dropped.
+    before = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -129,8 +129,8 @@ def triplet_margin_loss(
 
     Relatives:
         `contrastive` sets the margins on absolute distances; `lifted_structure` lets all negatives of a pair act
-        at once. With `miner="multi_similarity"` it is the same wherever `miner_epsilon` is not below `margin`: what is
-        left out violates no margin.
+        at once. With `miner="multi_similarity"` it is the same wherever the miner's epsilon is not below `margin`: what
+        is left out violates no margin.
 
     Elsewhere:
         pytorch-metric-learning: same value and default, over a list of all triplets. sentence-transformers:
