@@ -91,11 +91,31 @@ def test_a_finished_search_asks_for_nothing_and_a_longer_one_only_for_the_rest(c
     assert told == [(3, True), (3, False)]
 
 
-def test_block_and_loss_seed_the_proposals(calm, tmp_path):
-    for place, key in enumerate([(1, "focal"), (0, "dft")]):
-        other = run(tmp_path / f"{place}.log", trials=2, key=key)
-        assert other[0].values == calm[0].values
-        assert other[1].values != calm[1].values
+def test_the_block_seeds_the_proposals(calm, tmp_path):
+    other = run(tmp_path / "other.log", trials=2, key=(1, "focal"))
+    assert other[0].values == calm[0].values
+    assert all(other[1].values[name] != calm[1].values[name] for name in ("rate", "centres"))
+
+
+@pytest.mark.parametrize("trials", [6, 15])
+def test_losses_share_the_startup_values_of_what_they_share(tmp_path, trials):
+    share = Parameter(name="b", untuned=0.4, low=0.1, high=0.9)
+    own = [Parameter(name=name, untuned=1.0, low=0, high=5) for name in ("focal.gamma", "dft.scale")]
+    wide = Parameter(name="centres", untuned=10, low=1, high=90)
+    one = run(tmp_path / "one.log", space=(own[0], *SPACE, share), trials=trials)
+    # Others in front, fewer of them, and the results tell otherwise.
+    key, opposite = (0, "dft"), lambda values: (-score for score in scores(values))
+    other = run(tmp_path / "other.log", opposite, space=(share, wide, own[1], *SPACE[::2]), trials=trials, key=key)
+    startup = max(STARTUP, trials // 3)
+    for name in ("rate", "pooling", "b"):
+        pairs = [(first.values[name], second.values[name]) for first, second in zip(one, other, strict=True)]
+        assert [first for first, _ in pairs[:startup]] == [second for _, second in pairs[:startup]]
+    rates = [trial.values["rate"] for trial in one]
+    assert len(set(rates)) == trials
+    assert rates[startup:] != [trial.values["rate"] for trial in other[startup:]]
+    # Parameters of one range are drawn apart, and later places from other numbers.
+    shares = [(math.log10(trial.values["rate"]) + 5) / 2 - (trial.values["b"] - 0.1) / 0.8 for trial in one[1:startup]]
+    assert min(map(abs, shares)) > 1e-6
 
 
 def test_losers_stop_early_and_count_and_the_best_is_never_one_of_them(tmp_path):

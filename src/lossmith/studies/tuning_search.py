@@ -67,8 +67,9 @@ def search(
 ) -> list[Trial]:
     """Run what is missing of a search, and return all of its trials in order, the untuned one first.
 
-    Every trial is proposed by a sampler that is seeded by `key` and the trial's place alone, so a search that was
-    killed and continued proposes what an undisturbed one does. One process at a time may hold `file`.
+    Every trial is proposed from the block, the trial's place and what came before alone, so a search that was killed
+    and continued proposes what an undisturbed one does. Start-up trials draw each parameter by its name: losses that
+    share it, with one range, try the same values of it in the same places. One process at a time may hold `file`.
 
     Args:
         file: Optuna's journal; made if it is not there.
@@ -89,9 +90,10 @@ def search(
             study.tell(left.number, state=TrialState.FAIL)
         while (done := len(study.get_trials(deepcopy=False, states=COUNTED))) < wanted:
             on_trial(done, None)
-            study.sampler = _sampler(key, done, wanted)
-            if done == 0 and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                study.enqueue_trial({part.name: part.untuned for part in space})
+            startup = max(STARTUP, wanted // 3)
+            study.sampler = optuna.samplers.TPESampler(seed=_seed(key[0], done), n_startup_trials=startup)
+            if done < startup and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                study.enqueue_trial({part.name: _at_startup(part, key[0], done) for part in space})
             _run(study, {part.name: distribution(part) for part in space}, objective, folds)
             on_trial(done, _told(study.get_trials(deepcopy=False, states=COUNTED)[-1]))
         return [_told(trial) for trial in study.get_trials(deepcopy=False, states=COUNTED)]
@@ -174,10 +176,16 @@ def distribution(part: Parameter) -> BaseDistribution:
     return FloatDistribution(part.low, part.high, log=part.log)
 
 
-def _sampler(key: tuple[int, str], place: int, trials: int) -> optuna.samplers.BaseSampler:
-    seed, loss = key
-    state = np.random.SeedSequence([seed, zlib.crc32(loss.encode()), place]).generate_state(1)
-    return optuna.samplers.TPESampler(seed=int(state[0]), n_startup_trials=max(STARTUP, trials // 3))
+def _at_startup(part: Parameter, block: int, place: int) -> Value:
+    """The untuned value first, then draws that depend on nothing but the block, the place and the parameter."""
+    if place == 0:
+        return part.untuned
+    sampler = optuna.samplers.RandomSampler(seed=_seed(block, place, zlib.crc32(part.name.encode())))
+    return optuna.create_study(sampler=sampler).ask({part.name: distribution(part)}).params[part.name]
+
+
+def _seed(*entropy: int) -> int:
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
 @contextlib.contextmanager
