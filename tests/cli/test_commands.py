@@ -119,6 +119,11 @@ def test_schema_is_a_json_schema_of_recipes(capsys):
     schema = json.loads(capsys.readouterr().out)
     assert schema["anyOf"][0]["properties"]["shots"]["description"].startswith("Training texts per class")
     assert all(kind["additionalProperties"] is False for kind in schema["anyOf"])
+    study, _, tuning = (kind["properties"] for kind in schema["anyOf"])
+    assert set(tuning) - set(study) == {"trials", "inner_folds", "inner_metric", "space"}
+    assert all(about == {"$ref": f"#/anyOf/0/properties/{name}"} for name, about in tuning.items() if name in study)
+    assert tuning["trials"]["description"].startswith("Trials of every loss in every block")
+    assert {"learning_rate", "b", "soft_triple.margin"} <= set(tuning["space"]["properties"])
     # The copy that the recipes name for editors.
     assert schema == json.loads((RECIPES / "schema.json").read_text(encoding="utf-8"))
 

@@ -6,7 +6,8 @@ from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
 from lossmith.studies.encoded import write_tokens
 from lossmith.studies.predicting import Prediction, Predictor, open_predictor, predict
-from lossmith.studies.recipes import apply_overrides, json_schema, make_config, read_recipe
+from lossmith.studies.recipes import apply_overrides, make_config, read_recipe
+from lossmith.studies.schema import json_schema
 from lossmith.studies.train import train
 
 __all__ = [

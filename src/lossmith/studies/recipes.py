@@ -113,17 +113,3 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
         else:
             result[name] = value
     return result
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON schema of a recipe of either kind, for editors."""
-    kinds = [kind.model_json_schema() for kind in (StudyConfig, CompletionConfig)]
-    definitions: dict[str, Any] = {}
-    for schema in kinds:
-        definitions |= schema.pop("$defs", {})
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "lossmith study",
-        "anyOf": kinds,
-        "$defs": definitions,
-    }

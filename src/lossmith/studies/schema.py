@@ -1,0 +1,61 @@
+"""The JSON schema of a recipe, by which editors complete and check it."""
+
+from typing import Any
+
+from lossmith.studies.completion_config import CompletionConfig
+from lossmith.studies.config import StudyConfig
+from lossmith.studies.tuning_config import TuningConfig
+from lossmith.studies.tuning_ranges import RANGES
+from lossmith.studies.tuning_space import SETTINGS
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a recipe: a comparison of either kind, or a tuning."""
+    kinds = [kind.model_json_schema() for kind in (StudyConfig, CompletionConfig)]
+    definitions: dict[str, Any] = {"space_entry": _SPACE_ENTRY}
+    for schema in kinds:
+        definitions |= schema.pop("$defs", {})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "lossmith study",
+        "anyOf": [*kinds, _tuning(kinds[0])],
+        "$defs": definitions,
+    }
+
+
+_SPACE_ENTRY: dict[str, Any] = {
+    "title": "What is tried",
+    "description": "A range, values to try beside the written one, or null to leave it as it is written.",
+    "anyOf": [
+        {
+            "type": "object",
+            "properties": {
+                "low": {"type": "number", "description": "Lower end."},
+                "high": {"type": "number", "description": "Upper end."},
+                "log": {"type": "boolean", "description": "Whether it is searched by its logarithm."},
+            },
+            "additionalProperties": False,
+            "minProperties": 1,
+        },
+        {"type": "array", "minItems": 1, "items": {"type": ["boolean", "number", "string"]}},
+        {"type": "null"},
+    ],
+}
+
+
+def _tuning(study: dict[str, Any]) -> dict[str, Any]:
+    """A tuning as it is written: the settings of its study, which is the first kind, and its own beside them."""
+    own = TuningConfig.model_json_schema()
+    shared = {name: {"$ref": f"#/anyOf/0/properties/{name}"} for name in study["properties"]}
+    settings = {name: about for name, about in own["properties"].items() if name != "study"}
+    entry = {"$ref": "#/$defs/space_entry"}
+    names = (*SETTINGS, "b", *(f"{loss}.{name}" for loss, ranges in RANGES.items() for name in ranges))
+    # Other hyper-parameters may be named too; whether a loss of the study has one is checked when it is read.
+    settings["space"] |= {"properties": dict.fromkeys(names, entry), "additionalProperties": entry}
+    return {
+        "additionalProperties": False,
+        "description": own["description"],
+        "properties": shared | settings,
+        "title": own["title"],
+        "type": "object",
+    }
