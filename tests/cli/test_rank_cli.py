@@ -1,6 +1,9 @@
 """`lossmith rank` on results folders, and every mistake in one sentence."""
 
+import html
+import json
 import math
+import shlex
 from pathlib import Path
 
 import pytest
@@ -108,6 +111,28 @@ def test_what_weakens_a_ranking_is_said(results, tmp_path):
         "The studies differ in `epochs` too, so that a difference between data sets can come from there."
     )
     assert len(notices) == 2
+
+
+def test_a_tuned_folder_is_made_by_tune_and_said_to_be_tuned(results, tmp_path):
+    folders = [Path(results(name, task=name)) for name in ("mr", "cr", "subj")]
+    for folder, trials in zip(folders, (20, 30), strict=False):
+        study = make_config({"task": folder.name, "losses": LOSSES, "seeds": 3, "device": "cpu"}).settings()
+        (folder / "tuning.json").write_text(json.dumps(study | {"trials": trials}), encoding="utf-8")
+    found = rank_studies(folders)
+    assert [shlex.split(command)[1:3] for command in found.commands] == [
+        ["tune", "mr"],
+        ["tune", "cr"],
+        ["compare", "subj"],
+    ]
+    assert "trials=30" in shlex.split(found.commands[1])
+    assert found.notices[:2] == (
+        "The losses were tuned on mr, cr and not on subj, so that a difference between data sets can come from there.",
+        "The studies differ in `trials` too, so that a difference between data sets can come from there.",
+    )
+    assert rank(*map(str, folders), "--out", str(tmp_path / "ranks")) == 0
+    page = html.unescape((tmp_path / "ranks" / "ranks.html").read_text(encoding="utf-8"))
+    assert all(command in page for command in found.commands)
+    assert f"lossmith compare {folders[0].name} " not in page
 
 
 @pytest.mark.parametrize(

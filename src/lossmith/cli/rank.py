@@ -13,7 +13,9 @@ from lossmith.cli.shared import plain, require_train_extra
 def rank(
     studies: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="STUDY STUDY ...", help="Results folders of `lossmith compare`, one per data set."),
+        typer.Argument(
+            metavar="STUDY STUDY ...", help="Results folders of `lossmith compare` or `tune`, one per data set."
+        ),
     ] = None,
     metric: Annotated[
         str | None, typer.Option(help="accuracy, macro_f1, mixture_accuracy ...; by default the studies' own.")
@@ -25,7 +27,6 @@ def rank(
     from lossmith.report.ranks_page import write_ranking
     from lossmith.report.ranks_tables import short_table
     from lossmith.report.tables import to_rich
-    from lossmith.studies import compare_command
     from lossmith.studies.ranking import rank_studies
 
     found = rank_studies(studies or [], metric)
@@ -36,13 +37,7 @@ def rank(
         out,
         ranking=ranking,
         title=f"Which loss is best over {len(names)} data sets?",
-        commands=[
-            *(
-                compare_command(study.config, folder)
-                for study, folder in zip(found.studies, found.folders, strict=True)
-            ),
-            shlex.join(words),
-        ],
+        commands=[*found.commands, shlex.join(words)],
         attributions={
             name: study.attribution for name, study in zip(names, found.studies, strict=True) if study.attribution
         },

@@ -4,11 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lossmith.errors import ConfigurationError, EvidenceError
 from lossmith.evidence import Ranking, StudySummary, metric_style, rank_losses, summarize
+from lossmith.studies.commands import compare_command
 from lossmith.studies.comparison import Study, open_results
 from lossmith.studies.config import SharedConfig
+from lossmith.studies.tuning import is_tuning, read_tuning_config
+from lossmith.studies.tuning_config import TuningConfig, tune_command
 from lossmith.tasks import list_tasks
 
 DATA_SETTINGS = frozenset(
@@ -28,12 +32,14 @@ class RankedStudies:
     """One per data set, in the order given."""
     folders: tuple[Path, ...]
     """Their results folders."""
+    commands: tuple[str, ...]
+    """The command line that makes each folder."""
     notices: tuple[str, ...]
     """What a reader must know before believing the ranking."""
 
 
 def rank_studies(folders: Sequence[Path], metric: str | None = None) -> RankedStudies:
-    """Rank the losses of several results folders of `lossmith compare`, one per data set or number of shots.
+    """Rank the losses of several results folders of `lossmith compare` or `tune`, one per data set or number of shots.
 
     Args:
         folders: At least two, of the same losses and baseline, every run finished.
@@ -52,6 +58,7 @@ def rank_studies(folders: Sequence[Path], metric: str | None = None) -> RankedSt
     if metric is not None:
         metric_style(metric)
     studies = [open_results(folder) for folder in folders]
+    tunings = [read_tuning_config(folder) if is_tuning(folder) else None for folder in folders]
     names = _names(folders, studies)
     wanted = metric or _shared_metric(names, studies)
     summaries = {
@@ -61,7 +68,11 @@ def rank_studies(folders: Sequence[Path], metric: str | None = None) -> RankedSt
         ranking=rank_losses(summaries),
         studies=tuple(studies),
         folders=tuple(folders),
-        notices=_notices(names, studies),
+        commands=tuple(
+            tune_command(tuning, folder) if tuning else compare_command(study.config, folder)
+            for tuning, study, folder in zip(tunings, studies, folders, strict=True)
+        ),
+        notices=_notices(names, studies, tunings),
     )
 
 
@@ -112,7 +123,7 @@ def _summary(folder: Path, study: Study, metric: str) -> StudySummary:
         raise EvidenceError(f"`{folder}`: {error}") from error
 
 
-def _notices(names: Sequence[str], studies: Sequence[Study]) -> tuple[str, ...]:
+def _notices(names: Sequence[str], studies: Sequence[Study], tunings: Sequence[TuningConfig | None]) -> tuple[str, ...]:
     """What weakens the ranking, and what each study says of itself."""
     notices = []
     for task, count in Counter(study.config.task for study in studies).items():
@@ -129,12 +140,15 @@ def _notices(names: Sequence[str], studies: Sequence[Study]) -> tuple[str, ...]:
                     f"{record.name} and {other} share texts, so that they are less than the two data sets that the "
                     f"tests count: leave one of them out to test it."
                 )
-    settings = [study.config.settings() for study in studies]
-    differing = [
-        name
-        for name in sorted({name for found in settings for name in found} - DATA_SETTINGS)
-        if any(found.get(name) != settings[0].get(name) for found in settings)
-    ]
+    tuned = [tuning for tuning in tunings if tuning]
+    if 0 < len(tuned) < len(tunings):
+        on = [name for name, tuning in zip(names, tunings, strict=True) if tuning]
+        off = [name for name, tuning in zip(names, tunings, strict=True) if not tuning]
+        notices.append(
+            f"The losses were tuned on {', '.join(on)} and not on {', '.join(off)}, so that a difference between data "
+            f"sets can come from there."
+        )
+    differing = _differing([study.config.settings() for study in studies]) + _differing([one.own for one in tuned])
     if differing:
         notices.append(
             f"The studies differ in {', '.join(f'`{name}`' for name in differing)} too, so that a difference between "
@@ -142,3 +156,9 @@ def _notices(names: Sequence[str], studies: Sequence[Study]) -> tuple[str, ...]:
         )
     notices += [f"{name}: {said}" for name, study in zip(names, studies, strict=True) for said in study.notices]
     return tuple(notices)
+
+
+def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of the settings that are not the same everywhere, those of the data aside."""
+    names = sorted({name for found in settings for name in found} - DATA_SETTINGS)
+    return [name for name in names if any(found.get(name) != settings[0].get(name) for found in settings)]

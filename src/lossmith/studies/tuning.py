@@ -115,12 +115,17 @@ def open_tuning(folder: Path) -> Tuning:
         EvidenceError: If the folder holds none.
         ConfigurationError: If its settings are of another version.
     """
+    config = read_tuning_config(folder)
+    with EvidenceStore(folder, create=False) as store, EvidenceStore(folder / UNTUNED, create=False) as untuned:
+        return Tuning(config, read_study(store, config.study), read_study(untuned, config.study))
+
+
+def read_tuning_config(folder: Path) -> TuningConfig:
+    """The settings of the tuning that a results folder holds; raises as `open_tuning`."""
     if not is_tuning(folder):
         raise EvidenceError(f"`{folder}` holds no tuning: there is no `{SETTINGS_FILE}` in it.")
     values = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    config = make_tuning_config(values, place=str(folder))
-    with EvidenceStore(folder, create=False) as store, EvidenceStore(folder / UNTUNED, create=False) as untuned:
-        return Tuning(config, read_study(store, config.study), read_study(untuned, config.study))
+    return make_tuning_config(values, place=str(folder))
 
 
 @dataclass(frozen=True)
