@@ -10,12 +10,12 @@ from lossmith.errors import DataError
 from lossmith.evaluation import classification_metrics
 from lossmith.evaluation.calibration import expected_calibration_error, softmax
 from lossmith.evaluation.inference import (
-    METHODS,
-    Reference,
+    INFERENCE_METHODS,
+    SupportSet,
     calibration_metrics,
-    class_scores,
     fit_temperatures,
     inference_metrics,
+    inference_scores,
 )
 
 SCALE = 20.0
@@ -58,10 +58,10 @@ def scores(**changes):
         "logits": np.array(LOGITS, np.float32),
         "embeddings": np.array(EMBEDDINGS, np.float32),
         "proxy_scores": None,
-        "reference": Reference(embeddings=np.array(KNOWN, np.float32), labels=np.array(LABELS)),
+        "support": SupportSet(embeddings=np.array(KNOWN, np.float32), labels=np.array(LABELS)),
         "mixture": 0.3,
     }
-    return class_scores(**given | changes)
+    return inference_scores(**given | changes)
 
 
 def test_neighbours_are_the_nearest_text_of_each_class():
@@ -100,8 +100,8 @@ def test_mixture_is_of_probabilities(mixture):
 
 def test_the_ways_differ_on_these_inputs():
     own = np.array(drawn(4, 11, 4))
-    answers = {tuple(scores(proxy_scores=own).of(method).argmax(axis=1)) for method in METHODS}
-    assert len(answers) == len(METHODS)
+    answers = {tuple(scores(proxy_scores=own).of(method).argmax(axis=1)) for method in INFERENCE_METHODS}
+    assert len(answers) == len(INFERENCE_METHODS)
 
 
 def test_a_class_without_training_text_is_not_found_by_texts_but_by_proxies():
@@ -126,7 +126,7 @@ def test_extremes_stay_finite():
     own = np.full((11, 4), -1e30)
     own[:, 2] = 1e30
     for found in (scores(logits=logits, embeddings=embeddings), scores(logits=logits, proxy_scores=own)):
-        for method in METHODS:
+        for method in INFERENCE_METHODS:
             assert np.isfinite(found.of(method)).all(), method
         metrics = inference_metrics(found, np.array([1] * 11))
         assert all(math.isfinite(value) for value in metrics.values())
@@ -144,7 +144,7 @@ def test_metrics_carry_the_name_of_their_way():
     labels = np.array([0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2])
     metrics = inference_metrics(found, labels)
     assert len(metrics) == 16
-    for method in METHODS:
+    for method in INFERENCE_METHODS:
         prefix = "" if method == "head" else f"{method}_"
         for name, value in classification_metrics(found.of(method), labels).items():
             assert metrics[prefix + name] == value
@@ -153,10 +153,10 @@ def test_metrics_carry_the_name_of_their_way():
 def test_temperatures_belong_to_their_way():
     found = scores(proxy_scores=np.array(drawn(4, 11, 4)))
     # Each way is right in some rows, so that no temperature lies at its bound.
-    labels = np.array([found.of(METHODS[row % 4]).argmax(axis=1)[row] for row in range(11)])
+    labels = np.array([found.of(INFERENCE_METHODS[row % 4]).argmax(axis=1)[row] for row in range(11)])
     fitted = fit_temperatures(found, labels)
-    assert list(fitted) == list(METHODS)
-    assert len({round(value, 2) for value in fitted.values()}) == len(METHODS)
+    assert list(fitted) == list(INFERENCE_METHODS)
+    assert len({round(value, 2) for value in fitted.values()}) == len(INFERENCE_METHODS)
     assert all(0.02 < value < 50 for value in fitted.values())
     for method, temperature in fitted.items():
         metrics = [

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 import lossmith
 import tiny
 from lossmith.errors import ModelError
-from lossmith.evaluation.inference import METHODS, Reference, class_scores
+from lossmith.evaluation.inference import INFERENCE_METHODS, SupportSet, inference_scores
 from lossmith.integrations.classification import encode, predict_outputs
 from lossmith.integrations.classifiers import Inference, load_network, load_saved, save_classifier, trained_scores
 from lossmith.integrations.models import resolve_model
@@ -37,20 +37,20 @@ def outputs_of(model, tokenizer, texts, pooling, pairs=None):
     return predict_outputs(model, tokenizer, rows, 4, pooling=pooling)
 
 
-def scores_of(model, tokenizer, loss, reference, pooling, mixture, texts=ASKED):
+def scores_of(model, tokenizer, loss, support, pooling, mixture, texts=ASKED):
     outputs = outputs_of(model, tokenizer, texts, pooling)
     own = trained_scores(loss, outputs.embeddings)
-    return class_scores(
+    return inference_scores(
         logits=outputs.logits.numpy(),
         embeddings=outputs.embeddings.numpy(),
         proxy_scores=None if own is None else own.numpy(),
-        reference=Reference(embeddings=reference[0].numpy(), labels=reference[1].numpy()),
+        support=SupportSet(embeddings=support[0].numpy(), labels=support[1].numpy()),
         mixture=mixture,
     )
 
 
 def made(base, *, head="own", pooling="mean", lora=None, text=LOSS, names=CLASSES):
-    """A classifier with nothing at its initial value, its loss and its reference."""
+    """A classifier with nothing at its initial value, its loss and its support."""
     torch.manual_seed(5)
     model, tokenizer = load_network(base, names, head=head, pooling=pooling, lora=lora)
     with torch.no_grad():
@@ -58,8 +58,8 @@ def made(base, *, head="own", pooling="mean", lora=None, text=LOSS, names=CLASSE
             parameter += 0.3 * torch.randn_like(parameter)
     needed = {"num_classes": len(names), "embedding_dim": 16} if "soft_triple" in text else {}
     loss = lossmith.loss(text, **needed)
-    reference = (outputs_of(model, tokenizer, KNOWN, pooling).embeddings, LABELS)
-    return model, tokenizer, loss, reference
+    support = (outputs_of(model, tokenizer, KNOWN, pooling).embeddings, LABELS)
+    return model, tokenizer, loss, support
 
 
 def inference_of(head="own", pooling="mean", **changes):
@@ -72,8 +72,8 @@ def saved(base, tmp_path):
     """The folder of a classifier with its own head."""
     folder = tmp_path / "saved"
     folder.mkdir()
-    model, tokenizer, loss, reference = made(base)
-    save_classifier(model, tokenizer, loss, folder, inference=inference_of(), reference=reference)
+    model, tokenizer, loss, support = made(base)
+    save_classifier(model, tokenizer, loss, folder, inference=inference_of(), support=support)
     return folder
 
 
@@ -83,19 +83,19 @@ def saved(base, tmp_path):
     [("own", "mean"), ("own", "tokens"), ("pooled", "cls"), ("pooled", "last"), ("pooled", "tokens")],
 )
 def test_every_method_says_the_same_after_loading(base, tmp_path, head, pooling, lora):
-    model, tokenizer, loss, reference = made(base, head=head, pooling=pooling, lora=lora)
-    before = scores_of(model, tokenizer, loss, reference, pooling, 0.3)
+    model, tokenizer, loss, support = made(base, head=head, pooling=pooling, lora=lora)
+    before = scores_of(model, tokenizer, loss, support, pooling, 0.3)
     inference = inference_of(head, pooling)
-    save_classifier(model, tokenizer, loss, tmp_path, inference=inference, reference=reference)
+    save_classifier(model, tokenizer, loss, tmp_path, inference=inference, support=support)
     loaded = load_saved(tmp_path)
     assert loaded.label_names == CLASSES
     assert loaded.inference == inference
     assert not loaded.model.training
-    assert loaded.reference is not None
-    assert torch.equal(loaded.reference[0], reference[0])
-    assert torch.equal(loaded.reference[1], LABELS)
-    after = scores_of(loaded.model, loaded.tokenizer, loaded.loss, loaded.reference, pooling, loaded.inference.mixture)
-    for method in METHODS:
+    assert loaded.support is not None
+    assert torch.equal(loaded.support[0], support[0])
+    assert torch.equal(loaded.support[1], LABELS)
+    after = scores_of(loaded.model, loaded.tokenizer, loaded.loss, loaded.support, pooling, loaded.inference.mixture)
+    for method in INFERENCE_METHODS:
         # Adapters are added to the weights when saved, which rounds once.
         np.testing.assert_allclose(after.of(method), before.of(method), rtol=1e-4, atol=1e-5, err_msg=method)
         spread = np.ptp(before.of(method), axis=1)
@@ -113,8 +113,8 @@ def test_transformers_loads_what_its_own_head_is_part_of(saved):
 
 
 def test_transformers_loads_the_trunk_of_a_pooled_one(base, tmp_path):
-    model, tokenizer, loss, reference = made(base, head="pooled", pooling="mean")
-    save_classifier(model, tokenizer, loss, tmp_path, inference=inference_of("pooled"), reference=reference)
+    model, tokenizer, loss, support = made(base, head="pooled", pooling="mean")
+    save_classifier(model, tokenizer, loss, tmp_path, inference=inference_of("pooled"), support=support)
     trunk = AutoModel.from_pretrained(tmp_path).eval()
     inputs = AutoTokenizer.from_pretrained(tmp_path)(ASKED, padding=True, return_tensors="pt")
     with torch.no_grad():
@@ -149,16 +149,16 @@ def test_names_that_transformers_does_not_write_down(base, tmp_path, head):
     torch.manual_seed(0)
     model, tokenizer = load_network(base, names, head=head, pooling="mean", lora=None)
     loss = lossmith.loss("cross_entropy")
-    save_classifier(model, tokenizer, loss, tmp_path, inference=inference_of(head), reference=None)
+    save_classifier(model, tokenizer, loss, tmp_path, inference=inference_of(head), support=None)
     assert load_saved(tmp_path).label_names == names
 
 
 def test_a_loss_without_proxies_and_without_a_reference(base, tmp_path):
     model, tokenizer, loss, _ = made(base, text="focal(gamma=1.5)")
-    save_classifier(model, tokenizer, loss, tmp_path, inference=inference_of(temperatures={}), reference=None)
+    save_classifier(model, tokenizer, loss, tmp_path, inference=inference_of(temperatures={}), support=None)
     loaded = load_saved(tmp_path)
     assert str(loaded.loss) == "focal(gamma=1.5)"
-    assert loaded.reference is None
+    assert loaded.support is None
     assert loaded.inference is not None
     assert loaded.inference.temperatures == {}
     assert trained_scores(loaded.loss, torch.randn(3, 16)) is None
@@ -183,7 +183,7 @@ def test_a_classifier_of_transformers_alone_has_only_a_head(base, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     loaded = load_saved(tmp_path)
     assert loaded.label_names == CLASSES
-    assert (loaded.loss, loaded.inference, loaded.reference) == (None, None, None)
+    assert (loaded.loss, loaded.inference, loaded.support) == (None, None, None)
     expected = outputs_of(model, tokenizer, ASKED, "mean").logits
     torch.testing.assert_close(outputs_of(loaded.model, loaded.tokenizer, ASKED, "mean").logits, expected)
 
@@ -228,9 +228,9 @@ def rewritten(file, change) -> None:
 def test_proxies_of_a_model_with_other_classes(saved, base, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    model, tokenizer, _, reference = made(base, names=("a", "b", "c", "d"))
+    model, tokenizer, _, support = made(base, names=("a", "b", "c", "d"))
     loss = lossmith.loss(LOSS, num_classes=4, embedding_dim=16)
-    save_classifier(model, tokenizer, loss, other, inference=inference_of(), reference=reference)
+    save_classifier(model, tokenizer, loss, other, inference=inference_of(), support=support)
     shutil.copy(other / "loss.safetensors", saved / "loss.safetensors")
     message = refused(saved)
     assert "does not fit its model, which has 3 classes" in message
@@ -248,8 +248,8 @@ def test_reference_of_another_model(saved):
 
 
 def test_a_head_of_another_model(base, tmp_path):
-    model, tokenizer, loss, reference = made(base, head="pooled")
-    save_classifier(model, tokenizer, loss, tmp_path, inference=inference_of("pooled"), reference=reference)
+    model, tokenizer, loss, support = made(base, head="pooled")
+    save_classifier(model, tokenizer, loss, tmp_path, inference=inference_of("pooled"), support=support)
     rewritten(tmp_path / "head.safetensors", lambda found: {name: value[:2] for name, value in found.items()})
     assert "it belongs to another one" in refused(tmp_path)
     (tmp_path / "head.safetensors").unlink()

@@ -5,7 +5,7 @@ import pytest
 
 import tiny
 from lossmith.errors import ConfigurationError, DataError
-from lossmith.evaluation.inference import METHODS
+from lossmith.evaluation.inference import INFERENCE_METHODS
 from lossmith.evidence import METRICS
 from lossmith.studies import compare, make_config
 from lossmith.studies.asking import ask
@@ -55,13 +55,13 @@ def record_of(settings, loss="cross_entropy", seed=0, tmp_path=None):
 def test_a_record_holds_every_way_of_inference(few, extra, tmp_path):
     record = record_of(few | extra, JOINT, tmp_path=tmp_path)
     assert record.status == "finished", record.error
-    for method in METHODS:
+    for method in INFERENCE_METHODS:
         prefix = "" if method == "head" else f"{method}_"
         for name in ("accuracy", "macro_f1", "weighted_f1", "nll"):
             assert np.isfinite(record.metrics[prefix + name])
     assert set(record.metrics) <= set(METRICS)
-    assert set(record.config["temperatures"]) == set(METHODS)
-    for method in METHODS[1:]:
+    assert set(record.config["temperatures"]) == set(INFERENCE_METHODS)
+    for method in INFERENCE_METHODS[1:]:
         right = record.scores[f"{method}_accuracy"]
         assert len(right) == len(record.labels)
         assert np.mean(right) == pytest.approx(record.metrics[f"{method}_accuracy"])

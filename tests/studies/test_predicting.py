@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 from lossmith.errors import ConfigurationError, DataError, LossmithWarning, ModelError
-from lossmith.evaluation.inference import METHODS
+from lossmith.evaluation.inference import INFERENCE_METHODS
 from lossmith.studies import make_config, open_predictor, predict, predicting, train
 from lossmith.tasks import load_task
 
@@ -75,7 +75,7 @@ def test_every_way_says_what_the_study_recorded(kind, request, tiny_data):
     folder, record = request.getfixturevalue(kind)
     test = load_task(tiny_data).test
     names = tuple(record.label_names)
-    for method in METHODS:
+    for method in INFERENCE_METHODS:
         found = predict(folder, [row.text for row in test], method=method, device="cpu")
         correct = right(found, record.labels, names)
         if kind == "tokens_with_lora":

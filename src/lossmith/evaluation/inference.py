@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 else:
     np = require("numpy", extra="train", purpose="evaluate predictions")
 
-METHODS = ("head", "proxies", "mixture", "neighbours")
+INFERENCE_METHODS = ("head", "proxies", "mixture", "neighbours")
 """Names of the ways, in the order in which they are shown; all of them score every class."""
 COSINE_SCALE = 20.0
 """Inverse temperature of cosines before a temperature is fitted: that of `normalized_softmax` (1 / 0.05)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class SupportSet:
     """The training texts as the trained model embeds them."""
 
     embeddings: Float[np.ndarray, "texts dim"]
@@ -32,7 +32,7 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassScores:
+class InferenceScores:
     """What each method says of the same examples: scores [examples, classes] whose softmax is a probability."""
 
     head: Float[np.ndarray, "examples classes"]
@@ -41,18 +41,18 @@ class ClassScores:
     neighbours: Float[np.ndarray, "examples classes"]
 
     def of(self, method: str) -> np.ndarray:
-        """The scores of one of `METHODS`."""
+        """The scores of one of `INFERENCE_METHODS`."""
         return getattr(self, method)
 
 
-def class_scores(
+def inference_scores(
     *,
     logits: Float[np.ndarray, "examples classes"],
     embeddings: Float[np.ndarray, "examples dim"],
     proxy_scores: Float[np.ndarray, "examples classes"] | None,
-    reference: Reference,
+    support: SupportSet,
     mixture: float,
-) -> ClassScores:
+) -> InferenceScores:
     """The scores of all methods.
 
     Args:
@@ -60,63 +60,63 @@ def class_scores(
         embeddings: Of the same examples.
         proxy_scores: Of the loss's own proxies (`MetricLoss.class_scores`); None where it owns none, and the mean
             embedding of each class's training texts stands in their place.
-        reference: The training texts.
+        support: The training texts.
         mixture: Share of the head's probability in the mixture, in [0, 1]; the rest is that of the proxies.
     """
     if not 0 <= mixture <= 1:
         raise DataError(f"`mixture` must be in [0, 1], the share of the head's probability, got {mixture}.")
     classes = logits.shape[1]
-    proxies = mean_scores(embeddings, reference, classes) if proxy_scores is None else proxy_scores
+    proxies = mean_scores(embeddings, support, classes) if proxy_scores is None else proxy_scores
     blend = mixture * softmax(logits) + (1 - mixture) * softmax(proxies)
-    return ClassScores(
+    return InferenceScores(
         head=logits,
         proxies=proxies,
         # The smallest float instead of 0: both sides can be surely wrong, and a finite loss is still owed.
         mixture=np.log(np.maximum(blend, np.finfo(np.float64).tiny)),
-        neighbours=neighbour_scores(embeddings, reference, classes),
+        neighbours=neighbour_scores(embeddings, support, classes),
     )
 
 
 def mean_scores(
-    embeddings: Float[np.ndarray, "examples dim"], reference: Reference, num_classes: int
+    embeddings: Float[np.ndarray, "examples dim"], support: SupportSet, num_classes: int
 ) -> Float[np.ndarray, "examples classes"]:
     """Scaled cosine to the mean direction of each class's training texts; -1 for a class without one.
 
     Source: the prototypes of Snell et al. 2017, https://arxiv.org/abs/1703.05175, on the unit sphere.
     """
-    rows = unit(reference.embeddings)
+    rows = unit(support.embeddings)
     cosines = np.full((len(embeddings), num_classes), -1.0)
-    for label in np.unique(reference.labels):
-        cosines[:, label] = unit(embeddings) @ unit(rows[reference.labels == label].mean(axis=0))
+    for label in np.unique(support.labels):
+        cosines[:, label] = unit(embeddings) @ unit(rows[support.labels == label].mean(axis=0))
     return COSINE_SCALE * cosines
 
 
 def neighbour_scores(
-    embeddings: Float[np.ndarray, "examples dim"], reference: Reference, num_classes: int
+    embeddings: Float[np.ndarray, "examples dim"], support: SupportSet, num_classes: int
 ) -> Float[np.ndarray, "examples classes"]:
     """Scaled cosine to the nearest training text of each class; the highest is the class of the nearest of all.
 
     A class without a training text has cosine -1.
     """
-    cosines = unit(embeddings) @ unit(reference.embeddings).T
+    cosines = unit(embeddings) @ unit(support.embeddings).T
     nearest = np.full((len(embeddings), num_classes), -1.0)
-    for label in np.unique(reference.labels):
-        nearest[:, label] = cosines[:, reference.labels == label].max(axis=1)
+    for label in np.unique(support.labels):
+        nearest[:, label] = cosines[:, support.labels == label].max(axis=1)
     return COSINE_SCALE * nearest
 
 
-def inference_metrics(scores: ClassScores, labels: Int[np.ndarray, " examples"]) -> dict[str, float]:
+def inference_metrics(scores: InferenceScores, labels: Int[np.ndarray, " examples"]) -> dict[str, float]:
     """The metrics of `classification_metrics` for every method, those of the head without a prefix."""
     found: dict[str, float] = {}
-    for method in METHODS:
+    for method in INFERENCE_METHODS:
         prefix = "" if method == "head" else f"{method}_"
         found |= {f"{prefix}{name}": value for name, value in classification_metrics(scores.of(method), labels).items()}
     return found
 
 
-def fit_temperatures(scores: ClassScores, labels: Int[np.ndarray, " examples"]) -> dict[str, float]:
+def fit_temperatures(scores: InferenceScores, labels: Int[np.ndarray, " examples"]) -> dict[str, float]:
     """The temperature of each method on rows that were not trained on."""
-    return {method: fit_temperature(scores.of(method), labels) for method in METHODS}
+    return {method: fit_temperature(scores.of(method), labels) for method in INFERENCE_METHODS}
 
 
 def calibration_metrics(

@@ -109,7 +109,7 @@ class SavedClassifier:
     """The loss with its trained proxies; None for a model that was not saved by lossmith."""
     inference: Inference | None
     """None for a model that was not saved by lossmith: only its head can be asked."""
-    reference: tuple[Tensor, Tensor] | None
+    support: tuple[Tensor, Tensor] | None
     """Embeddings [texts, dim] and labels [texts] of the training texts."""
 
 
@@ -120,7 +120,7 @@ def save_classifier(
     folder: Path,
     *,
     inference: Inference,
-    reference: tuple[Tensor, Tensor] | None,
+    support: tuple[Tensor, Tensor] | None,
 ) -> None:
     """Write model, tokenizer, loss, and what the ways of inference need.
 
@@ -133,8 +133,8 @@ def save_classifier(
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     save_loss(loss, folder, **{name: getattr(inference, name) for name in Inference.__dataclass_fields__})
-    if reference is not None:
-        tensors = {"embeddings": reference[0].contiguous(), "labels": reference[1].contiguous()}
+    if support is not None:
+        tensors = {"embeddings": support[0].contiguous(), "labels": support[1].contiguous()}
         safetensors.torch.save_file(tensors, folder / REFERENCE_WEIGHTS)
     give_ordinary_permissions(folder)
 
@@ -157,13 +157,13 @@ def load_saved(folder: Path) -> SavedClassifier:
     names = tuple(model.config.id2label[place] for place in range(len(model.config.id2label)))
     if inference is None:
         return SavedClassifier(
-            model=model, tokenizer=tokenizer, label_names=names, loss=None, inference=None, reference=None
+            model=model, tokenizer=tokenizer, label_names=names, loss=None, inference=None, support=None
         )
     assert config is not None
     loss = _load_loss(folder, str(config.get("loss")), num_classes=len(names), dim=hidden_size(model))
-    reference = _load_reference(folder, classes=len(names), dim=hidden_size(model))
+    support = _load_support(folder, classes=len(names), dim=hidden_size(model))
     return SavedClassifier(
-        model=model, tokenizer=tokenizer, label_names=names, loss=loss, inference=inference, reference=reference
+        model=model, tokenizer=tokenizer, label_names=names, loss=loss, inference=inference, support=support
     )
 
 
@@ -242,7 +242,7 @@ def _load_loss(folder: Path, text: str, *, num_classes: int, dim: int) -> LossMo
     return loss.eval()
 
 
-def _load_reference(folder: Path, *, classes: int, dim: int) -> tuple[Tensor, Tensor] | None:
+def _load_support(folder: Path, *, classes: int, dim: int) -> tuple[Tensor, Tensor] | None:
     file = folder / REFERENCE_WEIGHTS
     if not file.is_file():
         return None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lossmith.evaluation.inference import ClassScores, Reference, class_scores, fit_temperatures
+from lossmith.evaluation.inference import InferenceScores, SupportSet, fit_temperatures, inference_scores
 from lossmith.integrations.classification import ClassificationTrainer, predict_outputs
 from lossmith.integrations.classifiers import trained_scores
 from lossmith.studies.draws import calibration_rows, trained_on
@@ -24,9 +24,9 @@ REFERENCE_TEXTS = 2000
 class Asked:
     """What a trained classifier says, by every way of inference."""
 
-    test: ClassScores
+    test: InferenceScores
     """Scores of the test texts."""
-    reference: Reference
+    support: SupportSet
     """Its training texts."""
     temperatures: dict[str, float]
     """Method -> temperature; empty without texts to fit it on."""
@@ -68,14 +68,14 @@ def ask(
     )
     logits, embeddings = outputs.logits.numpy(), outputs.embeddings.numpy()
     own = trained_scores(trainer.loss, outputs.embeddings)
-    reference = Reference(embeddings=embeddings[: len(known)], labels=np.array([example.label for example in known]))
+    support = SupportSet(embeddings=embeddings[: len(known)], labels=np.array([example.label for example in known]))
 
-    def scores(rows: slice) -> ClassScores:
-        return class_scores(
+    def scores(rows: slice) -> InferenceScores:
+        return inference_scores(
             logits=logits[rows],
             embeddings=embeddings[rows],
             proxy_scores=None if own is None else own.numpy()[rows],
-            reference=reference,
+            support=support,
             mixture=config.mixture,
         )
 
@@ -86,7 +86,7 @@ def ask(
         temperatures = fit_temperatures(scores(slice(len(known), len(known) + len(held_out))), labels)
     return Asked(
         test=scores(slice(len(known) + len(held_out), None)),
-        reference=reference,
+        support=support,
         temperatures=temperatures,
         calibration_texts=len(held_out),
         learnt_proxies=own is not None,

@@ -13,7 +13,7 @@ import torch
 
 from lossmith.errors import ConfigurationError, LossmithError, LossmithWarning, TrainingDivergedError
 from lossmith.evaluation import classification_metrics, predictions
-from lossmith.evaluation.inference import METHODS, calibration_metrics, inference_metrics
+from lossmith.evaluation.inference import INFERENCE_METHODS, calibration_metrics, inference_metrics
 from lossmith.integrations.classification import (
     ClassificationTrainer,
     encode,
@@ -150,7 +150,7 @@ class ClassificationSetting(Setting):
         metrics |= calibration_metrics(asked.test.head, labels, asked.temperatures.get("head"))
         right = {
             f"{method}_accuracy": (predictions(asked.test.of(method)) == labels).astype(float).tolist()
-            for method in METHODS
+            for method in INFERENCE_METHODS
             if method != "head"
         }
         return {
@@ -184,7 +184,7 @@ class ClassificationSetting(Setting):
                 task=self.task.name,
                 temperatures=asked.temperatures,
             ),
-            reference=(torch.from_numpy(asked.reference.embeddings), torch.from_numpy(asked.reference.labels)),
+            support=(torch.from_numpy(asked.support.embeddings), torch.from_numpy(asked.support.labels)),
         )
 
     def check(self) -> None:

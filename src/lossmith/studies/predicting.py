@@ -11,7 +11,7 @@ from jaxtyping import Float
 from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, DataError, LossmithWarning, ModelError
 from lossmith.evaluation.calibration import softmax
-from lossmith.evaluation.inference import METHODS, Reference, class_scores
+from lossmith.evaluation.inference import INFERENCE_METHODS, SupportSet, inference_scores
 from lossmith.integrations.classification import Outputs, encode, predict_outputs
 from lossmith.integrations.classifiers import SavedClassifier, load_saved, trained_scores
 from lossmith.integrations.models import token_limit
@@ -51,7 +51,7 @@ class Predictor:
     classifier: SavedClassifier
     """Model, tokenizer, loss and what the ways of inference need."""
     method: str
-    """One of `lossmith.evaluation.inference.METHODS`."""
+    """One of `lossmith.evaluation.inference.INFERENCE_METHODS`."""
     threshold: float | None
     """It abstains below this probability; None never abstains."""
     max_length: int
@@ -137,14 +137,14 @@ class Predictor:
         scores = outputs.logits.numpy()
         if self.method != "head":
             assert saved.inference is not None
-            assert saved.reference is not None
+            assert saved.support is not None
             own = trained_scores(saved.loss, outputs.embeddings)
-            embeddings, labels = (tensor.numpy() for tensor in saved.reference)
-            scores = class_scores(
+            embeddings, labels = (tensor.numpy() for tensor in saved.support)
+            scores = inference_scores(
                 logits=scores,
                 embeddings=outputs.embeddings.numpy(),
                 proxy_scores=None if own is None else own.numpy(),
-                reference=Reference(embeddings=embeddings, labels=labels),
+                support=SupportSet(embeddings=embeddings, labels=labels),
                 mixture=saved.inference.mixture,
             ).of(self.method)
         if not np.isfinite(scores).all():
@@ -180,9 +180,10 @@ def open_predictor(
 
     Warns where its probabilities are not calibrated. For the arguments and the errors see `predict`.
     """
-    if method not in METHODS:
+    if method not in INFERENCE_METHODS:
         raise ConfigurationError(
-            f"`method` must be one of {', '.join(METHODS)}, got '{method}'.{did_you_mean(method, METHODS)}"
+            f"`method` must be one of {', '.join(INFERENCE_METHODS)}, got '{method}'."
+            f"{did_you_mean(method, INFERENCE_METHODS)}"
         )
     if threshold is not None and not 0 < threshold <= 1:
         raise ConfigurationError(
@@ -228,7 +229,7 @@ def _check_method(folder: Path, saved: SavedClassifier, method: str) -> None:
             f"The head of `{folder}` was never trained, since '{saved.loss}' reads embeddings only: use `method` "
             f"proxies or neighbours."
         )
-    if method != "head" and saved.reference is None:
+    if method != "head" and saved.support is None:
         raise ModelError(
             f"`{folder}` lacks the embeddings of its training texts (reference.safetensors), which `method` {method} "
             f"needs: save the model again, or use 'head'."
