@@ -96,8 +96,8 @@ def test_every_method_says_the_same_after_loading(base, tmp_path, head, pooling,
     assert torch.equal(loaded.support[1], LABELS)
     after = scores_of(loaded.model, loaded.tokenizer, loaded.loss, loaded.support, pooling, loaded.inference.mixture)
     for method in INFERENCE_METHODS:
-        # Adapters are added to the weights when saved, which rounds once.
-        np.testing.assert_allclose(after.of(method), before.of(method), rtol=1e-4, atol=1e-5, err_msg=method)
+        # Adapters are added to the weights when saved, which rounds once: in proportion to the largest scores, near 10.
+        np.testing.assert_allclose(after.of(method), before.of(method), rtol=1e-4, atol=1e-4, err_msg=method)
         spread = np.ptp(before.of(method), axis=1)
         assert spread.min() > 1e-2, "the case tells nothing apart"
 
