@@ -56,6 +56,36 @@ def test_a_coupled_loss_pulls_by_the_gradient_of_the_batch():
         assert found.norms["embeddings"][row] == pytest.approx(math.hypot(*slopes), rel=1e-3)
 
 
+@pytest.mark.parametrize(("batch_size", "classes", "per_class"), [(8, 2, 2), (6, 5, 2), (9, 3, 3)])
+def test_balanced_batches_hold_several_rows_of_each_class_and_every_row_once(batch_size, classes, per_class):
+    labels = np.sort(np.arange(37) % classes)
+    seen = []
+
+    class Watching(torch.nn.Module):
+        required, inputs = ("embeddings", "labels"), ("embeddings", "labels")
+
+        def forward(self, embeddings, labels):
+            seen.append((embeddings[:, 0].int().tolist(), labels.tolist()))
+            return embeddings.square().sum()
+
+    vectors = np.arange(37.0)[:, None]
+    found = weigh_examples(
+        Watching(),
+        logits=np.zeros((37, classes)),
+        labels=labels,
+        embeddings=vectors,
+        batch_size=batch_size,
+        samples_per_class=per_class,
+    )
+    assert sorted(row for rows, _ in seen for row in rows) == list(range(37))
+    assert (found.norms["embeddings"][1:] > 0).all()
+    full = [names for _, names in seen if len(names) == batch_size]
+    assert len(full) >= 37 // batch_size - 2
+    for names in full:
+        assert min(names.count(name) for name in set(names)) >= per_class
+        assert len(set(names)) > 1
+
+
 def test_through_a_linear_head_the_embedding_feels_the_logits():
     _, embeddings, labels = draw()
     head = torch.nn.Linear(4, 3)

@@ -77,6 +77,10 @@ def fake_explained(*, losses=LOSSES, seeds=(0, 1, 2), names=("negative", "positi
         "disagreements": find_disagreements(predicted, labels, baseline=losses[0]),
         "weights": weight_curves(weights),
         "attributions": attributions,
+        "highlights": {
+            loss: dict(zip(sample.attributed.tolist(), by[seeds[0]].texts, strict=True))
+            for loss, by in attributions.items()
+        },
         "notices": (),
         "attribution": "Movie reviews: Pang and Lee 2005.",
     }

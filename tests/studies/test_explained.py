@@ -11,12 +11,13 @@ import torch
 
 import tiny
 from lossmith.errors import ConfigurationError, EvidenceError
-from lossmith.evidence import EvidenceStore
+from lossmith.evidence import EvidenceStore, RunRecord
 from lossmith.studies import compare, make_config, open_results
 from lossmith.studies import explained as module
 from lossmith.studies import explained_results as results_module
 from lossmith.studies.explained import explain_study
-from lossmith.studies.explained_run import draw_sample, proxies_of
+from lossmith.studies.explained_run import disputed_places, draw_sample, proxies_of
+from lossmith.tasks import Example
 
 JOINT = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"
 LOOK = {"examples": 20, "attributed": 4}
@@ -213,6 +214,52 @@ def test_folds_have_examples_of_their_own(setup, tmp_path):
     assert not texts[0] & texts[1]
     assert found.stability.pairs == ()
     assert any("fold of its own" in notice for notice in found.notices)
+
+
+def test_the_first_gained_and_lost_examples_have_highlighted_tokens(setup, tmp_path):
+    results = tmp_path / "out"
+    # One learns and the other unlearns, so that they differ about many examples.
+    changed = {"seeds": 1, "losses": ["cross_entropy", "-0.5*cross_entropy"]}
+    compare(make_config(setup | changed), results, listener=Silent())
+    explained = explain_study(results, **LOOK)
+    one = explained.disagreements.losses[0]
+    wanted = {*one.gained[0][:3], *one.lost[0][:3]}
+    assert wanted - set(explained.samples[0].attributed.tolist()), (
+        "the sample attributes all of them: the test would show nothing"
+    )
+    for loss in explained.losses:
+        table = explained.highlights[loss]
+        assert wanted <= set(table)
+        for place in wanted:
+            pieces = "".join(piece for piece, _ in table[place].highlights("integrated_gradients"))
+            assert pieces == explained.samples[0].examples[place].text
+            assert table[place].target == explained_prediction(results, explained, loss, place)
+
+
+def explained_prediction(results, explained, loss, place):
+    with EvidenceStore(results, create=False) as store:
+        return store.get(loss, 0).predictions[int(explained.samples[0].rows[place])]
+
+
+def test_disputed_examples_are_read_off_the_records():
+    test = tuple(Example(f"text {place}", place % 2) for place in range(40))
+    sample = draw_sample(test, examples=20, attributed=3, seed=1)
+    truth = [example.label for example in test]
+    record = RunRecord(loss="cross_entropy", seed=0, status="finished", config={}, metrics={})
+    turned = {int(row) for row in sample.rows[4:12]}
+    wrong = [1 - label if place in turned else label for place, label in enumerate(truth)]
+    records = {
+        "cross_entropy": dataclasses.replace(record, predictions=wrong),
+        "focal": dataclasses.replace(record, predictions=truth),
+        "poly": dataclasses.replace(record, predictions=[1 - label for label in truth]),
+        "short": dataclasses.replace(record, predictions=truth[:3]),
+    }
+    found = disputed_places(records, "cross_entropy", sample, most=2)
+    known = set(sample.attributed.tolist())
+    assert found["focal"] == tuple(place for place in (4, 5) if place not in known)
+    assert found["poly"] == tuple(place for place in (0, 1) if place not in known)
+    assert set(found["cross_entropy"]) == {*found["focal"], *found["poly"]}
+    assert "short" not in found
 
 
 def test_the_sample_is_seeded_and_its_attributed_rows_lie_within():

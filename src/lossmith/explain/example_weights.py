@@ -76,13 +76,14 @@ def weigh_examples(
     embeddings: "np.ndarray | None" = None,
     head: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 32,
+    samples_per_class: int | None = None,
     seed: int = 0,
 ) -> ExampleWeights:
     """The gradient norm of a loss at each example.
 
-    The examples are dealt into shuffled batches, as in training; the gradient of the batch's mean loss at a row, times
-    the rows of the batch, is that of the example's own loss where losses are per example, and its share in the batch
-    where they are coupled.
+    Every example is dealt into one batch, made as training makes them; the gradient of the batch's mean loss at a row,
+    times the rows of the batch, is that of the example's own loss where losses are per example, and its share in the
+    batch where they are coupled.
 
     Args:
         loss: From `lossmith.loss`; reads logits, embeddings or both.
@@ -92,6 +93,8 @@ def weigh_examples(
         head: Maps embeddings to logits, where the model does so; then the gradient at an embedding holds what comes
             through the logits as well. Without it the two inputs count apart, as the loss reads them.
         batch_size: Rows per batch, >= 2: coupled losses depend on it.
+        samples_per_class: None for shuffled batches; >= 2 for batches that hold at least so many rows of each class in
+            them, as far as the rows of a class go.
         seed: Of the shuffle.
 
     Returns:
@@ -101,9 +104,11 @@ def weigh_examples(
         DataError: For shapes that do not match, or a loss that reads something else.
     """
     check_count("batch_size", batch_size, low=2)
+    if samples_per_class is not None:
+        check_count("samples_per_class", samples_per_class, low=2)
     np = numpy()
     scores, classes = _checked(loss, logits, labels, embeddings)
-    order = np.random.default_rng(seed).permutation(len(classes))
+    batches = _dealt(classes, batch_size, samples_per_class, np.random.default_rng(seed))
     norms: dict[str, Any] = {}
     with warnings.catch_warnings():
         # Rows without a positive in their batch are said in the docstring; a warning for every call would be noise.
@@ -111,11 +116,10 @@ def weigh_examples(
         training = loss.training
         loss.eval()
         try:
-            # Of about equal size: in a last batch of one row a loss that compares rows would have nothing to compare.
-            for rows in np.array_split(order, max(round(len(order) / batch_size), 1)):
+            for rows in batches:
                 vectors = None if embeddings is None else np.asarray(embeddings)[rows]
                 for place, found in _norms(loss, scores[rows], vectors, classes[rows], head).items():
-                    norms.setdefault(place, np.zeros(len(order)))[rows] = found
+                    norms.setdefault(place, np.zeros(len(classes)))[rows] = found
         finally:
             loss.train(training)
     shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
@@ -155,6 +159,25 @@ def weight_curves(
                         }
                     )
     return WeightCurves(rows=tuple(rows), bins=bins)
+
+
+def _dealt(labels: Any, batch_size: int, samples_per_class: int | None, draw: Any) -> list[Any]:
+    """The rows of each batch; every row stands in one."""
+    np = numpy()
+    order = draw.permutation(len(labels))
+    if samples_per_class is None:
+        # Of about equal size: in a last batch of one row a loss that compares rows would have nothing to compare.
+        return np.array_split(order, max(round(len(order) / batch_size), 1))
+    names = draw.permutation(np.unique(labels))
+    classes = max(min(batch_size // samples_per_class, len(names)), 1)
+    each = batch_size // classes
+    own = [order[labels[order] == name] for name in names]
+    # The first rows of every class, then the next of every class: neighbours are of different classes.
+    parts = [rows[start : start + each] for start in range(0, len(order), each) for rows in own if start < len(rows)]
+    batches = [np.concatenate(parts[start : start + classes]) for start in range(0, len(parts), classes)]
+    if len(batches) > 1 and len(batches[-1]) < 2 * samples_per_class:
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    return batches
 
 
 def _checked(loss: Any, logits: Any, labels: Any, embeddings: Any) -> tuple[Any, Any]:

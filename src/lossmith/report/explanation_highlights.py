@@ -1,15 +1,13 @@
 """Texts on which a loss and the baseline disagree, each token coloured by what it says for the predicted class."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from lossmith.explain import AttributedText
 from lossmith.studies.explained_results import ExplainedStudy
+from lossmith.studies.explained_run import DISPUTED, HIGHLIGHTS
 
-METHOD = "integrated_gradients"
-MOST = 3
-"""Texts of each kind that are shown for a loss."""
 STRONGEST = 0.6
 """Opacity behind the token with the largest weight."""
 
@@ -65,44 +63,44 @@ class Highlighted:
 
 
 def highlighted(study: ExplainedStudy) -> list[Highlighted]:
-    """For each loss a few texts of the first seed that it gained and that it lost, of those with attributions."""
+    """For each loss the first texts of the first seed that it gained, and that it lost."""
     seed = study.seeds[0]
     sample = study.samples[seed]
-    place_of = {int(example): place for place, example in enumerate(sample.attributed)}
     found = []
     for one in study.disagreements.losses:
         if seed not in one.gained:
             continue
+        tables = [study.highlights[loss] for loss in (study.baseline, one.model)]
         for gained, examples in ((True, one.gained[seed]), (False, one.lost[seed])):
-            for example in [example for example in examples if example in place_of][:MOST]:
-                seen = tuple(_seen(study, loss, seed, place_of[example]) for loss in (study.baseline, one.model))
+            # Models trained again may disagree about other examples than the recorded ones did.
+            for example in [example for example in examples if all(example in table for table in tables)][:DISPUTED]:
+                label = sample.examples[example].label
+                seen = [
+                    _seen(study, loss, table[example], label)
+                    for loss, table in zip((study.baseline, one.model), tables, strict=True)
+                ]
                 found.append(
                     Highlighted(
                         loss=one.model,
                         gained=gained,
                         row=int(sample.rows[example]),
-                        label=study.label_names[sample.examples[example].label],
+                        label=study.label_names[label],
                         seen=(seen[0], seen[1]),
                     )
                 )
     return found
 
 
-def _seen(study: ExplainedStudy, loss: str, seed: int, place: int) -> Seen:
-    one: Any = study.attributions[loss][seed].texts[place]
+def _seen(study: ExplainedStudy, loss: str, one: AttributedText, label: int) -> Seen:
     segments = (0, *one.text.segments)
     pieces = tuple(
         Piece(text=text, weight=weight, second=segments[number + 1] != segments[number])
-        for number, (text, weight) in enumerate(one.highlights(METHOD))
+        for number, (text, weight) in enumerate(one.highlights(HIGHLIGHTS))
     )
-    sample = study.samples[seed]
-    label = sample.examples[int(sample.attributed[place])].label
     return Seen(
         loss=loss,
         predicted=study.label_names[one.target],
-        probability=float(np.exp(one.value))
-        if study.attributions[loss][seed].score == "log_probability"
-        else float("nan"),
+        probability=float(np.exp(one.value)),
         right=one.target == label,
         pieces=pieces,
     )

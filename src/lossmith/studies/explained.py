@@ -12,7 +12,7 @@ from lossmith.studies.comparison import Listener, Study, open_results
 from lossmith.studies.config import StudyConfig
 from lossmith.studies.explained_asked import asked_losses, asked_seeds, check_unchanged, recorded_runs
 from lossmith.studies.explained_results import ExplainedStudy, assembled
-from lossmith.studies.explained_run import ExplainedRun, Sample, draw_sample, look_into
+from lossmith.studies.explained_run import ExplainedRun, Sample, disputed_places, draw_sample, look_into
 from lossmith.studies.explained_store import RunFiles
 from lossmith.studies.run import TRAINING_SHARE, train_and_test
 
@@ -91,8 +91,9 @@ def explain_study(
         block: draw_sample(setting.task_of(block).test, examples=examples, attributed=attributed, seed=seed)
         for block in dict.fromkeys(block for _, block in records)
     }
+    disputed = _disputed(found, records, samples)
     files = RunFiles(out, {"examples": examples, "attributed": attributed, "seed": seed})
-    runs = _all_runs(setting, records, samples, files, listener or Unheard())
+    runs = _all_runs(setting, records, samples, disputed, files, listener or Unheard())
     notices += _differing(list(runs.values()))
     return assembled(setting, runs, samples, out, [*found.notices, *notices], found.attribution)
 
@@ -101,11 +102,16 @@ def _all_runs(
     setting: ClassificationSetting,
     records: Mapping[tuple[str, int], RunRecord],
     samples: Mapping[int, Sample],
+    disputed: Mapping[tuple[str, int], Sequence[int]],
     files: RunFiles,
     listener: Listener,
 ) -> dict[tuple[str, int], ExplainedRun]:
     """Every run as kept, or trained and looked into now."""
-    runs = {place: kept for place, record in records.items() if (kept := files.read(record)) is not None}
+    runs = {
+        place: kept
+        for place, record in records.items()
+        if (kept := files.read(record, disputed.get(place, ()))) is not None
+    }
     listener.study_began(len(records), len(runs))
     for (loss, seed), record in records.items():
         if (loss, seed) in runs:
@@ -125,12 +131,29 @@ def _all_runs(
             record,
             retrained,
             samples[seed],
+            disputed.get((loss, seed), ()),
             lambda share: listener.run_moved(TRAINING_SHARE + (1 - TRAINING_SHARE) * share),
         )
         files.write(record, run)
         runs[loss, seed] = run
         listener.run_ended(record)
     return {place: runs[place] for place in records}
+
+
+def _disputed(
+    study: Study, records: Mapping[tuple[str, int], RunRecord], samples: Mapping[int, Sample]
+) -> dict[tuple[str, int], tuple[int, ...]]:
+    """What every run attributes for the sake of its disagreements with the baseline.
+
+    Of all losses and seeds, asked for or not: what is kept of a run then serves a later call too.
+    """
+    found = {}
+    for seed, sample in samples.items():
+        own = {record.loss: record for record in study.records if record.seed == seed and record.status == "finished"}
+        own |= {loss: record for (loss, block), record in records.items() if block == seed}
+        places = disputed_places(own, study.config.all_losses[0], sample)
+        found |= {(loss, seed): chosen for loss, chosen in places.items()}
+    return found
 
 
 def _differing(runs: Sequence[ExplainedRun]) -> list[str]:

@@ -12,6 +12,7 @@ from lossmith.evaluation.calibration import softmax
 from lossmith.evidence.metrics import split_metric
 from lossmith.explain import (
     AccuracyByDecile,
+    AttributedText,
     AttributionStability,
     Calibration,
     Disagreements,
@@ -71,6 +72,9 @@ class ExplainedStudy:
     weights: WeightCurves
     attributions: Mapping[str, Mapping[int, TokenAttributions]]
     """Loss -> seed -> token attributions of the sample's attributed examples."""
+    highlights: Mapping[str, Mapping[int, AttributedText]]
+    """Loss -> place in the first seed's sample -> its integrated gradients: the attributed examples, and the first that
+    the loss gained or lost."""
     notices: tuple[str, ...]
     """What a reader must know."""
     attribution: str
@@ -140,6 +144,7 @@ def assembled(
         disagreements=find_disagreements(each(lambda run: run.logits.argmax(axis=1)), labels, baseline=losses[0]),
         weights=weight_curves(each(lambda run: run.weights)),
         attributions=attributions,
+        highlights={run.loss: _highlights(run, samples[seeds[0]]) for run in first},
         notices=tuple(
             dict.fromkeys([*notices, *_about_samples(samples), *_about_tokens(config), *_about_heads(config, losses)])
         ),
@@ -160,6 +165,11 @@ def _pretrained(setting: ClassificationSetting, seed: int, sample: Sample, out: 
         "fold": None if setting.config.folds is None else seed % setting.config.folds,
     }
     return kept_arrays(out / "pretrained", key, lambda: pretrained_outputs(setting, seed, sample))
+
+
+def _highlights(run: ExplainedRun, sample: Sample) -> dict[int, AttributedText]:
+    own = dict(zip(sample.attributed.tolist(), run.attributions.texts, strict=True))
+    return own | dict(zip(run.disputed, run.highlights.texts, strict=True))
 
 
 def _same_examples(samples: Mapping[int, Sample]) -> bool:

@@ -1,6 +1,7 @@
 """One trained model looked into, and the held-out examples that all models are looked at with."""
 
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lossmith.explain import (
     measure_faithfulness,
     weigh_examples,
 )
+from lossmith.explain.attributions import METHODS
 from lossmith.integrations.classification import predict_outputs
 from lossmith.integrations.classifiers import base_network
 from lossmith.integrations.pooling import TOKENS
@@ -31,6 +33,14 @@ from lossmith.tasks import Example
 
 SHARES = (0.15, 0.65, 0.95)
 """Progress of a look after the embeddings, the attributions and their faithfulness."""
+HIGHLIGHTS = "integrated_gradients"
+"""The method whose weights are shown behind the tokens of disputed texts."""
+SCORE = "log_probability"
+"""What of the predicted class is attributed to tokens."""
+EMPTIED = "mask"
+"""What a token is replaced with."""
+DISPUTED = 3
+"""Texts that a loss gained, and as many that it lost, with highlighted tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +92,10 @@ class ExplainedRun:
     """Of the attributed examples."""
     faithfulness: Faithfulness
     """Of these attributions."""
+    disputed: tuple[int, ...]
+    """Further places within the sample whose tokens are attributed: a loss and the baseline disagree about them."""
+    highlights: TokenAttributions
+    """Of the disputed examples, by integrated gradients alone."""
 
 
 def look_into(
@@ -90,6 +104,7 @@ def look_into(
     record: RunRecord,
     retrained: RunRecord,
     sample: Sample,
+    disputed: Sequence[int],
     report: Progress,
 ) -> ExplainedRun:
     """Take every look at one trained model.
@@ -100,6 +115,7 @@ def look_into(
         record: The run as the study recorded it.
         retrained: The run as it came out now.
         sample: The examples to look at.
+        disputed: Further places within it whose tokens are attributed.
         report: Progress of the look.
     """
     model, tokenizer, config = trainer.model, trainer.processing_class, setting.config
@@ -118,6 +134,7 @@ def look_into(
         own = class_means(embeddings[len(sample.examples) :], np.array([example.label for example in known]))
     embeddings = embeddings[: len(sample.examples)]
     attributions, faithful = _attributed(setting, trainer, record, sample, report)
+    highlights = _attributions(setting, trainer, sample, disputed, methods=(HIGHLIGHTS,))
     trainer.loss.set_progress(1.0)
     weights = weigh_examples(
         trainer.loss,
@@ -126,6 +143,7 @@ def look_into(
         labels=sample.labels,
         head=linear_head(setting, model),
         batch_size=config.batch_size,
+        samples_per_class=config.samples_per_class if config.sampling == "balanced" else None,
         seed=sample.seed,
     )
     report(1.0)
@@ -139,28 +157,51 @@ def look_into(
         weights=weights,
         attributions=attributions,
         faithfulness=faithful,
+        disputed=tuple(disputed),
+        highlights=highlights,
     )
+
+
+def disputed_places(
+    records: Mapping[str, RunRecord], baseline: str, sample: Sample, *, most: int = DISPUTED
+) -> dict[str, tuple[int, ...]]:
+    """For every loss the first examples of the sample that it got right and the baseline wrong, and the reverse.
+
+    They are read off the recorded predictions, so that every run can attribute its own while its model is there; those
+    that the sample attributes anyway are left out, and the baseline has those of all losses.
+
+    Args:
+        records: Loss -> its finished run of one block, the baseline's among them.
+        baseline: The loss that the others are compared with.
+        sample: The block's examples.
+        most: Of each kind.
+    """
+    right = {
+        loss: np.asarray(record.predictions)[sample.rows] == sample.labels
+        for loss, record in records.items()
+        if len(record.predictions) > sample.rows.max()
+    }
+    known = set(sample.attributed.tolist())
+    found: dict[str, tuple[int, ...]] = {}
+    for loss, own in right.items():
+        if baseline in right and loss != baseline:
+            first = [np.flatnonzero(which)[:most] for which in (own & ~right[baseline], ~own & right[baseline])]
+            found[loss] = tuple(sorted(set(np.concatenate(first).tolist()) - known))
+    found[baseline] = tuple(sorted({place for places in found.values() for place in places}))
+    return found
 
 
 def _attributed(
     setting: ClassificationSetting, trainer: Any, record: RunRecord, sample: Sample, report: Progress
 ) -> tuple[TokenAttributions, Faithfulness]:
     model, tokenizer = trainer.model, trainer.processing_class
-    chosen = [sample.examples[int(place)] for place in sample.attributed]
     done = [0, 0]
 
     def moved(step: int, count: int) -> None:
         done[step] += count
-        report(SHARES[step] + (SHARES[step + 1] - SHARES[step]) * done[step] / len(chosen))
+        report(SHARES[step] + (SHARES[step + 1] - SHARES[step]) * done[step] / len(sample.attributed))
 
-    attributions = attribute_tokens(
-        model,
-        tokenizer,
-        [example.text for example in chosen],
-        pairs=[str(example.pair) for example in chosen] if setting.task.has_pairs else None,
-        max_length=setting.max_length,
-        on_text=lambda count: moved(0, count),
-    )
+    attributions = _attributions(setting, trainer, sample, sample.attributed.tolist(), lambda count: moved(0, count))
     faithful = measure_faithfulness(
         model,
         tokenizer,
@@ -171,6 +212,31 @@ def _attributed(
         on_text=lambda count: moved(1, count),
     )
     return attributions, faithful
+
+
+def _attributions(
+    setting: ClassificationSetting,
+    trainer: Any,
+    sample: Sample,
+    places: Sequence[int],
+    on_text: Callable[[int], None] | None = None,
+    methods: Sequence[str] = METHODS,
+) -> TokenAttributions:
+    """Token attributions of the examples at these places of the sample."""
+    if not places:
+        return TokenAttributions(texts=(), methods=tuple(methods), score=SCORE, baseline=EMPTIED)
+    chosen = [sample.examples[place] for place in places]
+    return attribute_tokens(
+        trainer.model,
+        trainer.processing_class,
+        [example.text for example in chosen],
+        pairs=[str(example.pair) for example in chosen] if setting.task.has_pairs else None,
+        methods=methods,
+        score=SCORE,
+        baseline=EMPTIED,
+        max_length=setting.max_length,
+        on_text=on_text,
+    )
 
 
 def _changed(record: RunRecord, retrained: RunRecord) -> int:

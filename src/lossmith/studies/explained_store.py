@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lossmith.explain import AttributedText, ExampleWeights, Faithfulness, Proxi
 from lossmith.explain.faithfulness import Faithful
 from lossmith.studies.explained_run import ExplainedRun
 
-FORMAT = 1
+FORMAT = 2
 """Of the kept files; another one is made again."""
 
 
@@ -53,12 +53,12 @@ class RunFiles:
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self.folder, self.settings = folder, {**settings, "format": FORMAT}
 
-    def read(self, record: RunRecord) -> ExplainedRun | None:
+    def read(self, record: RunRecord, disputed: Sequence[int]) -> ExplainedRun | None:
         """The kept look at this run, or None where there is none of these settings and this very run."""
         base = self._path(record)
         try:
             kept = json.loads(base.with_suffix(".json").read_text(encoding="utf-8"))
-            if kept["key"] != self._key(record):
+            if kept["key"] != self._key(record) or not set(disputed) <= set(kept["disputed"]):
                 return None
             with np.load(base.with_suffix(".npz"), allow_pickle=False) as arrays:
                 return _run_from(kept, dict(arrays))
@@ -94,14 +94,29 @@ def _arrays(run: ExplainedRun) -> dict[str, np.ndarray]:
         "difficulty": run.weights.difficulty,
         **{f"norm_{place}": norms for place, norms in run.weights.norms.items()},
         **{
-            f"weights_{method}_{place}": one.weights[method]
-            for place, one in enumerate(run.attributions.texts)
-            for method in run.attributions.methods
+            f"{kind}_{method}_{place}": one.weights[method]
+            for kind, attributions in (("weights", run.attributions), ("highlights", run.highlights))
+            for place, one in enumerate(attributions.texts)
+            for method in attributions.methods
         },
     }
 
 
 def _plain(run: ExplainedRun) -> dict[str, Any]:
+    return {
+        "loss": run.loss,
+        "seed": run.seed,
+        "changed": run.changed,
+        "proxy_kind": run.proxies.kind,
+        "attributions": _plain_attributions(run.attributions),
+        "disputed": run.disputed,
+        "highlights": _plain_attributions(run.highlights),
+        "faithfulness": [_without_nan(asdict(row)) for row in run.faithfulness.rows],
+    }
+
+
+def _plain_attributions(attributions: TokenAttributions) -> dict[str, Any]:
+    """All of them but the weights."""
     texts = [
         {
             "fields": dict(one.text.fields),
@@ -112,22 +127,17 @@ def _plain(run: ExplainedRun) -> dict[str, Any]:
             "value": one.value,
             "empty_value": one.empty_value,
         }
-        for one in run.attributions.texts
+        for one in attributions.texts
     ]
     return {
-        "loss": run.loss,
-        "seed": run.seed,
-        "changed": run.changed,
-        "proxy_kind": run.proxies.kind,
-        "score": run.attributions.score,
-        "baseline": run.attributions.baseline,
-        "methods": run.attributions.methods,
+        "score": attributions.score,
+        "baseline": attributions.baseline,
+        "methods": attributions.methods,
         "texts": texts,
-        "faithfulness": [_without_nan(asdict(row)) for row in run.faithfulness.rows],
     }
 
 
-def _run_from(kept: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ExplainedRun:
+def _attributions_from(kept: Mapping[str, Any], arrays: Mapping[str, np.ndarray], kind: str) -> TokenAttributions:
     texts = tuple(
         AttributedText(
             text=TokenizedText(
@@ -139,10 +149,16 @@ def _run_from(kept: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Expl
             target=one["target"],
             value=one["value"],
             empty_value=one["empty_value"],
-            weights={method: arrays[f"weights_{method}_{place}"] for method in kept["methods"]},
+            weights={method: arrays[f"{kind}_{method}_{place}"] for method in kept["methods"]},
         )
         for place, one in enumerate(kept["texts"])
     )
+    return TokenAttributions(
+        texts=texts, methods=tuple(kept["methods"]), score=kept["score"], baseline=kept["baseline"]
+    )
+
+
+def _run_from(kept: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ExplainedRun:
     norms = {name.removeprefix("norm_"): array for name, array in arrays.items() if name.startswith("norm_")}
     return ExplainedRun(
         loss=kept["loss"],
@@ -152,9 +168,9 @@ def _run_from(kept: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Expl
         embeddings=arrays["embeddings"],
         proxies=Proxies(vectors=arrays["proxies"], labels=arrays["proxy_labels"], kind=kept["proxy_kind"]),
         weights=ExampleWeights(norms=norms, difficulty=arrays["difficulty"]),
-        attributions=TokenAttributions(
-            texts=texts, methods=tuple(kept["methods"]), score=kept["score"], baseline=kept["baseline"]
-        ),
+        attributions=_attributions_from(kept["attributions"], arrays, "weights"),
+        disputed=tuple(kept["disputed"]),
+        highlights=_attributions_from(kept["highlights"], arrays, "highlights"),
         faithfulness=Faithfulness(rows=tuple(Faithful(**_with_nan(row)) for row in kept["faithfulness"])),
     )
 
