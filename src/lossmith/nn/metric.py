@@ -1,6 +1,5 @@
 """The module on embeddings and class labels; it owns proxies and a memory of earlier batches."""
 
-import inspect
 import math
 import warnings
 from dataclasses import dataclass
@@ -8,28 +7,29 @@ from typing import Any, final
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from lossmith._checks import check_label_range, check_labels
-from lossmith._debug import check_finite_rows, check_finite_weights, debugging, note_classes
+from lossmith._debug import check_finite_rows, check_finite_weights, debugging
 from lossmith._numerics import at_least_float32
 from lossmith._reduce import NumItems
 from lossmith._typing import Tensor
-from lossmith.engines.gather import gather_rows, own_start, row_counts, world_size
+from lossmith.engines.gather import gather_rows, world_size
 from lossmith.engines.miners import make_miner
 from lossmith.engines.row_plans import apply_by_rows, row_chunks, sum_by_rows
-from lossmith.engines.similarity import (
-    COPIES,
-    TABLES,
-    AnchorRows,
-    ProxyRows,
-    SimilarityRows,
-    check_table,
-    positive_counts,
-)
+from lossmith.engines.similarity import COPIES, TABLES, AnchorRows, ProxyRows, SimilarityRows, positive_counts
 from lossmith.errors import LossmithWarning, ObjectiveInputError
-from lossmith.nn.base import IGNORE_INDEX, Inputs, ObjectiveModule, graph_zero, scatter
-from lossmith.nn.memory import EmbeddingMemory
+from lossmith.nn.base import Inputs, ObjectiveModule, graph_zero, scatter
+from lossmith.nn.metric_plan import choose_plan
+from lossmith.nn.metric_rows import (
+    candidate_rows,
+    check_candidates,
+    check_proxy_rows,
+    check_saved_proxies,
+    checked_embeddings,
+    checked_proxies,
+    new_memory,
+    new_proxies,
+    scores_of_proxies,
+)
 from lossmith.nn.plan import Plan
 from lossmith.objectives import ObjectiveRecord
 
@@ -94,19 +94,9 @@ class MetricLoss(ObjectiveModule):
         self._comes_in_chunks = record.row_local or bool(alone)
         if record.proxy_shape:
             sizes = {**self.hyperparameters, "num_classes": num_classes, "embedding_dim": embedding_dim}
-            shape = [_size(record, name, sizes[name]) for name in record.proxy_shape]
-            # About unit length, so that one learning rate fits every dimension.
-            self.proxies = nn.Parameter(torch.randn(shape) / math.sqrt(shape[-1]))
-            self.register_load_state_dict_pre_hook(_check_saved_proxies)
-        self.memory: EmbeddingMemory | None = None
-        if memory_size:
-            if not record.row_local:
-                raise ObjectiveInputError(
-                    f"'{record.name}' cannot use `memory_size`: losses that compare each row with others on its own "
-                    f"can, such as supcon, nt_xent or triplet_margin."
-                )
-            size = _size(record, "memory_size", memory_size)
-            self.memory = EmbeddingMemory(size, _size(record, "embedding_dim", embedding_dim))
+            self.proxies = new_proxies(record, sizes)
+            self.register_load_state_dict_pre_hook(check_saved_proxies)
+        self.memory = new_memory(record, memory_size, embedding_dim)
 
     def evaluate(self, inputs: Inputs, weights: Tensor | None, num_items: NumItems | None, reduction: str) -> Tensor:
         """The loss, by the plan that suits the call."""
@@ -141,15 +131,11 @@ class MetricLoss(ObjectiveModule):
         Raises:
             ObjectiveInputError: If the loss owns no proxies, or these are of another width.
         """
-        if self.record.class_scores is None:
+        if not self.scores_classes:
             raise ObjectiveInputError(
                 f"'{self.record.name}' owns no proxies that score classes: use the mean embedding of each class."
             )
-        rows = at_least_float32(embeddings)
-        proxies = self._checked_proxies(rows, torch.empty(0, dtype=torch.long, device=rows.device))
-        asked = inspect.signature(self.record.class_scores).parameters.values()
-        own = {p.name: self.hyperparameters[p.name] for p in asked if p.kind is p.KEYWORD_ONLY}
-        return self.record.class_scores(rows, proxies, **own)
+        return scores_of_proxies(self, self.hyperparameters, at_least_float32(embeddings))
 
     def _losses(self, batch: _Batch) -> tuple[Tensor, Tensor]:
         values = apply_by_rows(self._chunk, batch.rows, self.needed, batch.chunks)
@@ -184,23 +170,14 @@ class MetricLoss(ObjectiveModule):
     def _choose(
         self, chunks: list[slice], needs_grad: bool, weights: object, num_items: object, reduction: str
     ) -> tuple[str, str]:
-        """Name of the plan, and why no other."""
-        if not self._comes_in_chunks:
-            return "dense", f"'{self.record.name}' needs the table of all rows at once."
-        if len(chunks) <= 1:
-            return "dense", "The tables of all rows fit the chunk budget together."
-        if not (needs_grad and torch.is_grad_enabled()):
-            return "forward only", "No gradient is wanted, so each chunk's tables are made once."
-        again = ", so each chunk's tables are made again in the backward pass."
-        if reduction == "none":
-            return "recompute", "With reduction 'none' the slope of each loss is not known yet" + again
-        if any(isinstance(value, Tensor) and value.requires_grad for value in (weights, num_items)):
-            return "recompute", "The weights or `num_items` need a gradient, which needs every loss" + again
-        if weights is not None and self.record.item != "anchor":
-            return "recompute", f"Weights belong to {self.record.item}s, which are counted as they come" + again
-        return "gradient in forward", (
-            "The losses of an anchor need its own row only and are added up with constant weights, so each chunk's "
-            "gradient is formed while its tables are there."
+        return choose_plan(
+            self.record,
+            in_chunks=self._comes_in_chunks,
+            chunks=len(chunks),
+            needs_grad=needs_grad,
+            weights=weights,
+            num_items=num_items,
+            reduction=reduction,
         )
 
     @property
@@ -214,7 +191,7 @@ class MetricLoss(ObjectiveModule):
         return self.miner is not None and not self._keeps_one and self.record.item == "anchor"
 
     def _plan(self, inputs: Inputs, weights: object, num_items: object, reduction: str) -> Plan:
-        embeddings, counted = self._checked_embeddings(inputs)
+        embeddings, counted = checked_embeddings(inputs)
         labels, items = inputs["labels"][counted], int(counted.sum())
         wanted = [embeddings.requires_grad]
         tables: Tensor | None = None
@@ -257,37 +234,26 @@ class MetricLoss(ObjectiveModule):
         return ranks * super().reduce(losses, valid, weights, num_items, reduction)
 
     def _batch(self, inputs: Inputs) -> _Batch:
-        embeddings, counted = self._checked_embeddings(inputs)
+        embeddings, counted = checked_embeddings(inputs)
         vectors, classes = at_least_float32(embeddings[counted]), inputs["labels"][counted].long()
         check_finite_rows("embeddings", vectors, counted)
         valid, tables = counted, None
         if self._compares_rows:
-            rows = self._rows(vectors, classes)
+            anchors = F.normalize(vectors, dim=-1) if self.hyperparameters.get("normalize") else vectors
+            rows = candidate_rows(self.record, anchors, classes, self.memory, gather=self.gather)
             positives = rows.positive_counts
             self._warn_of_lone_rows(positives)
-            self._check_size(rows, positives)
+            check_candidates(self.record, rows, positives, keeps_one=self._keeps_one)
             tables = positives if self.record.item == "triplet" and not self._keeps_one else None
             if self.record.needs_positives and self.record.item == "anchor":
                 valid = counted.masked_scatter(counted, positives > 0)
         else:
             rows = self._proxy_rows(vectors, classes)
-        anchors = rows.anchors
-        chunks = self._chunks(anchors, rows.width, tables)
+        chunks = self._chunks(rows.anchors, rows.width, tables)
         if self.miner is not None and self.record.item == "anchor":
             assert isinstance(rows, SimilarityRows)
             valid = counted.masked_scatter(counted, self.miner.left(rows, self.needed, chunks))
         return _Batch(embeddings=embeddings, counted=counted, valid=valid, rows=rows, chunks=chunks)
-
-    def _checked_embeddings(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """The embeddings, and which of them have a label."""
-        embeddings, labels = inputs["embeddings"], inputs["labels"]
-        if embeddings.ndim != 2 or not embeddings.is_floating_point():
-            raise ObjectiveInputError(
-                f"`embeddings` must be a floating-point tensor [anchors, dim], got {embeddings.dtype} "
-                f"{tuple(embeddings.shape)}."
-            )
-        check_labels(labels, tuple(embeddings.shape[:1]), scores="embeddings")
-        return embeddings, labels != IGNORE_INDEX
 
     def _chunks(self, anchors: Tensor, width: int, tables: Tensor | None) -> list[slice]:
         if not self._comes_in_chunks:
@@ -308,14 +274,9 @@ class MetricLoss(ObjectiveModule):
         if not self.record.proxy_shape:
             self._warn_of_lone_rows(positive_counts(classes, classes))
             return ProxyRows(rows, classes, rows.new_empty(0, rows.shape[1]))
-        made = ProxyRows(rows, classes, self._checked_proxies(rows, classes))
+        made = ProxyRows(rows, classes, checked_proxies(self, rows, classes))
         if not self._comes_in_chunks:
-            advice = (
-                "Give smaller batches, or use a loss whose anchors do not depend on each other, such as soft_triple or "
-                "normalized_softmax."
-            )
-            entries, what = len(rows) * made.width, "pairs of proxy and embedding"
-            check_table(self.record.name, entries, rows.element_size(), what=what, anchors=len(rows), advice=advice)
+            check_proxy_rows(self.record, made)
         return made
 
     def _chunk(self, statistics: dict[str, Tensor]) -> Tensor:
@@ -323,51 +284,6 @@ class MetricLoss(ObjectiveModule):
             statistics = self.miner.mine(statistics)
         first = next(name for name in self.needed if name != "proxies")
         return self.apply_function(statistics, rows=len(statistics[first]))
-
-    def _rows(self, rows: Tensor, classes: Tensor) -> SimilarityRows:
-        """Anchors and candidates: the batch, with `gather` that of all ranks, and the memory behind them."""
-        if self.hyperparameters.get("normalize"):
-            rows = F.normalize(rows, dim=-1)
-        anchors, labels, candidates, candidate_labels, start = rows, classes, rows, classes, 0
-        if self.gather:
-            start = own_start(row_counts(rows))
-            candidates, candidate_labels = gather_rows(rows), gather_rows(classes)
-            if not self.record.row_local:
-                anchors, labels, start = candidates, candidate_labels, 0
-        if self.memory is not None:
-            if rows.shape[1] != self.memory.embeddings.shape[1]:
-                raise ObjectiveInputError(
-                    f"`embeddings` have dim {rows.shape[1]} but the memory of '{self.record.name}' has `embedding_dim` "
-                    f"{self.memory.embeddings.shape[1]}."
-                )
-            candidates = torch.cat([candidates, self.memory.embeddings.to(rows.dtype)])
-            candidate_labels = torch.cat([candidate_labels, self.memory.labels])
-        return SimilarityRows(anchors, labels, candidates, candidate_labels, start)
-
-    def _check_size(self, rows: SimilarityRows, positives: Tensor) -> None:
-        anchors, width = len(rows.anchors), len(rows.candidates)
-        what, entries = "pairs", anchors * width
-        if self.record.item == "triplet":
-            what, entries = "triplets", anchors if self._keeps_one else int(positives.sum()) * width
-        elif self.record.row_local:
-            pairs = anchors if self._keeps_one else int(positives.sum())
-            entries = pairs if self.record.item == "pair" else 0
-        check_table(self.record.name, entries, rows.anchors.element_size(), what=what, anchors=anchors)
-
-    def _checked_proxies(self, rows: Tensor, classes: Tensor) -> Tensor:
-        if hasattr(self.proxies, "device_mesh"):
-            raise ObjectiveInputError(
-                f"The proxies of '{self.record.name}' are sharded over ranks ({type(self.proxies).__name__}): call the "
-                f"loss inside the wrapped forward, where they are whole."
-            )
-        if rows.shape[1] != self.proxies.shape[-1]:
-            raise ObjectiveInputError(
-                f"`embeddings` have dim {rows.shape[1]} but the proxies of '{self.record.name}' have "
-                f"`embedding_dim` {self.proxies.shape[-1]}."
-            )
-        check_label_range(classes, self.proxies.shape[0], size_name="num_classes", ignore_index=IGNORE_INDEX)
-        note_classes(id(self), self.record.name, self.proxies.shape[0], classes)
-        return self.proxies.to(rows.dtype)
 
     def _warn_of_lone_rows(self, positives: Tensor) -> None:
         if self._warned_of_single_rows or (positives.device.type != "cpu" and not debugging()):
@@ -382,22 +298,3 @@ class MetricLoss(ObjectiveModule):
                 LossmithWarning,
                 stacklevel=6,
             )
-
-
-def _size(record: ObjectiveRecord, name: str, size: object) -> int:
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size < 2**31:
-        owns = "owns proxies" if record.proxy_shape else "keeps a memory"
-        limit = "an int >= 1" if not isinstance(size, int) or size < 1 else "below 2**31"
-        raise ObjectiveInputError(f"'{record.name}' {owns}: `{name}` must be {limit}, got {str(size)[:20]}.")
-    return size
-
-
-def _check_saved_proxies(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Say in one sentence that a checkpoint belongs to a loss of another shape."""
-    assert isinstance(module, MetricLoss)
-    saved, own = state.get(f"{prefix}proxies"), tuple(module.proxies.shape)
-    if isinstance(saved, Tensor) and tuple(saved.shape) != own:
-        raise ObjectiveInputError(
-            f"The saved proxies of '{module.record.name}' have shape {tuple(saved.shape)}, this loss needs "
-            f"({', '.join(module.record.proxy_shape)}) = {own}."
-        )
