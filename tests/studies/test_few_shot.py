@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tiny
-from lossmith.errors import ConfigurationError, DataError
+from lossmith.errors import ConfigurationError, DataError, LossmithWarning
 from lossmith.evaluation.inference import INFERENCE_METHODS
 from lossmith.evidence import METRICS
 from lossmith.studies import compare, make_config
@@ -107,6 +107,18 @@ def test_folds_test_every_text_once_and_share_none_with_the_training(few):
     # Seed 4 comes back to the first fold with shots of its own.
     assert [example.text for example in setting.task_of(4).test] == tested[0]
     assert trained_on(setting, 4) != trained_on(setting, 0)
+
+
+def test_a_cross_validation_does_not_warn_of_splits_that_it_gives_up(few, tmp_path):
+    for split in ("train", "test"):
+        tiny.write_data(tmp_path / f"{split}.jsonl")
+    repeating = few | {"task": str(tmp_path)}
+    with pytest.warns(LossmithWarning, match="test rows repeat a text of train"):
+        setting = open_classification(make_config(repeating))
+    assert any("repeat" in notice for notice in setting.described(0)["config"]["notices"])
+    # A warning would be an error here.
+    divided = open_classification(make_config(repeating | {"folds": 4, "seeds": 4}))
+    assert not any("repeat" in notice for notice in divided.described(0)["config"]["notices"])
 
 
 def test_a_record_names_its_fold_and_a_partial_validation_says_so(few, tmp_path, listener):

@@ -46,10 +46,26 @@ def test_folds_are_stratified_to_one_row():
 def test_what_a_fold_keeps_and_what_it_says_of_itself():
     task = replace(load_task("cr"), warnings=("seen",))
     fold = fold_task(task, fold=1, folds=4)
-    assert (fold.name, fold.warnings, fold.licence, fold.source) == ("cr", ("seen",), task.licence, task.source)
+    warnings = ("Of the whole set, before its division into folds: seen",)
+    assert (fold.name, fold.warnings, fold.licence, fold.source) == ("cr", warnings, task.licence, task.source)
+    assert fold_task(replace(fold, test=()), fold=0, folds=3).warnings == warnings
     assert (fold.label_names, fold.fold_of, task.fold_of) == (task.label_names, task.fingerprint, "")
     prints = {fold_task(task, fold=number, folds=4).fingerprint for number in range(4)}
     assert len({*prints, task.fingerprint}) == 5
+
+
+def test_repeats_of_train_in_test_are_gone_with_the_splits(tmp_path):
+    for split, rows in {"train": 30, "test": 20}.items():
+        texts = [f"text {row},{row % 2}" for row in range(rows)] + ["text 1,0"] * (split == "train")
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *texts]), encoding="utf-8")
+    task = load_task(tmp_path)
+    assert task.warnings == ("20 of 20 test rows repeat a text of train.", "1 texts occur with more than one label.")
+    for number in range(3):
+        fold = fold_task(task, fold=number, folds=3)
+        assert not {text_key(row.text) for row in fold.train} & {text_key(row.text) for row in fold.test}
+        assert fold.warnings == (
+            "Of the whole set, before its division into folds: 1 texts occur with more than one label.",
+        )
 
 
 def test_a_known_division_does_not_move():

@@ -81,7 +81,7 @@ class ClassificationSetting(Setting):
                 "max_length": self.max_length,
                 "task_fingerprint": self.task.fingerprint,
                 "attribution": data_notice(self.task),
-                "notices": [*self.task.warnings, *fold_notices(self, seed), *calibration_notices(self, seed)],
+                "notices": [*self.task_of(seed).warnings, *fold_notices(self, seed), *calibration_notices(self, seed)],
                 "train_texts": len(trained_on(self, seed)),
                 **fold,
             },
@@ -243,7 +243,7 @@ def open_classification(config: StudyConfig) -> ClassificationSetting:
     for text in config.all_losses:
         build_loss(text, 0, {"num_classes": 2, "embedding_dim": 2})
     task = load_study_task(config)
-    for notice in task.warnings:
+    for notice in task_of_block(task, config, config.blocks[0]).warnings:
         warnings.warn(notice, LossmithWarning, stacklevel=2)
     model = resolve_model(config.model)
     # The sizes do not depend on the head, and loading one that is not trained says nothing new.

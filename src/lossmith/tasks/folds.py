@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 from lossmith.errors import ConfigurationError
-from lossmith.tasks._notices import key_of
+from lossmith.tasks._notices import key_of, repeats
 from lossmith.tasks._splits import fold_rows
 from lossmith.tasks.classification import ClassificationTask
+
+WHOLE = "Of the whole set, before its division into folds: "
+"""Begins what a fold repeats of the task's warnings."""
 
 
 def fold_task(task: ClassificationTask, *, fold: int, folds: int, seed: int = 2048) -> ClassificationTask:
@@ -21,8 +24,8 @@ def fold_task(task: ClassificationTask, *, fold: int, folds: int, seed: int = 20
         seed: >= 0. Seed of the folds; the default is the papers'.
 
     Returns:
-        The task with its name, warnings and provenance, rows in their order, no validation rows, and the fingerprint of
-        the whole in `fold_of`.
+        The task with its name and provenance, rows in their order, no validation rows, and the fingerprint of the whole
+        in `fold_of`. Its warnings are those of the whole set, worded so, but for repeated texts, which share a fold.
 
     Raises:
         ConfigurationError: If `fold`, `folds` or `seed` is out of range.
@@ -44,7 +47,18 @@ def fold_task(task: ClassificationTask, *, fold: int, folds: int, seed: int = 20
         train=tuple(row for row, place in zip(rows, places, strict=True) if place != fold),
         validation=(),
         test=tuple(row for row, place in zip(rows, places, strict=True) if place == fold),
+        warnings=_warnings(task),
         fold_of=task.fingerprint,
+    )
+
+
+def _warnings(task: ClassificationTask) -> tuple[str, ...]:
+    of_splits = repeats({"train": task.train, "validation": task.validation, "test": task.test})
+    return tuple(
+        # A fold of a fold says it once.
+        warning if warning.startswith(WHOLE) else WHOLE + warning
+        for warning in task.warnings
+        if warning not in of_splits
     )
 
 
