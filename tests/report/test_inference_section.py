@@ -9,7 +9,7 @@ from report_page import parse_page
 from report_studies import HOSTILE, fake_study, hostile_study
 
 from lossmith.evidence import paired_t, summarize
-from lossmith.report.inference import CLASS_MEANS, OWN_PROXIES, inference_parts, method_name
+from lossmith.report.inference import CLASS_MEANS, OWN_PROXIES, UNTRAINED, inference_parts, method_name
 from lossmith.report.tables import to_csv
 from lossmith.report.write import write_report
 
@@ -116,6 +116,32 @@ def test_proxies_say_whose_they_are(parts):
     assert words["mixture"].endswith("0.4 of the head's and 0.6 of the proxies'")
     study = with_methods(fake_study({"cross_entropy": 0.5, "focal": 0.5}))
     assert "none of these losses owns proxies" in dict(inference_parts(study.summary, study.records).methods)["proxies"]
+
+
+def test_a_head_that_was_never_trained_is_called_so(tmp_path):
+    study = with_methods(fake_study({"cross_entropy": 0.5, "0.5*supcon + 0.5*nt_xent": 0.3, SOFT_TRIPLE: 0.6}))
+    found = inference_parts(study.summary, study.records)
+    alone = "0.5*supcon + 0.5*nt_xent"
+    names = {(row[0].value, row[1].value): row[1].text for row in found.table.rows}
+    assert names[alone, "head"] == UNTRAINED
+    assert names[alone, "mixture"] == f"mixture ({UNTRAINED})"
+    assert (names[alone, "proxies"], names[alone, "neighbours"]) == (CLASS_MEANS, "neighbours")
+    trained = [name for (loss, method), name in names.items() if loss != alone and method in ("head", "mixture")]
+    assert trained == ["head", "mixture"] * 2
+    assert [row[0].text for row in found.calibration.rows] == ["cross_entropy", f"{alone} ({UNTRAINED})", SOFT_TRIPLE]
+    head = dict(found.methods)["head"]
+    assert head.startswith(
+        "the classification layer, as every classifier is used; 0.5*supcon + 0.5*nt_xent reads embed"
+    )
+    page = parse_page(write_report(tmp_path, **vars(study)).read_text(encoding="utf-8")).text()
+    assert f"{alone} ({UNTRAINED})" in page
+    assert f"mixture ({UNTRAINED})" in page
+    assert UNTRAINED not in str(inference_parts(*_usual()).markdown)
+
+
+def _usual():
+    study = with_methods(fake_study(MEANS))
+    return study.summary, study.records
 
 
 def test_differences_are_in_the_metric_that_decides():

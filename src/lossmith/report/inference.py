@@ -16,12 +16,14 @@ from lossmith.evidence.records import RunRecord
 from lossmith.evidence.statistics import PairedComparison, paired_t
 from lossmith.evidence.summary import StudySummary
 from lossmith.explain.text import MISSING, one_line
-from lossmith.nn import parse_composition
+from lossmith.nn import Term, parse_composition
 from lossmith.report.tables import Table, number_column, raw_column, text_column, to_markdown
 from lossmith.report.wording import decimal, difference_with_interval, level, level_unit, metric_name
 
 OWN_PROXIES, CLASS_MEANS = "proxies (learnt)", "proxies (class means)"
 """What the method `proxies` is for a loss that owns proxies, and for one that does not."""
+UNTRAINED = "untrained head"
+"""What stands for the head where a loss reads embeddings only: it stays as it was drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,8 @@ class InferenceParts:
     """What a reader must know of each method: its name and words."""
     comparisons: str
     """How many differences the first table holds, in words."""
+    untrained: frozenset[str] = frozenset()
+    """Losses that read embeddings only, which leaves the head as it was drawn."""
 
     @property
     def markdown(self) -> str:
@@ -90,6 +94,7 @@ def inference_parts(summary: StudySummary, records: Sequence[RunRecord]) -> Infe
         raw=_raw_table([answered for answered in found.values() if answered.values]),
         methods=_methods(losses, finished),
         comparisons=_comparisons(found, losses, deciding, summary.baseline),
+        untrained=frozenset(loss for loss in losses if _leaves_head(loss)),
     )
 
 
@@ -102,19 +107,31 @@ def by_loss(table: Table) -> list[tuple[str, list[tuple[str, list[str]]]]]:
 
 
 def method_name(loss: str, method: str) -> str:
-    """The method as a row names it: the proxies say whose they are."""
-    if method != "proxies":
-        return method
-    return {True: OWN_PROXIES, False: CLASS_MEANS, None: method}[_owns_proxies(loss)]
+    """The method as a row names it: the proxies say whose they are, and the head whether it was trained."""
+    if method == "proxies":
+        return {True: OWN_PROXIES, False: CLASS_MEANS, None: method}[_owns_proxies(loss)]
+    if method in ("head", "mixture") and _leaves_head(loss):
+        return UNTRAINED if method == "head" else f"{method} ({UNTRAINED})"
+    return method
 
 
 def _owns_proxies(loss: str) -> bool | None:
     """None for a loss that this installation does not know."""
+    terms = _terms(loss)
+    return any(term.record.class_scores is not None for term in terms) if terms else None
+
+
+def _leaves_head(loss: str) -> bool:
+    """Whether no term reads logits, so that the head is never trained."""
+    terms = _terms(loss)
+    return bool(terms) and all(term.record.family == "metric" for term in terms)
+
+
+def _terms(loss: str) -> tuple[Term, ...]:
     try:
-        terms = parse_composition(loss).terms
+        return parse_composition(loss).terms
     except LossmithError:
-        return None
-    return any(term.record.class_scores is not None for term in terms)
+        return ()
 
 
 def _answered(records: Sequence[RunRecord], loss: str, method: str, metric: str, baseline: str) -> Answered:
@@ -176,7 +193,8 @@ def _method_table(found: Found, losses: Sequence[str], deciding: str, baseline: 
 
 def _calibration_table(found: Found, losses: Sequence[str], records: Sequence[RunRecord], baseline: str) -> Table:
     temperatures = {loss: _temperature([run for run in records if run.loss == loss]) for loss in losses}
-    columns = [text_column("loss", "loss", [(loss, loss) for loss in losses])]
+    named = [f"{loss} ({UNTRAINED})" if _leaves_head(loss) else loss for loss in losses]
+    columns = [text_column("loss", "loss", list(zip(named, losses, strict=True)))]
     for metric in CALIBRATION_METRICS:
         answered = [found[loss, "head", metric] for loss in losses]
         columns.append(
@@ -226,10 +244,20 @@ def _methods(losses: Sequence[str], records: Sequence[RunRecord]) -> tuple[tuple
         ),
     }[any(own), not all(own)]
     return (
-        ("head", "the classification layer, as every classifier is used"),
+        ("head", f"the classification layer, as every classifier is used{_untrained(losses)}"),
         ("proxies", proxies),
         ("mixture", f"the class with the highest weighted mean of both probabilities{_shares(records)}"),
         ("neighbours", "the class of the training text with the nearest embedding (cosine)"),
+    )
+
+
+def _untrained(losses: Sequence[str]) -> str:
+    left = [one_line(loss) for loss in losses if _leaves_head(loss)]
+    if not left:
+        return ""
+    return (
+        f"; {', '.join(left)} read{'s' if len(left) == 1 else ''} embeddings only, so the head stays as it was drawn: "
+        f"its numbers, their calibration and a mixture with them say nothing of the loss"
     )
 
 
