@@ -33,6 +33,10 @@ class EvidenceError(LossmithError, RuntimeError):
     """A results folder or store cannot be used: another configuration, another schema, not writable."""
 
 
+class JudgeError(LossmithError, RuntimeError):
+    """A judge cannot be reached, refuses, or never answers in the asked format; what is stored is kept."""
+
+
 class MissingExtraError(LossmithError, ImportError):
     """An optional part of lossmith is not installed."""
 

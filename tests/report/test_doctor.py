@@ -48,7 +48,7 @@ def test_it_finds_the_core_the_extras_and_the_device(tmp_path, monkeypatch):
     found = diagnose()
     assert {package.name for package in found.core} == CORE
     assert all(package.installed and package.fits for package in found.core)
-    names = ["train", "minilm", "demo", "metric", "explain", "tune", "discover", "ray", "vllm", "all", "dev"]
+    names = ["train", "minilm", "demo", "metric", "explain", "tune", "judge", "discover", "ray", "vllm", "all", "dev"]
     assert [extra.name for extra in found.extras] == names
     train = next(extra for extra in found.extras if extra.name == "train")
     assert {"transformers", "scipy", "plotext"} <= {package.name for package in train.packages}

@@ -24,6 +24,7 @@ ADDS = {
     "metric": "`train` and sentence-transformers.",
     "explain": "`train`, captum for attributions, and pandas.",
     "tune": "`train` and Optuna, for `lossmith tune`.",
+    "judge": "`train` and the openai client, for `lossmith judge` over any OpenAI-compatible address.",
     "discover": "`train` and the openai client, for models that propose losses.",
     "ray": "`train` and Ray, for studies on several machines.",
     "vllm": "`train` and vLLM, for fast generation.",
