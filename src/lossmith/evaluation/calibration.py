@@ -36,7 +36,15 @@ class ReliabilityBin:
 def softmax(
     scores: Float[np.ndarray, "examples classes"], temperature: float = 1.0
 ) -> Float[np.ndarray, "examples classes"]:
-    """Probabilities of scores divided by `temperature`, in float64."""
+    """Probabilities of scores divided by `temperature`, in float64.
+
+    Args:
+        scores: Logits or log-probabilities, [examples, classes], finite.
+        temperature: > 0; above 1 the probabilities are flatter, below 1 sharper.
+
+    Returns:
+        Rows in [0, 1] that sum to 1.
+    """
     scaled = scores.astype(np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -45,8 +53,7 @@ def softmax(
 def fit_temperature(scores: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, " examples"]) -> float:
     """The temperature that makes the softmax of scores most probable on held-out labels.
 
-    It changes no prediction, only how sure it is. Source: Guo et al. 2017, "On calibration of modern neural networks",
-    https://arxiv.org/abs/1706.04599.
+    It changes no prediction, only how sure it is.
 
     Args:
         scores: Logits or log-probabilities [examples, classes] of rows that were not trained on.
@@ -58,6 +65,10 @@ def fit_temperature(scores: Float[np.ndarray, "examples classes"], labels: Int[n
 
     Raises:
         DataError: If there is no example.
+
+    Source:
+        Guo et al. 2017, "On calibration of modern neural networks", section 4.2, https://arxiv.org/abs/1706.04599.
+        Deviation: the temperature is bounded.
     """
     if len(labels) == 0:
         raise DataError("`labels` must hold at least one example to fit a temperature on, got none.")
@@ -84,8 +95,14 @@ def reliability(
 
     Args:
         probabilities: [examples, classes], rows that sum to 1.
-        labels: True class ids.
+        labels: True class ids, [examples].
         bins: How many, >= 1.
+
+    Returns:
+        `bins` bins from 0 up; their counts sum to the number of examples.
+
+    Source:
+        Guo et al. 2017, section 2, https://arxiv.org/abs/1706.04599.
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -111,7 +128,15 @@ def expected_calibration_error(
     """Mean gap between confidence and accuracy over the bins of `reliability`, weighted by their counts; in [0, 1].
 
     With few examples it is above 0 for perfectly calibrated probabilities too: compare it between models on the same
-    examples. Source: Guo et al. 2017, eq. 3, https://arxiv.org/abs/1706.04599.
+    examples.
+
+    Args:
+        probabilities: [examples, classes], rows that sum to 1; at least one.
+        labels: True class ids, [examples].
+        bins: How many, >= 1.
+
+    Source:
+        Guo et al. 2017, eq. 3, https://arxiv.org/abs/1706.04599. Deviation: none.
 
     Example:
         >>> expected_calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]))

@@ -36,9 +36,13 @@ class InferenceScores:
     """What each method says of the same examples: scores [examples, classes] whose softmax is a probability."""
 
     head: Float[np.ndarray, "examples classes"]
+    """Logits."""
     proxies: Float[np.ndarray, "examples classes"]
+    """Scores of learnt proxies, or scaled cosines to class means."""
     mixture: Float[np.ndarray, "examples classes"]
+    """Log-probabilities of the mixture of both."""
     neighbours: Float[np.ndarray, "examples classes"]
+    """Scaled cosines to the nearest training text of each class."""
 
     def of(self, method: str) -> np.ndarray:
         """The scores of one of `INFERENCE_METHODS`."""
@@ -56,12 +60,23 @@ def inference_scores(
     """The scores of all methods.
 
     Args:
-        logits: Of the classification head.
-        embeddings: Of the same examples.
+        logits: Of the classification head; any finite numbers.
+        embeddings: Of the same examples, of any length.
         proxy_scores: Of the loss's own proxies (`MetricLoss.class_scores`); None where it owns none, and the mean
             embedding of each class's training texts stands in their place.
         support: The training texts.
         mixture: Share of the head's probability in the mixture, in [0, 1]; the rest is that of the proxies.
+
+    Returns:
+        Scores of the same examples and classes by every method: the logits and the scores of the proxies as they came,
+        of the mixture log-probabilities in float64, of neighbours scaled cosines in [-20, 20].
+
+    Raises:
+        DataError: If `mixture` is not in [0, 1].
+
+    Source:
+        Class means: Snell et al. 2017, https://arxiv.org/abs/1703.05175. The mixture weighs both as the joint objective
+        of Sosnowski et al. 2022, https://arxiv.org/abs/2211.15195, weighs their losses, and is not from there.
     """
     if not 0 <= mixture <= 1:
         raise DataError(f"`mixture` must be in [0, 1], the share of the head's probability, got {mixture}.")
@@ -80,9 +95,20 @@ def inference_scores(
 def mean_scores(
     embeddings: Float[np.ndarray, "examples dim"], support: SupportSet, num_classes: int
 ) -> Float[np.ndarray, "examples classes"]:
-    """Scaled cosine to the mean direction of each class's training texts; -1 for a class without one.
+    """Scaled cosine to the mean direction of each class's training texts.
 
-    Source: the prototypes of Snell et al. 2017, https://arxiv.org/abs/1703.05175, on the unit sphere.
+    Args:
+        embeddings: Of the examples.
+        support: The training texts, in the same space.
+        num_classes: Columns of the scores; more than the largest label of `support`.
+
+    Returns:
+        20 times the cosine, in [-20, 20]; -20 for a class without a training text.
+
+    Source:
+        Snell et al. 2017, "Prototypical networks for few-shot learning", eq. 1 and 2,
+        https://arxiv.org/abs/1703.05175. Deviation: vectors are brought to length 1 before the mean and the cosine
+        stands in place of the squared distance, as the losses compare directions.
     """
     rows = unit(support.embeddings)
     cosines = np.full((len(embeddings), num_classes), -1.0)
@@ -96,7 +122,13 @@ def neighbour_scores(
 ) -> Float[np.ndarray, "examples classes"]:
     """Scaled cosine to the nearest training text of each class; the highest is the class of the nearest of all.
 
-    A class without a training text has cosine -1.
+    Args:
+        embeddings: Of the examples.
+        support: The training texts, in the same space.
+        num_classes: Columns of the scores; more than the largest label of `support`.
+
+    Returns:
+        20 times the cosine, in [-20, 20]; -20 for a class without a training text.
     """
     cosines = unit(embeddings) @ unit(support.embeddings).T
     nearest = np.full((len(embeddings), num_classes), -1.0)
@@ -106,7 +138,15 @@ def neighbour_scores(
 
 
 def inference_metrics(scores: InferenceScores, labels: Int[np.ndarray, " examples"]) -> dict[str, float]:
-    """The metrics of `classification_metrics` for every method, those of the head without a prefix."""
+    """The metrics of `classification_metrics` for every method, those of the head without a prefix.
+
+    Args:
+        scores: Of every method, [examples, classes].
+        labels: True class ids, [examples].
+
+    Returns:
+        `accuracy`, `nll` and the others by name, and with the prefixes `proxies_`, `mixture_` and `neighbours_`.
+    """
     found: dict[str, float] = {}
     for method in INFERENCE_METHODS:
         prefix = "" if method == "head" else f"{method}_"
@@ -115,14 +155,34 @@ def inference_metrics(scores: InferenceScores, labels: Int[np.ndarray, " example
 
 
 def fit_temperatures(scores: InferenceScores, labels: Int[np.ndarray, " examples"]) -> dict[str, float]:
-    """The temperature of each method on rows that were not trained on."""
+    """The temperature of each method on rows that were not trained on; see `fit_temperature`.
+
+    Args:
+        scores: Of every method, [examples, classes].
+        labels: True class ids, [examples].
+
+    Returns:
+        One of `INFERENCE_METHODS` -> a number in [0.01, 100].
+
+    Raises:
+        DataError: If there is no example.
+    """
     return {method: fit_temperature(scores.of(method), labels) for method in INFERENCE_METHODS}
 
 
 def calibration_metrics(
     logits: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, " examples"], temperature: float | None
 ) -> dict[str, float]:
-    """`ece` of the head, and `calibrated_ece` and `calibrated_nll` where a temperature was fitted."""
+    """`ece` of the head, and `calibrated_ece` and `calibrated_nll` where a temperature was fitted.
+
+    Args:
+        logits: Of the head, [examples, classes].
+        labels: True class ids, [examples].
+        temperature: What the logits are divided by, > 0, fitted on other rows; None where none was.
+
+    Returns:
+        Calibration errors in [0, 1], and the NLL in nats, >= 0.
+    """
     found = {"ece": expected_calibration_error(softmax(logits), labels)}
     if temperature is not None:
         found["calibrated_nll"] = classification_metrics(logits / temperature, labels)["nll"]
@@ -131,7 +191,7 @@ def calibration_metrics(
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """The vectors at length 1, in float64; a zero vector stays one."""
+    """The vectors [..., dim] at length 1, in float64; a zero vector stays one."""
     vectors = vectors.astype(np.float64)
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(lengths == 0, 1.0, lengths)

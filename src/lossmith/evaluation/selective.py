@@ -39,10 +39,14 @@ def selective_accuracy(
         label_names: Classes of the model.
 
     Returns:
-        The shares, or None where no row has a label.
+        Shares in [0, 1], or None where no row has a label.
 
     Raises:
-        DataError: If the three differ in length.
+        DataError: If `guesses`, `abstained` and `labels` differ in length.
+
+    Source:
+        Coverage and accuracy on what is answered: El-Yaniv and Wiener 2010, "On the foundations of noise-free selective
+        classification", JMLR 11. Deviation: accuracy in place of risk, which is 1 minus it.
 
     Example:
         >>> found = selective_accuracy("aab", [False, True, False], "abb", label_names="ab")
