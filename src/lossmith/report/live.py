@@ -1,24 +1,18 @@
 """Live progress of a study in the terminal: a bar with the time left, and one line per finished run."""
 
 import time
-from types import TracebackType
+from typing import final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lossmith.evidence import RunRecord, format_value
+from lossmith.evidence import RunRecord
+from lossmith.report.bars import ConsoleBar, StudyBar, run_name, waiting_for
 
 
-class LiveProgress:
+@final
+class LiveProgress(StudyBar):
     """A `Listener` of studies that draws on a console; plain lines where it is no terminal.
 
     Args:
@@ -27,41 +21,21 @@ class LiveProgress:
     """
 
     def __init__(self, console: Console, metric: str):
-        self.console, self.metric = console, metric
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            transient=True,
-        )
+        super().__init__(console, metric, TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
         self._task: TaskID | None = None
-        self._planned = self._ended = self._here = 0
+        self._here = 0
         self._seconds = 0.0
         self._began = 0.0
 
-    def __enter__(self) -> "LiveProgress":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
     def study_began(self, planned: int, finished: int) -> None:
         """Open the bar and say what is done already."""
-        self._planned, self._ended = planned, finished
-        if finished:
-            self.console.print(f"{finished} of {planned} runs are done already and are not repeated.")
+        self._begin(planned, finished)
         self._task = self._bar.add_task("", total=planned, completed=finished, left="")
 
     def run_began(self, loss: str, seed: int) -> None:
         """Name the run on the bar."""
         self._began = time.monotonic()
-        self._update(0.0, f"{escape(loss)}, seed {seed}")
+        self._update(0.0, run_name(loss, seed))
 
     def run_moved(self, share: float) -> None:
         """Move the bar within the run."""
@@ -74,21 +48,12 @@ class LiveProgress:
         if self._began:
             self._seconds += time.monotonic() - self._began
         self._update(0.0)
-        if record.status == "failed":
-            result = f"[red]failed[/]: {escape(record.error or '')}"
-        else:
-            result = f"{self.metric} {format_value(record.metrics[self.metric], self.metric)}"
         left = f"  {self._left(0.0)}" if not self.console.is_terminal else ""
-        self.console.print(
-            f"[{self._ended:>{len(str(self._planned))}}/{self._planned}] seed {record.seed}  {escape(record.loss)}: "
-            f"{result}  ({record.train_seconds:.0f} s of training){left}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        self._say(record, "", always=f"  ({record.train_seconds:.0f} s of training){left}")
 
     def waiting(self, loss: str, seed: int) -> None:
         """Say that another process holds what is left."""
-        self._update(0.0, f"waiting for another process: {escape(loss)}, seed {seed}")
+        self._update(0.0, waiting_for(loss, seed))
 
     def _update(self, share: float, description: str | None = None) -> None:
         if self._task is None:
@@ -110,7 +75,8 @@ class LiveProgress:
         return f"about {minutes} min {rest:02d} s left" if minutes else f"about {rest} s left"
 
 
-class BatchProgress:
+@final
+class BatchProgress(ConsoleBar):
     """A bar for each thing that is done in batches, with the time left, drawn on a console.
 
     Args:
@@ -118,26 +84,8 @@ class BatchProgress:
     """
 
     def __init__(self, console: Console):
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        super().__init__(console, TimeElapsedColumn(), TimeRemainingColumn(), disable=not console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "BatchProgress":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def moved(self, what: str, done: int, total: int) -> None:
         """Move the bar of `what`, which appears with its first move."""
