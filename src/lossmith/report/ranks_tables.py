@@ -1,5 +1,7 @@
 """A ranking as tables: losses over data sets, data sets by losses, and all pairs."""
 
+from collections.abc import Callable, Sequence
+
 from lossmith.evidence.metrics import format_interval, metric_style
 from lossmith.evidence.ranking import DatasetRanks, RankedLoss, Ranking
 from lossmith.explain.text import MISSING, one_line
@@ -57,36 +59,24 @@ def short_table(ranking: Ranking) -> Table:
 
 def means_table(ranking: Ranking) -> Table:
     """One row per data set: the mean of every loss, and its rank in brackets."""
-    metric = ranking.metric
-    return Table(
-        columns=(
-            text_column("dataset", "data set", [(data.name, data.name) for data in ranking.datasets]),
-            *(
-                number_column(
-                    row.loss,
-                    one_line(row.loss),
-                    [_placed(data, row.loss, metric) for data in ranking.datasets],
-                )
-                for row in ranking.rows
-            ),
-        )
-    )
+    return _by_dataset(ranking, [row.loss for row in ranking.rows], _placed)
 
 
 def differences_table(ranking: Ranking) -> Table:
     """One row per data set: the paired difference of every loss, its interval and Holm's verdict within it."""
-    metric = ranking.metric
+    return _by_dataset(ranking, [row.loss for row in ranking.rows if not row.is_baseline], _within)
+
+
+def _by_dataset(
+    ranking: Ranking, losses: Sequence[str], cell: Callable[[DatasetRanks, str, str], tuple[str, float | None]]
+) -> Table:
+    """A row per data set and a column per loss."""
     return Table(
         columns=(
             text_column("dataset", "data set", [(data.name, data.name) for data in ranking.datasets]),
             *(
-                number_column(
-                    row.loss,
-                    one_line(row.loss),
-                    [_within(data, row.loss, metric) for data in ranking.datasets],
-                )
-                for row in ranking.rows
-                if not row.is_baseline
+                number_column(loss, one_line(loss), [cell(data, loss, ranking.metric) for data in ranking.datasets])
+                for loss in losses
             ),
         )
     )
