@@ -2,7 +2,7 @@
 
 from lossmith.integrations.causal_lm.collator import CompletionCollator
 from lossmith.integrations.causal_lm.encoding import EncodedSet, PromptFormat, encode
-from lossmith.integrations.causal_lm.generation import Generated, generate
+from lossmith.integrations.causal_lm.generation import Generated, generate, generate_ids
 from lossmith.integrations.causal_lm.likelihood import completion_nll, option_logps
 from lossmith.integrations.causal_lm.loading import add_lora, load_causal_lm, save_causal_lm
 from lossmith.integrations.causal_lm.released import ReleasedMix
@@ -17,6 +17,7 @@ __all__ = [
     "completion_nll",
     "encode",
     "generate",
+    "generate_ids",
     "load_causal_lm",
     "option_logps",
     "save_causal_lm",

@@ -1,6 +1,6 @@
 """From prompts and targets to token rows: the boundary is exact, and only prompts are ever cut."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +119,11 @@ class PromptFormat:
         """`prompt_ids` of many (prompt, question)."""
         texts = [self._rendered(question) if self.chat else self._plain(prompt) for prompt, question in prompts]
         return [[*self._before, *ids] for ids in _ids(self.tokenizer, texts)]
+
+    def many_chat_ids(self, chats: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
+        """Token ids of whole chats (`role` and `content` of each turn) in the template, up to where an answer begins."""
+        texts = [self._render([dict(turn) for turn in turns], to_answer=True) + self._opening for turns in chats]
+        return _ids(self.tokenizer, texts)
 
     def many_target_ids(self, targets: Sequence[str]) -> list[list[int]]:
         """`target_ids` of many targets."""

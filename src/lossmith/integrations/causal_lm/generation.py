@@ -75,6 +75,40 @@ def generate(
         ModelError: If prompt and answer together are longer than the model reads, or the model has an adapter that is
             no part of its layers.
     """
+    stops = stop_ids(model, tokenizer) if stop_token_ids is None else list(stop_token_ids)
+    written = generate_ids(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        votes=votes,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop_token_ids=stops,
+        on_batch=on_batch,
+        merge=merge,
+    )
+    return [[cut_answer(tokenizer, ids, stops) for ids in answers] for answers in written]
+
+
+def generate_ids(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    votes: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop_token_ids: Sequence[int] | None = None,
+    on_batch: OnBatch | None = None,
+    merge: bool = False,
+) -> list[list[list[int]]]:
+    """As `generate`, with the token ids of each answer: its stop token is the last one, where it came to one."""
     check_sampling(max_new_tokens=max_new_tokens, votes=votes, temperature=temperature, top_p=top_p)
     if batch_size < 1:
         raise ConfigurationError(f"`batch_size` must be >= 1, got {batch_size}.")
@@ -87,14 +121,14 @@ def generate(
     # Equal lengths beside each other waste least; the longest first shows at once whether memory suffices.
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     rows = [row for row in order for _ in range(votes)]
-    answers: list[list[Generated]] = [[] for _ in prompts]
+    answers: list[list[list[int]]] = [[] for _ in prompts]
     with evaluating(model), _own_settings(network, settings), _merged(model, merge):
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             with _seeded(network.device, (seed, start // votes, start % votes), drawn=temperature > 0):
                 written = _continue(network, [prompts[row] for row in batch], settings)
             for row, ids in zip(batch, written, strict=True):
-                answers[row].append(cut_answer(tokenizer, ids, stops))
+                answers[row].append(up_to_stop(ids, stops))
             if on_batch is not None:
                 on_batch(start + len(batch), len(rows))
     return answers
@@ -144,10 +178,15 @@ def check_sampling(*, max_new_tokens: int, votes: int, temperature: float, top_p
 
 def cut_answer(tokenizer: Any, ids: Sequence[int], stops: Sequence[int]) -> Generated:
     """An answer up to its first stop token; what follows is padding."""
-    ends = [place for place, token in enumerate(ids) if token in stops]
-    kept = ids[: ends[0] + 1] if ends else ids
+    kept = up_to_stop(ids, stops)
     text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Generated(text=text, tokens=len(kept), stopped=bool(ends))
+    return Generated(text=text, tokens=len(kept), stopped=bool(kept) and kept[-1] in stops)
+
+
+def up_to_stop(ids: Sequence[int], stops: Sequence[int]) -> list[int]:
+    """Token ids up to the first stop token, which is kept."""
+    end = next((place + 1 for place, token in enumerate(ids) if token in stops), len(ids))
+    return list(ids[:end])
 
 
 def check_room(network: Any, longest: int, max_new_tokens: int = 0) -> None:

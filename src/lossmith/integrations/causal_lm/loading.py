@@ -83,16 +83,8 @@ def add_lora(
     Raises:
         ConfigurationError: If PEFT finds no such modules or refuses a setting.
     """
+    config = lora_settings(r=r, alpha=alpha, dropout=dropout, target_modules=target_modules, heads=heads)
     try:
-        config = LoraConfig(
-            r=r,
-            lora_alpha=alpha,  # pyright: ignore[reportArgumentType]
-            lora_dropout=dropout,
-            target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
-            bias="none",
-            task_type=None if heads else "CAUSAL_LM",
-            modules_to_save=list(heads) or None,
-        )
         with warnings.catch_warnings():
             # PEFT 0.21 asks a model for an attribute that transformers 5.23 has renamed.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
@@ -101,6 +93,33 @@ def add_lora(
         raise ConfigurationError(f"The `lora` settings are refused: {str(error).splitlines()[0]}") from error
     assert isinstance(adapted, PeftModel)
     return adapted
+
+
+def lora_settings(
+    *,
+    r: int = 8,
+    alpha: float = 16.0,
+    dropout: float = 0.05,
+    target_modules: str | Sequence[str] = "all-linear",
+    heads: Sequence[str] = (),
+) -> LoraConfig:
+    """PEFT's settings of the adapters that `add_lora` puts on, with the same arguments.
+
+    Raises:
+        ConfigurationError: If PEFT refuses a setting.
+    """
+    try:
+        return LoraConfig(
+            r=r,
+            lora_alpha=alpha,  # pyright: ignore[reportArgumentType]
+            lora_dropout=dropout,
+            target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
+            bias="none",
+            task_type=None if heads else "CAUSAL_LM",
+            modules_to_save=list(heads) or None,
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"The `lora` settings are refused: {str(error).splitlines()[0]}") from error
 
 
 def adapted_modules(network: Any) -> list[str]:

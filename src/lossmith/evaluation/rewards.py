@@ -1,0 +1,124 @@
+"""Rewards of texts: the probability that a classifier gives to its positive class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lossmith._checks import did_you_mean
+from lossmith.errors import ConfigurationError, ModelError
+from lossmith.integrations.causal_lm.generation import OnBatch
+from lossmith.integrations.classification import encode, predict_logits
+from lossmith.integrations.classifiers import load_saved
+from lossmith.integrations.models import resolve_model, token_limit
+
+POSITIVE_NAMES = ("positive", "pos", "label_1")
+"""Names of a positive class, in lower case, the first that a classifier has counts."""
+LONGEST = 512
+"""Tokens per text of a classifier that does not say what it reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModel:
+    """A classifier whose probability of one class is the reward. Made by `open_reward`."""
+
+    name: str
+    """As the user wrote it."""
+    label: str
+    """The class whose probability is the reward."""
+    label_names: tuple[str, ...]
+    """Name of each class id."""
+    fingerprint: str
+    """SHA-256 over configuration, weights and tokenizer."""
+    max_length: int
+    """Tokens per text; longer ones are cut on the right."""
+    model: Any
+    """The network, in evaluation mode."""
+    tokenizer: Any
+    """Its tokenizer."""
+
+    def score(self, texts: Sequence[str], *, batch_size: int = 64, on_batch: OnBatch | None = None) -> list[float]:
+        """The reward of each text, in [0, 1]. Draws no random numbers.
+
+        Args:
+            texts: Whole texts, prompt and answer.
+            batch_size: Texts per forward pass.
+            on_batch: Called after every batch with the texts that are done and all there are.
+
+        Raises:
+            ModelError: If the classifier gives scores that are not finite.
+        """
+        if not texts:
+            return []
+        rows = encode(self.tokenizer, texts, [0] * len(texts), self.max_length)
+        logits = predict_logits(self.model, self.tokenizer, rows, batch_size, on_batch)
+        if not bool(torch.isfinite(logits).all()):
+            raise ModelError(f"The reward `{self.name}` gives scores that are not finite: its training has diverged.")
+        return torch.softmax(logits.double(), dim=-1)[:, self.label_names.index(self.label)].tolist()
+
+
+def open_reward(name: str, *, label: str | None = None, device: torch.device | str = "cpu") -> RewardModel:
+    """Load a classifier as a reward.
+
+    Args:
+        name: Folder of a classifier that `lossmith train` or transformers saved, or a hub id.
+        label: Its class whose probability is the reward; None finds it by the names positive, pos and LABEL_1.
+        device: Where it works.
+
+    Raises:
+        ModelError: If there is no trained classifier of two classes or more.
+        ConfigurationError: If it has no such class.
+    """
+    found = resolve_model(name)
+    saved = load_saved(Path(found.location))
+    limit = token_limit(saved.model, saved.tokenizer) or LONGEST
+    return RewardModel(
+        name=name,
+        label=positive_label(saved.label_names, label, name=name),
+        label_names=saved.label_names,
+        fingerprint=found.fingerprint,
+        max_length=limit if saved.inference is None else saved.inference.max_length,
+        model=saved.model.to(device),
+        tokenizer=saved.tokenizer,
+    )
+
+
+def positive_label(label_names: Sequence[str], wanted: str | None, *, name: str) -> str:
+    """The class whose probability is the reward.
+
+    Args:
+        label_names: Name of each class of the classifier.
+        wanted: The one that the user names.
+        name: What a message calls the classifier.
+
+    Raises:
+        ModelError: If it has fewer than two classes.
+        ConfigurationError: If it has no such class, or none of a known name.
+
+    Example:
+        >>> positive_label(("NEGATIVE", "POSITIVE"), None, name="mine")
+        'POSITIVE'
+    """
+    listed = ", ".join(label_names)
+    if len(label_names) < 2:
+        raise ModelError(
+            f"The reward `{name}` must be a classifier of two classes or more, got {len(label_names)} ({listed}): the "
+            f"reward is the probability of one of them."
+        )
+    if wanted is not None:
+        if wanted not in label_names:
+            raise ConfigurationError(
+                f"`reward_label` must be a class of `{name}`, got '{wanted}'.{did_you_mean(wanted, label_names)} Its "
+                f"classes: {listed}."
+            )
+        return wanted
+    by_name = {label.lower(): label for label in label_names}
+    for known in POSITIVE_NAMES:
+        if known in by_name:
+            return by_name[known]
+    raise ConfigurationError(
+        f"No class of the reward `{name}` is called positive, pos or LABEL_1: say which one is rewarded with "
+        f"`reward_label`. Its classes: {listed}."
+    )
