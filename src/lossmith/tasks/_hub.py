@@ -39,7 +39,8 @@ def hub_splits(record: Record, name: str) -> tuple[RawSplits, str]:
             f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}" if str(error).strip() else repr(error)
         )
         raise DataError(_instead(record, f"`{name}` cannot be had from the hub ({reason})")) from error
-    splits = {str(split): _rows(name, str(split), rows) for split, rows in loaded.items()}
+    called = {there: split for split, there in getattr(record, "split_names", ())}
+    splits = {called.get(str(split), str(split)): _rows(name, str(split), rows) for split, rows in loaded.items()}
     kept: RawSplits = {split: rows for split, rows in splits.items() if split in ("train", "validation", "test")}
     for split in ("train", "test"):
         if not kept.get(split) and not (split == "test" and record.hidden_test and kept.get("validation")):

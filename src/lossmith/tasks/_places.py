@@ -35,7 +35,8 @@ def splits_from(record: Record, data: str) -> tuple[RawSplits, str]:
     published = original_splits(folder, record.originals) if isinstance(record, ClassificationRecord) else None
     if published is not None:
         return published, str(folder)
-    return folder_splits(folder, record.layout, test_from_validation=record.hidden_test), str(folder)
+    names = dict(getattr(record, "split_names", ()))
+    return folder_splits(folder, record.layout, test_from_validation=record.hidden_test, names=names), str(folder)
 
 
 def with_labelled_test(

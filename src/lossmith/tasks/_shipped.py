@@ -100,8 +100,43 @@ class CompletionRecord:
         return self.name
 
 
-Record = ClassificationRecord | CompletionRecord
-"""What is known of a named task of either kind."""
+@dataclass(frozen=True, kw_only=True)
+class PreferenceRecord:
+    """What is known of a set of preferences before its rows are read; `str()` of it is its name."""
+
+    name: str
+    """The name that `load_preference_task` takes."""
+    title: str
+    """What is asked, and what makes an answer the better one, in one line."""
+    citation: str
+    """Whom to cite, and what the licence asks of models that are trained on it."""
+    licence: str
+    """Licence of the data."""
+    source: str
+    """Repository, commit and file that the shipped rows were taken from, or where the data are published."""
+    splits: str
+    """Where the splits come from."""
+    split_sizes: tuple[int, int, int] | None
+    """Rows of the shipped train, validation and test files, or None where the data are not shipped."""
+    hub: str
+    """Id of the data set on the hub; empty where it is not there in pairs."""
+    hub_config: str | None = None
+    """Its configuration there, where it has several."""
+    hub_revision: str | None = None
+    """Its branch there, where it is not the main one."""
+    split_names: tuple[tuple[str, str], ...] = ()
+    """(split, what its publishers call it), where the words train, validation and test do not tell."""
+    hidden_test: bool = False
+    """Whether no test rows are published: validation then serves as test."""
+    layout: str
+    """The published fields, as the end of the sentence "each row with ..."."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Record = ClassificationRecord | CompletionRecord | PreferenceRecord
+"""What is known of a named task of any kind."""
 
 
 def load_shipped(task: ClassificationRecord) -> ClassificationTask:

@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from lossmith.errors import DataError
 from lossmith.tasks._fields import Fields, RawRow, RawSplits
-from lossmith.tasks._shipped import CompletionRecord, shipped_rows
+from lossmith.tasks._shipped import CompletionRecord, PreferenceRecord, shipped_rows
 from lossmith.tasks._tables import clear_read_errors, read_table, table_suffix
 
 SPLIT_WORDS = {
@@ -29,7 +29,7 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 Item = TypeVar("Item")
 
 
-def shipped_splits(record: CompletionRecord) -> RawSplits:
+def shipped_splits(record: CompletionRecord | PreferenceRecord) -> RawSplits:
     """Rows that travel inside the package."""
     return {
         split: [
@@ -40,7 +40,9 @@ def shipped_splits(record: CompletionRecord) -> RawSplits:
     }
 
 
-def folder_splits(folder: Path, layout: str, *, test_from_validation: bool = False) -> RawSplits:
+def folder_splits(
+    folder: Path, layout: str, *, test_from_validation: bool = False, names: Mapping[str, str] | None = None
+) -> RawSplits:
     """Rows of the train, validation and test files of a folder.
 
     A file belongs to the split whose word its name is (`train.jsonl.gz`, `dev.json`) or, where there is none such,
@@ -51,15 +53,16 @@ def folder_splits(folder: Path, layout: str, *, test_from_validation: bool = Fal
         folder: Where the files are.
         layout: What each row must hold, for messages.
         test_from_validation: Whether a validation file may stand in for a missing test file.
+        names: What its publishers call a split (`{"train": "train_prefs"}`); files so named count before all others.
 
     Raises:
         DataError: If the folder, train or test is missing, a split has several files, or one cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder `{folder}` (looked from `{Path.cwd()}`).")
-    with clear_read_errors(folder):
-        files = sorted(path for path in folder.iterdir() if path.is_file() and table_suffix(path) is not None)
-    found = {split: _files_of(folder, files, words) for split, words in SPLIT_WORDS.items()}
+    files = data_files(folder)
+    called = names or {}
+    found = {split: _files_of(folder, files, words, called.get(split)) for split, words in SPLIT_WORDS.items()}
     for split in ("train", "test"):
         if not found[split] and not (split == "test" and test_from_validation and found["validation"]):
             there = ", ".join(path.name for path in files) or "no data file"
@@ -68,6 +71,16 @@ def folder_splits(folder: Path, layout: str, *, test_from_validation: bool = Fal
                 f"{there}. Each row with {layout}."
             )
     return {split: [row for path in paths for row in file_rows(path)] for split, paths in found.items() if paths}
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The files of a folder that `read_table` reads, by name.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    with clear_read_errors(folder):
+        return sorted(path for path in folder.iterdir() if path.is_file() and table_suffix(path) is not None)
 
 
 def file_rows(path: Path) -> list[RawRow]:
@@ -97,8 +110,9 @@ def read_items(
     return tuple(items), tuple(f"{count} of {len(rows)} {split} rows {note}." for note, count in notes.items())
 
 
-def _files_of(folder: Path, files: list[Path], words: tuple[str, ...]) -> list[Path]:
-    exact = [path for path in files if _stem(path) in words]
+def _files_of(folder: Path, files: list[Path], words: tuple[str, ...], called: str | None) -> list[Path]:
+    named = [path for path in files if called is not None and _SHARD.sub("", _stem(path)) == called]
+    exact = named or [path for path in files if _stem(path) in words]
     found = exact or [path for path in files if set(words) & set(re.split(r"[^a-z]+", _stem(path)))]
     by_stem: dict[str, list[Path]] = {}
     for path in found:

@@ -30,6 +30,17 @@ def cut_validation(count: int) -> tuple[list[int], list[int]]:
     return sorted(order[size:]), sorted(order[:size])
 
 
+def cut_by_key(keys: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Row indices, ascending, of what stays in train and of what becomes validation: a tenth of the different keys.
+
+    Nothing is cut where there are fewer than two.
+    """
+    distinct = list(dict.fromkeys(keys))
+    moved = {distinct[place] for place in cut_validation(len(distinct))[1]} if len(distinct) > 1 else set()
+    kept = [row for row, key in enumerate(keys) if key not in moved]
+    return kept, [row for row, key in enumerate(keys) if key in moved]
+
+
 def cut_notice(rows: int) -> str:
     """What a task's warnings say of validation rows that were cut from train.
 

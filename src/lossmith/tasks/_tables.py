@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,59 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> Table:
     if table.num_rows == 0:
         raise DataError(f"`{path}` must hold at least one row, got none.")
     return table
+
+
+def column_names(path: Path) -> tuple[str, ...]:
+    """Columns of a file from its header, schema or first JSON object; the rest of the file is not read.
+
+    Raises:
+        DataError: If the format is unknown, or the beginning of the file cannot be read.
+    """
+    suffix = table_suffix(path)
+    if suffix is None:
+        raise DataError(f"`{path}` must be {FORMATS}, got a file of another kind: save it as one of these.")
+    with clear_read_errors(path):
+        if suffix == ".parquet":
+            return _parquet_names(path)
+        opened = gzip.open if path.name.lower().endswith(".gz") else open
+        with opened(path, "rb") as file:
+            if suffix in DELIMITERS:
+                reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=DELIMITERS[suffix])
+                return _first(path, lambda: next(cells for cells in reader if cells))
+            text = io.TextIOWrapper(file, "utf-8-sig", newline="\n")
+            return _first(path, lambda: _first_object(text))
+
+
+def _first(path: Path, read: Callable[[], Collection[str]]) -> tuple[str, ...]:
+    try:
+        return tuple(read())
+    except (StopIteration, ValueError, RecursionError, csv.Error, AttributeError) as error:
+        raise DataError(f"`{path}` must begin with a header or a JSON object: {error or 'it is empty'}.") from error
+
+
+def _first_object(text: io.TextIOWrapper) -> Collection[str]:
+    """Keys of the first object of JSON lines, or of an array, of which no more is read than it takes."""
+    line = next(line for line in text if line.strip())
+    if not line.lstrip().startswith("["):
+        return json.loads(line).keys()
+    found = line.lstrip()[1:]
+    while True:
+        try:
+            return json.JSONDecoder().raw_decode(found.lstrip())[0].keys()
+        except json.JSONDecodeError:
+            more = text.read(max(4096, len(found)))
+            if not more:
+                raise
+            found += more
+
+
+def _parquet_names(path: Path) -> tuple[str, ...]:
+    parquet = require("pyarrow.parquet", extra="train", purpose="read parquet files")
+    arrow = require("pyarrow", extra="train", purpose="read parquet files")
+    try:
+        return tuple(parquet.read_schema(path).names)
+    except arrow.ArrowException as error:
+        raise DataError(f"`{path}` must be a parquet file, got one that cannot be read ({error}).") from error
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from lossmith.tasks._choices import right_option
 from lossmith.tasks._fields import Fields, RawSplits
 from lossmith.tasks._numbers import read_number, write_number
 from lossmith.tasks._sources import file_rows, folder_splits, read_items
-from lossmith.tasks._splits import cut_notice, cut_validation, split_rows, text_key
+from lossmith.tasks._splits import cut_by_key, cut_notice, split_rows, text_key
 from lossmith.tasks.completion import LETTERS, CompletionTask, Kind, Problem, letters
 from lossmith.tasks.templates import (
     CHOICE_INSTRUCTION,
@@ -272,14 +272,11 @@ def _with_validation(
     splits: dict[str, tuple[Problem, ...]], notes: tuple[str, ...]
 ) -> tuple[dict[str, tuple[Problem, ...]], tuple[str, ...]]:
     train = splits["train"]
-    keys = {text_key(problem.prompt): None for problem in train}
-    if "validation" in splits or len(keys) < 2:
+    kept, cut = cut_by_key([text_key(problem.prompt) for problem in train])
+    if "validation" in splits or not cut:
         return splits, notes
-    distinct = list(keys)
-    moved = {distinct[place] for place in cut_validation(len(distinct))[1]}
-    kept = tuple(problem for problem in train if text_key(problem.prompt) not in moved)
-    validation = tuple(problem for problem in train if text_key(problem.prompt) in moved)
-    return splits | {"train": kept, "validation": validation}, (*notes, cut_notice(len(validation)))
+    made = {"train": tuple(train[row] for row in kept), "validation": tuple(train[row] for row in cut)}
+    return splits | made, (*notes, cut_notice(len(cut)))
 
 
 def _problem(task: TaskFile, fields: Fields) -> Problem:

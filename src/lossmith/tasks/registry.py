@@ -6,21 +6,28 @@ from lossmith.tasks import (
     banking77,
     commonsenseqa,
     cr,
+    dpo_mix,
     gsm8k,
     hellaswag,
+    imdb_preference,
     mathqa,
     mpqa,
     mr,
     mrpc,
     openbookqa,
+    pandalm,
+    persona_pairs,
+    polite_pairs,
     qasc,
     sst2,
     subj,
     svamp,
+    tldr,
     trec,
+    ultrafeedback,
 )
 from lossmith.tasks._fields import Fields
-from lossmith.tasks._shipped import ClassificationRecord, CompletionRecord
+from lossmith.tasks._shipped import ClassificationRecord, CompletionRecord, PreferenceRecord
 from lossmith.tasks.completion import Problem
 
 TASKS: tuple[ClassificationRecord, ...] = (
@@ -47,6 +54,17 @@ COMPLETION_LOADERS: dict[CompletionRecord, Callable[[Fields], Problem | None]] =
 }
 """Record of each task for causal language models -> the function that makes a row of its data a problem."""
 
+PREFERENCE_TASKS: tuple[PreferenceRecord, ...] = (
+    polite_pairs.POLITE_PAIRS,
+    pandalm.PANDALM,
+    persona_pairs.PERSONA_PAIRS,
+    ultrafeedback.ULTRAFEEDBACK,
+    dpo_mix.DPO_MIX,
+    tldr.TLDR,
+    imdb_preference.IMDB_PREFERENCE,
+)
+"""Record of each named set of preferences."""
+
 
 def list_tasks(*, shipped_only: bool = True) -> tuple[ClassificationRecord, ...]:
     """Records of the classification tasks; `str(record)` is the name that `load_task` takes. Reads no data.
@@ -71,3 +89,13 @@ def list_completion_tasks() -> tuple[CompletionRecord, ...]:
         ['gsm8k', 'svamp', 'mathqa', 'qasc', 'commonsenseqa', 'hellaswag']
     """
     return tuple(COMPLETION_LOADERS)
+
+
+def list_preference_tasks() -> tuple[PreferenceRecord, ...]:
+    """Records of the sets of preferences; `str(record)` is the name that `load_preference_task` takes.
+
+    Example:
+        >>> [str(task) for task in list_preference_tasks() if task.split_sizes]
+        ['polite_pairs', 'pandalm', 'persona_pairs']
+    """
+    return PREFERENCE_TASKS
