@@ -213,10 +213,12 @@ def test_an_ignored_row_is_never_chosen() -> None:
 
 
 def test_who_has_no_positive_is_warned_of() -> None:
+    module = lossmith.loss("multi_similarity(miner='multi_similarity', miner_epsilon=2)")
+    rows, labels = scores_for(build("supcon"), 3), torch.arange(3) // 2
     with pytest.warns(LossmithWarning, match="'multi_similarity': some rows have no other row .* and do not count"):
-        lossmith.loss("multi_similarity(miner='multi_similarity')")(
-            scores_for(build("supcon"), 3), torch.arange(3) // 2
-        )
+        items = module(rows, labels, reduction="none")
+    assert (items == 0).tolist() == [False, False, True]
+    assert_close(module(rows, labels), items.sum() / 2)
 
 
 @pytest.mark.parametrize("text", MINED)

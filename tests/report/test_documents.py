@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,8 +122,11 @@ def test_an_inexact_loss_warns_where_the_page_says():
     logits, labels = torch.randn(4, 6), torch.tensor([0, 1, 2, 3])
     loss = lossmith.loss("mile")
     with pytest.warns(LossmithWarning, match="several micro-batches are not one batch"):
-        loss(logits, labels, num_items=8)
-    loss(logits, labels, num_items=8)  # once
+        first = loss(logits, labels, num_items=8)
+    with warnings.catch_warnings(record=True) as again:
+        warnings.simplefilter("always")
+        assert loss(logits, labels, num_items=8) == first
+    assert again == [], "said once"
 
 
 def test_class_weights_are_those_of_pytorch():

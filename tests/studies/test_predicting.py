@@ -172,9 +172,12 @@ def test_without_a_temperature_the_threshold_is_on_the_probability(own, tmp_path
 
 
 def test_a_calibrated_model_says_nothing_beside(own):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        predict(own[0], ["a film"], device="cpu", threshold=0.5)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        (found,) = predict(own[0], ["a film"], device="cpu", threshold=0.5)
+    assert [str(one.message) for one in seen] == []
+    assert found.calibrated_probability is not None
+    assert found.abstained == (found.calibrated_probability < 0.5)
 
 
 def test_a_head_that_was_never_trained_is_not_asked(tmp_path, tiny_model, tiny_data):
