@@ -7,6 +7,7 @@ from typing import Any
 from lossmith.errors import ConfigurationError, DataError
 from lossmith.integrations.causal_lm.generation import OnBatch, generate_ids, stop_ids
 from lossmith.tasks.preference import Pair
+from lossmith.tasks.sentiment import SampledPair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +110,7 @@ def _text(tokenizer: Any, ids: Sequence[int]) -> str:
 class LabelledPairs:
     """Preference pairs from sampled answers, and what gave none."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[SampledPair, ...]
     """In the order of the prompts."""
     equal: int
     """Prompts whose answers have one text."""
@@ -134,7 +135,7 @@ def label_pairs(
     Raises:
         DataError: If a prompt has fewer than two answers, or no pair is left.
     """
-    pairs: list[Pair] = []
+    pairs: list[SampledPair] = []
     equal = ties = empty = 0
     for (name, prompt), written, scores in zip(prompts, answers, rewards, strict=True):
         if len(written) < 2:
@@ -147,14 +148,20 @@ def label_pairs(
         elif not (written[best].answer.strip() and written[worst].answer.strip()):
             empty += 1
         else:
+            pair = Pair(
+                id=name,
+                prompt=prompt,
+                chosen=written[best].answer,
+                rejected=written[worst].answer,
+                chosen_score=scores[best],
+                rejected_score=scores[worst],
+            )
             pairs.append(
-                Pair(
-                    id=name,
-                    prompt=prompt,
-                    chosen=written[best].answer,
-                    rejected=written[worst].answer,
-                    chosen_score=scores[best],
-                    rejected_score=scores[worst],
+                SampledPair(
+                    pair=pair,
+                    prompt_ids=written[best].prompt_ids,
+                    chosen_ids=written[best].ids,
+                    rejected_ids=written[worst].ids,
                 )
             )
     if not pairs:
