@@ -56,20 +56,26 @@ def _unwritten(cell: Any) -> Any:
 
 
 def _message(fields: Fields, name: str, place: int, message: Any) -> Message:
-    where = f"{fields} must have messages with `role` and `content` in field `{name}`"
     if not isinstance(message, dict) or "role" not in message or "content" not in message:
         keys = f" with {', '.join(map(str, message)) or 'no key'}" if isinstance(message, dict) else ""
-        raise DataError(f"{where}, got {type(message).__name__}{keys} as message {place}.")
+        raise DataError(f"{_wanted(fields, name)}, got {type(message).__name__}{keys} as message {place}.")
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        raise DataError(f"{where}, the role one of {', '.join(ROLES)}, got {reprlib.repr(role)} in message {place}.")
+        raise DataError(
+            f"{_wanted(fields, name)}, the role one of {', '.join(ROLES)}, got {reprlib.repr(role)} in message {place}."
+        )
     if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
         raise DataError(
-            f"{where}, the content a text, got {reprlib.repr(content)} ({type(content).__name__}) in message {place}."
+            f"{_wanted(fields, name)}, the content a text, got {reprlib.repr(content)} ({type(content).__name__}) in "
+            f"message {place}."
         )
     return Message(role, _encodable(fields, name, content))
+
+
+def _wanted(fields: Fields, name: str) -> str:
+    return f"{fields} must have messages with `role` and `content` in field `{name}`"
 
 
 def _is_text_part(part: Any) -> bool:
