@@ -42,8 +42,15 @@ PASSED_ON = frozenset(
 elsewhere, or put a secret into the record."""
 
 
-def training_arguments(extra: dict[str, Any], **settings: Any) -> TrainingArguments:
+def training_arguments(
+    extra: dict[str, Any], *, kind: type[TrainingArguments] = TrainingArguments, **settings: Any
+) -> Any:
     """`TrainingArguments` from a study's settings and the user's own `trainer` settings.
+
+    Args:
+        extra: The `trainer` settings.
+        kind: The class to make, such as TRL's DPOConfig.
+        **settings: What the study sets itself.
 
     Raises:
         ConfigurationError: For names that are not passed on (with the nearest), or values that transformers refuses.
@@ -55,7 +62,7 @@ def training_arguments(extra: dict[str, Any], **settings: Any) -> TrainingArgume
                 f"would do nothing here.{did_you_mean(name, PASSED_ON)} Passed on: {', '.join(sorted(PASSED_ON))}."
             )
     try:
-        arguments = TrainingArguments(**settings, **extra, remove_unused_columns=False, disable_tqdm=True)
+        arguments = kind(**settings, **extra, remove_unused_columns=False, disable_tqdm=True)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ConfigurationError(f"The training settings are refused: {str(error).splitlines()[0]}") from error
     if arguments.n_gpu > 1:

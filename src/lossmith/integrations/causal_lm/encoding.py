@@ -121,7 +121,7 @@ class PromptFormat:
         return [[*self._before, *ids] for ids in _ids(self.tokenizer, texts)]
 
     def many_chat_ids(self, chats: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
-        """Token ids of whole chats (`role` and `content` of each turn) in the template, up to where an answer begins."""
+        """Token ids of chats (`role` and `content` of each turn) in the template, up to where an answer begins."""
         texts = [self._render([dict(turn) for turn in turns], to_answer=True) + self._opening for turns in chats]
         return _ids(self.tokenizer, texts)
 

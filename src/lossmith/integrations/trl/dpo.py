@@ -24,7 +24,8 @@ class DPOTrainer(PreferenceMixin, TRLDPOTrainer):
             trained adapter), without a second model in memory. Only losses that read a reference have it computed.
         args: `trl.DPOConfig`. Settings of TRL's losses are refused; `precompute_ref_batch_size` is heeded.
         data_collator: As for TRL.
-        train_dataset: With columns `chosen`, `rejected` and, unless they share a beginning, `prompt`.
+        train_dataset: With columns `chosen`, `rejected` and, unless they share a beginning, `prompt`; or with token
+            ids, which are taken as they are: `prompt_ids`, `chosen_ids`, `rejected_ids`.
         eval_dataset: As for TRL; evaluation values do not depend on `per_device_eval_batch_size`.
         processing_class: A tokenizer.
         loss: A preference objective, perhaps with terms on logits, which see the chosen completions only, such as
@@ -43,7 +44,7 @@ class DPOTrainer(PreferenceMixin, TRLDPOTrainer):
     settings = DPO
     own_loss_type = "sigmoid"
     columns = (("chosen", "rejected"),)
-    token_columns = ("prompt_ids", "chosen_ids", "rejected_ids")
+    token_columns = tokens = ("prompt_ids", "chosen_ids", "rejected_ids")
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ class KTOTrainer(PreferenceMixin, TRLKTOTrainer):
         args: `trl.KTOConfig`. Settings of TRL's losses are refused; `precompute_ref_batch_size` is heeded.
         data_collator: As for TRL.
         train_dataset: With columns `completion` and `label` (True = desirable) and `prompt`, or pairs, which TRL
-            takes apart.
+            takes apart; or with token ids, which are taken as they are: `prompt_ids`, `completion_ids` and `label`.
         eval_dataset: As for TRL; evaluation values do not depend on `per_device_eval_batch_size`.
         processing_class: A tokenizer.
         loss: "kto", "kto(running_kl=True)" or "bco", perhaps with terms on logits, which see the desirable completions
@@ -59,6 +59,7 @@ class KTOTrainer(PreferenceMixin, TRLKTOTrainer):
     own_loss_type = "kto"
     columns = (("completion", "label"), ("chosen", "rejected"))
     token_columns = ("prompt_ids", "completion_ids", "KL_completion_ids")
+    tokens = ("prompt_ids", "completion_ids", "label")
 
     def __init__(
         self,

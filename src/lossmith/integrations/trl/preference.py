@@ -47,6 +47,8 @@ class PreferenceMixin(LossState, WholeSetMixin):
     own_loss_type: ClassVar[str]
     columns: ClassVar[tuple[tuple[str, ...], ...]]
     token_columns: ClassVar[tuple[str, ...]]
+    tokens: ClassVar[tuple[str, ...]]
+    """Columns of rows that are token ids already."""
 
     def __init__(
         self,
@@ -102,7 +104,8 @@ class PreferenceMixin(LossState, WholeSetMixin):
         check_settings(args, self.loss, self.settings, loss_type=self.own_loss_type)
         check_processing(processing_class, kwargs.get("compute_metrics"), name)
         for key, dataset in (*each_dataset(train, "train"), *each_dataset(evaluation, "eval")):
-            check_columns(dataset, key, self.columns, name)
+            if not self._is_tokenised(dataset):
+                check_columns(dataset, key, self.columns, name)
 
     def _read_terms(self) -> None:
         """What follows from the loss alone."""
@@ -179,9 +182,13 @@ class PreferenceMixin(LossState, WholeSetMixin):
             balance = self._trainer.router_aux_loss_coef * outputs.aux_loss
             loss = loss + balance / (self._micro_batches if model.training else 1)
         if model.training:
-            self._logbook.add(self._sums(logged))
+            self._note(logged)
             self._logbook.see(inputs["attention_mask"].sum())
         return (loss, outputs) if return_outputs else loss
+
+    def _note(self, rows: Mapping[str, Tensor]) -> None:
+        """Take what a micro-batch of training says into the log."""
+        self._logbook.add(self._sums(rows))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log with the means since the last one, over all pairs, micro-batches and ranks."""
@@ -191,7 +198,13 @@ class PreferenceMixin(LossState, WholeSetMixin):
 
     # Data and reference, called by TRL before training and by `evaluate` with a data set of its own.
 
+    def _is_tokenised(self, dataset: Any) -> bool:
+        """Whether rows come as token ids, prompt and completion apart, and are taken as they are."""
+        return set(self.tokens) <= set(getattr(dataset, "column_names", None) or ())
+
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        if self._is_tokenised(dataset):
+            return dataset
         check_columns(dataset, dataset_name, self.columns, type(self).__name__)
         return super()._prepare_dataset(dataset, processing_class, args, dataset_name)  # pyright: ignore
 
