@@ -136,12 +136,16 @@ def _embedded_folder(name: str) -> Path:
         )
     target = cache_folder() / "models" / f"{name.removeprefix('embedded:')}-{version(model.package)}"
     if not (target / "config.json").is_file():
-        _make_once(target, lambda folder: model.export(Path(str(spec.origin)).parent, folder))
+        make_once(target, lambda folder: model.export(Path(str(spec.origin)).parent, folder))
     return target
 
 
-def _make_once(target: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder that appears whole or not at all, once even if two processes try."""
+def make_once(target: Path, fill: Callable[[Path], None], *, what: str = "copy of the embedded model") -> None:
+    """Fill a folder of a model that appears whole or not at all, once even if two processes try.
+
+    Raises:
+        ModelError: If it cannot be written.
+    """
     filelock = require("filelock", extra="train", purpose="prepare embedded models")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +160,7 @@ def _make_once(target: Path, fill: Callable[[Path], None]) -> None:
                 shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise ModelError(
-            f"The copy of the embedded model cannot be made in {target.parent} ({error.strerror or error}): set "
+            f"The {what} cannot be made in {target.parent} ({error.strerror or error}): set "
             f"LOSSMITH_CACHE to a folder with room."
         ) from error
 

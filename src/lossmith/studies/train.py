@@ -4,12 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lossmith.errors import EvidenceError, ModelError
 from lossmith.evidence import RunRecord, check_writable
 from lossmith.studies.comparison import open_setting
 from lossmith.studies.config import SharedConfig
-from lossmith.studies.run import train_and_test
+from lossmith.studies.run import Setting, train_and_test
 
 
 def train(config: SharedConfig, folder: Path, *, progress: Callable[[float], None] | None = None) -> RunRecord:
@@ -38,12 +39,16 @@ def train(config: SharedConfig, folder: Path, *, progress: Callable[[float], Non
         if record.status == "failed":
             raise ModelError(str(record.error))
         scratch.mkdir(exist_ok=True)
-        setting.save(trainer, scratch)
-        text = json.dumps(record.to_dict(), indent=2) + "\n"
-        (scratch / "result.json").write_text(text, encoding="utf-8")
+        write_model(setting, trainer, record, scratch)
         # The configuration last: without it no folder counts as a model.
         for file in sorted(scratch.iterdir(), key=lambda path: path.name == "config.json"):
             file.rename(folder / file.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return record
+
+
+def write_model(setting: Setting, trainer: Any, record: RunRecord, folder: Path) -> None:
+    """Write what a run leaves into a folder that is there: model, tokenizer, loss, and `result.json`, the record."""
+    setting.save(trainer, folder)
+    (folder / "result.json").write_text(json.dumps(record.to_dict(), indent=2) + "\n", encoding="utf-8")
