@@ -64,7 +64,7 @@ def by_length(lengths: Sequence[int], rows_each: int = 1) -> Iterator[list[int]]
         yield batch
 
 
-def class_scores(logits: Tensor, targets: Tensor, score: str) -> Tensor:
+def target_scores(logits: Tensor, targets: Tensor, score: str) -> Tensor:
     """The explained number of each row: log-probability in nats, or logit, of its target class."""
     check_one_of("score", score, SCORES)
     values = logits.float().log_softmax(-1) if score == "log_probability" else logits.float()

@@ -10,7 +10,7 @@ from torch import Tensor
 from lossmith._checks import check_one_of
 from lossmith._extras import require
 from lossmith.errors import DataError
-from lossmith.explain._forward import SCORES, EmbeddingInput, by_length, class_scores, padded, resting
+from lossmith.explain._forward import SCORES, EmbeddingInput, by_length, padded, resting, target_scores
 from lossmith.explain._runs import check_count, frame_of, numpy
 from lossmith.explain.tokens import TokenizedText, tokenize_texts
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")
+ATTRIBUTION_METHODS = ("integrated_gradients", "gradient_x_input", "occlusion")
 BASELINES = ("mask", "unk", "pad", "zero")
 """What a token can be replaced with."""
 
@@ -95,7 +95,7 @@ def attribute_tokens(
     *,
     pairs: Sequence[str] | None = None,
     targets: Sequence[int] | None = None,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = ATTRIBUTION_METHODS,
     score: str = "log_probability",
     baseline: str = "mask",
     steps: int = 16,
@@ -118,7 +118,7 @@ def attribute_tokens(
         texts: What to explain.
         pairs: Second texts, where the model reads pairs.
         targets: Class to explain of each text; None for the one that the model predicts.
-        methods: Of `METHODS`.
+        methods: Of `ATTRIBUTION_METHODS`.
         score: "log_probability" (in nats) or "logit" of the class.
         baseline: What replaces a token: "mask", "unk" or "pad", the embedding of that token (of the next of them where
             the tokenizer has none), or "zero".
@@ -139,7 +139,7 @@ def attribute_tokens(
     check_one_of("baseline", baseline, BASELINES)
     check_count("steps", steps, low=2)
     for method in methods:
-        check_one_of("methods", method, METHODS)
+        check_one_of("methods", method, ATTRIBUTION_METHODS)
     rows = tokenize_texts(tokenizer, texts, pairs=pairs, max_length=max_length)
     if targets is not None and len(targets) != len(rows):
         raise DataError(f"`targets` must name one class per text, {len(rows)}, got {len(targets)}.")
@@ -184,7 +184,7 @@ class _Batch:
     def value(self, embeddings: Tensor, targets: Tensor, *fields: Tensor) -> Tensor:
         """The explained number of each row, as captum calls it."""
         named = dict(zip(self.fields, fields, strict=True))
-        return class_scores(self.network.logits(embeddings, named), targets, self.score)
+        return target_scores(self.network.logits(embeddings, named), targets, self.score)
 
     def attributed(self, methods: Sequence[str], steps: int) -> list[AttributedText]:
         """The attributions of these texts."""

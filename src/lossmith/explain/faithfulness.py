@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lossmith.errors import DataError
-from lossmith.explain._forward import EmbeddingInput, by_length, chosen_rows, class_scores, padded, resting, text_logits
+from lossmith.explain._forward import (
+    EmbeddingInput,
+    by_length,
+    chosen_rows,
+    padded,
+    resting,
+    target_scores,
+    text_logits,
+)
 from lossmith.explain._runs import check_count, frame_of, measures_figure, numpy
 from lossmith.explain.attributions import AttributedText, TokenAttributions, baseline_embedding, content_mask
 
@@ -38,7 +46,7 @@ class Faithful:
     seed: int
     """The block."""
     method: str
-    """Of `attributions.METHODS`, or `random`."""
+    """Of `attributions.ATTRIBUTION_METHODS`, or `random`."""
     comprehensiveness: float
     """Fall of the class's probability when the top tokens are erased, averaged over shares; in [-1, 1]."""
     sufficiency: float
@@ -251,7 +259,7 @@ def _changes(
             empty = baseline_embedding(network, tokenizer, attributions.baseline)
             logits = network.logits(torch.where(gone[..., None], empty, inputs), fields)
             targets = torch.tensor([texts[place].target for place in batch for _ in range(repeats)]).to(inputs.device)
-            values = class_scores(logits, targets, attributions.score).double().cpu().numpy().reshape(-1, repeats)
+            values = target_scores(logits, targets, attributions.score).double().cpu().numpy().reshape(-1, repeats)
             found |= {place: texts[place].value - own for place, own in zip(batch, values, strict=True)}
             if on_text is not None:
                 on_text(len(batch))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-METHODS = ("tsne", "pca")
+PROJECTIONS = ("tsne", "pca")
 CLASS_MEANS = "class means"
 """What stands for the classes of a model without proxies."""
 MOST_NAMED_CLASSES = 12
@@ -117,8 +117,8 @@ def embedding_maps(
         PCA as its start.
     """
     np = numpy()
-    if method not in METHODS:
-        raise DataError(f"`method` must be one of {', '.join(METHODS)}, got '{method}'.")
+    if method not in PROJECTIONS:
+        raise DataError(f"`method` must be one of {', '.join(PROJECTIONS)}, got '{method}'.")
     classes = np.asarray(labels)
     found = []
     for model, seeds in by_seed(embeddings, name="embeddings", ndim=2).items():

@@ -8,9 +8,18 @@ from lossmith.studies.explained_results import ExplainedStudy
 
 def explanation_figures(study: ExplainedStudy) -> tuple[ReportFigure, ...]:
     """All figures."""
-    base = study.baseline
     losses = "; ".join(study.losses)
-    figures = [
+    return (
+        *_maps(study, losses),
+        *_deciles(study, losses),
+        *_measures(study, losses),
+        *_weights(study, losses),
+        *_attributions(study, losses),
+    )
+
+
+def _maps(study: ExplainedStudy, losses: str) -> list[ReportFigure]:
+    return [
         _figure(
             "embedding_tsne",
             f"Embeddings, t-SNE (seed {study.seeds[0]})",
@@ -29,6 +38,10 @@ def explanation_figures(study: ExplainedStudy) -> tuple[ReportFigure, ...]:
             study.planes.plot(),
         ),
     ]
+
+
+def _deciles(study: ExplainedStudy, losses: str) -> list[ReportFigure]:
+    base, figures = study.baseline, []
     for name, title, part in (
         ("deciles_pretrained", "Accuracy by distance to the centroid, common", study.by_common_distance),
         ("deciles_own", "Accuracy by distance to the centroid, each model's own", study.by_own_distance),
@@ -45,7 +58,12 @@ def explanation_figures(study: ExplainedStudy) -> tuple[ReportFigure, ...]:
                 part.plot(baseline=base),
             )
         )
-    figures += [
+    return figures
+
+
+def _measures(study: ExplainedStudy, losses: str) -> list[ReportFigure]:
+    base = study.baseline
+    return [
         _figure(
             "geometry",
             "Geometry of the embeddings",
@@ -62,6 +80,12 @@ def explanation_figures(study: ExplainedStudy) -> tuple[ReportFigure, ...]:
             f"A reliability diagram per loss: {losses}",
             study.calibration.plot(baseline=base),
         ),
+    ]
+
+
+def _weights(study: ExplainedStudy, losses: str) -> list[ReportFigure]:
+    base = study.baseline
+    figures = [
         _figure(
             "weights_logits",
             "Where the loss pulls: gradient on the logits",
@@ -82,7 +106,12 @@ def explanation_figures(study: ExplainedStudy) -> tuple[ReportFigure, ...]:
                 study.weights.plot(place="embeddings", baseline=base),
             )
         )
-    figures += [
+    return figures
+
+
+def _attributions(study: ExplainedStudy, losses: str) -> list[ReportFigure]:
+    base = study.baseline
+    figures = [
         _figure(
             "disagreements",
             "Examples gained and lost",
@@ -118,7 +147,7 @@ def explanation_figures(study: ExplainedStudy) -> tuple[ReportFigure, ...]:
                 study.stability.plot(baseline=base),
             )
         )
-    return tuple(figures)
+    return figures
 
 
 def _figure(name: str, title: str, caption: str, description: str, figure: Figure) -> ReportFigure:

@@ -21,7 +21,7 @@ from lossmith.explain import (
     measure_faithfulness,
     weigh_examples,
 )
-from lossmith.explain.attributions import METHODS
+from lossmith.explain.attributions import ATTRIBUTION_METHODS
 from lossmith.integrations.classification import predict_outputs
 from lossmith.integrations.classifiers import base_network
 from lossmith.integrations.pooling import TOKENS
@@ -220,7 +220,7 @@ def _attributions(
     sample: Sample,
     places: Sequence[int],
     on_text: Callable[[int], None] | None = None,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = ATTRIBUTION_METHODS,
 ) -> TokenAttributions:
     """Token attributions of the examples at these places of the sample."""
     if not places:
