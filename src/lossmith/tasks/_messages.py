@@ -39,7 +39,7 @@ def read_turns(fields: Fields, name: str) -> Turns:
 
 
 def with_messages(values: dict[str, Any]) -> dict[str, Any]:
-    """A row of a CSV file with the lists and mappings that its cells hold in writing; other cells stay text.
+    """A row of a CSV file with the messages that its cells hold in writing; other cells stay text, lists included.
 
     Example:
         >>> with_messages({"prompt": '[{"role": "user", "content": "Hi"}]', "chosen": "[1, 2]"})
@@ -50,9 +50,10 @@ def with_messages(values: dict[str, Any]) -> dict[str, Any]:
 
 def _unwritten(cell: Any) -> Any:
     found = listed(cell)
-    # A list of anything else is an answer that looks like one, such as "[1, 2]".
-    of_mappings = isinstance(found, list) and len(found) > 0 and all(isinstance(item, dict) for item in found)
-    return found if of_mappings or isinstance(found, dict) else cell
+    is_chat = (
+        isinstance(found, list) and len(found) > 0 and all(isinstance(item, dict) and "role" in item for item in found)
+    )
+    return found if is_chat else cell
 
 
 def _message(fields: Fields, name: str, place: int, message: Any) -> Message:

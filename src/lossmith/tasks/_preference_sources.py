@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lossmith._checks import did_you_mean
-from lossmith.errors import ConfigurationError, DataError
+from lossmith.errors import ConfigurationError, DataError, LossmithError
 from lossmith.tasks._fields import RawSplits
 from lossmith.tasks._hub import hub_splits
 from lossmith.tasks._messages import with_messages
@@ -94,14 +94,14 @@ def named_record(name_or_path: str | os.PathLike[str]) -> PreferenceRecord | Non
 
 def columns_of(name: str) -> tuple[str, ...]:
     """Columns of a file, or of the train file of a folder, without its rows; none where there is nothing to read."""
-    path = Path(name).expanduser()
     try:
+        path = Path(name).expanduser()
         if not name.strip() or not os.path.exists(path):
             return ()
         if path.is_dir():
             path = next((file for file in data_files(path) if "train" in file.name.lower()), path)
         return column_names(path)
-    except (DataError, OSError, ValueError):
+    except (LossmithError, OSError, ValueError, RuntimeError):
         return ()
 
 
@@ -217,10 +217,10 @@ def _unnamed(hub: str) -> PreferenceRecord:
     )
 
 
-def _check_split(test_fraction: float, split_seed: int) -> None:
+def _check_split(test_fraction: object, split_seed: object) -> None:
     if isinstance(split_seed, bool) or not isinstance(split_seed, int) or split_seed < 0:
         raise ConfigurationError(f"`split_seed` must be an integer >= 0, got {split_seed!r}.")
-    if not 0 < test_fraction < 1:
+    if isinstance(test_fraction, bool) or not isinstance(test_fraction, int | float) or not 0 < test_fraction < 1:
         raise ConfigurationError(f"`test_fraction` must be between 0 and 1, got {test_fraction!r}.")
 
 

@@ -86,9 +86,11 @@ def column_names(path: Path) -> tuple[str, ...]:
         opened = gzip.open if path.name.lower().endswith(".gz") else open
         with opened(path, "rb") as file:
             if suffix in DELIMITERS:
-                reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=DELIMITERS[suffix])
+                reader = csv.reader(
+                    io.TextIOWrapper(file, "utf-8-sig", "replace", newline=""), delimiter=DELIMITERS[suffix]
+                )
                 return _first(path, lambda: next(cells for cells in reader if cells))
-            text = io.TextIOWrapper(file, "utf-8-sig", newline="\n")
+            text = io.TextIOWrapper(file, "utf-8-sig", "replace", newline="\n")
             return _first(path, lambda: _first_object(text))
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lossmith.errors import DataError
@@ -78,12 +78,10 @@ class PreferenceTask:
         for split, pairs in splits.items():
             if not pairs and split != "validation":
                 raise DataError(f"Task '{self.name}' has no pair in `{split}`: give it at least one.")
-        digest = hashlib.sha256()
-        for split, pairs in splits.items():
-            digest.update(f"{split}\n".encode())
-            for line in _lines(pairs):
-                digest.update(line)
-        object.__setattr__(self, "fingerprint", digest.hexdigest())
+        rows = {
+            split: ([written(pair.prompt), pair.chosen, pair.rejected] for pair in splits[split]) for split in splits
+        }
+        object.__setattr__(self, "fingerprint", fingerprint_of(rows))
 
 
 def chat(prompt: Prompt) -> tuple[Message, ...]:
@@ -108,7 +106,16 @@ def prompt_text(prompt: Prompt) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in prompt)
 
 
-def _lines(pairs: Iterable[Pair]) -> Iterable[bytes]:
-    for pair in pairs:
-        prompt = pair.prompt if isinstance(pair.prompt, str) else as_messages(pair.prompt)
-        yield json.dumps([prompt, pair.chosen, pair.rejected]).encode() + b"\n"
+def written(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as JSON takes it."""
+    return prompt if isinstance(prompt, str) else as_messages(prompt)
+
+
+def fingerprint_of(splits: Mapping[str, Iterable[object]]) -> str:
+    """SHA-256, in hex, of the splits written as one JSON line per row, each split under its name."""
+    digest = hashlib.sha256()
+    for split, rows in splits.items():
+        digest.update(f"{split}\n".encode())
+        for row in rows:
+            digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from lossmith.tasks._splits import text_key
 from lossmith.tasks.preference import Pair, PreferenceTask, prompt_text
+from lossmith.tasks.unpaired import Rated
 
 SPLITS = ("train", "validation", "test")
 """Splits of a task, in the order of a report."""
@@ -89,12 +90,31 @@ def task_warnings(splits: Mapping[str, Sequence[Pair]]) -> tuple[str, ...]:
     """
     keys = {split: [text_key(prompt_text(pair.prompt)) for pair in pairs] for split, pairs in splits.items()}
     found = [sentence for split, pairs in splits.items() for sentence in _of_split(split, pairs, keys[split])]
-    for split in (split for split in SPLITS[:2] if split in keys):
-        seen = set(keys[split])
-        count = sum(key in seen for key in keys["test"])
-        if count:
-            found.append(f"{count:,} of {len(keys['test']):,} test pairs have a prompt of {split}.")
-    return (*found, *_swapped([pair for pairs in splits.values() for pair in pairs]))
+    return (*found, *_shared(keys, "pairs"), *_swapped([pair for pairs in splits.values() for pair in pairs]))
+
+
+def rated_warnings(splits: Mapping[str, Sequence[Rated]]) -> tuple[str, ...]:
+    """The like of unpaired rows: empty answers, answers that are both good and bad, prompts in two splits."""
+    keys = {split: [text_key(prompt_text(row.prompt)) for row in rows] for split, rows in splits.items()}
+    found: list[str] = []
+    for split, rows in splits.items():
+        labels: dict[tuple[str, str], set[bool]] = {}
+        for row, key in zip(rows, keys[split], strict=True):
+            labels.setdefault((key, row.completion), set()).add(row.label)
+        empty = sum(not row.completion.strip() for row in rows)
+        both = sum(len(kinds) == 2 for kinds in labels.values())
+        if empty:
+            found.append(f"{empty:,} of {len(rows):,} {split} rows have an empty answer.")
+        if both:
+            found.append(f"{both:,} answers of {split} are said to be good and bad.")
+    return (*found, *_shared(keys, "rows"))
+
+
+def _shared(keys: Mapping[str, Sequence[str]], rows: str) -> tuple[str, ...]:
+    seen = {split: set(keys.get(split, ())) for split in SPLITS[:2]}
+    counts = {split: sum(key in known for key in keys["test"]) for split, known in seen.items()}
+    total = f"{len(keys['test']):,} test {rows}"
+    return tuple(f"{count:,} of {total} have a prompt of {split}." for split, count in counts.items() if count)
 
 
 def _lengths(split: str, pairs: Sequence[Pair], tokenizer: Tokenizer | None) -> Lengths:

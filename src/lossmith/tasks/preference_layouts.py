@@ -30,8 +30,8 @@ OTHER_PROMPTS = "have other messages before the two answers, so that these answe
 
 _WANTED = {
     "comparisons": ("info", "summaries", "choice"),
-    "responses": ("prompt", "responses", "chosen"),
     "pairs": ("chosen", "rejected"),
+    "responses": ("prompt", "responses", "chosen"),
     "ratings": ("prompt", "completion", "label"),
 }
 
@@ -97,10 +97,12 @@ def read_pair(fields: Fields, *, has_prompt: bool) -> Pair | None:
             fields.note("have answers that begin with the prompt, which are read as they stand")
         prompts = {prompt}
     else:
-        (prompt, chosen), (other, rejected) = (
+        (before, chosen), (other, rejected) = (
             split_chat(fields, name, prompt, turns) for name, turns in (("chosen", chosen), ("rejected", rejected))
         )
-        prompts = {prompt, other}
+        if isinstance(prompt, str) and all(message.content.strip() != prompt.strip() for message in before):
+            fields.note("have a `prompt` that is none of their messages; the messages count")
+        prompt, prompts = before, {before, other}
     if len(prompts) > 1:
         fields.note(OTHER_PROMPTS)
         return None
@@ -185,10 +187,7 @@ def split_chat(fields: Fields, name: str, prompt: Prompt | None, turns: Turns) -
         )
     before = turns[:-1]
     if isinstance(prompt, str):
-        if not before:
-            before = (Message("user", prompt),)
-        elif all(message.content.strip() != prompt.strip() for message in before):
-            fields.note("have a `prompt` that is none of their messages; the messages count")
+        before = before or (Message("user", prompt),)
     elif prompt is not None and before[: len(prompt)] != prompt:
         before = prompt + before
     if not before or before[-1].role != "user":

@@ -16,7 +16,7 @@ from lossmith.tasks._preference_sources import (
 )
 from lossmith.tasks._sources import read_items
 from lossmith.tasks.preference import Pair, PreferenceTask
-from lossmith.tasks.preference_facts import task_warnings
+from lossmith.tasks.preference_facts import rated_warnings, task_warnings
 from lossmith.tasks.preference_layouts import known_layout, layout_of, pair_reader, read_rated
 from lossmith.tasks.tldr import TLDR, check_post
 from lossmith.tasks.unpaired import RATED_COLUMNS, Rated, UnpairedTask, unpair
@@ -91,7 +91,7 @@ def load_unpaired_task(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
-        warnings=(*found.notes, *notes, *cuts),
+        warnings=(*found.notes, *notes, *cuts, *rated_warnings(splits)),
         **found.about(),
     )
 

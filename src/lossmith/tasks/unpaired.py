@@ -1,10 +1,10 @@
 """Unpaired preferences, for kto and bco: answers that are each said to be good or bad."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lossmith.errors import DataError
-from lossmith.tasks.preference import Pair, Prompt
+from lossmith.tasks.preference import Pair, Prompt, fingerprint_of, written
 
 RATED_COLUMNS = "`prompt`, `completion` and `label`"
 """Columns of unpaired rows."""
@@ -49,6 +49,9 @@ class UnpairedTask:
     warnings: tuple[str, ...] = ()
     """Sentences about the data that a report must repeat."""
 
+    fingerprint: str = field(init=False)
+    """SHA-256, in hex, over all rows of all splits in order; names and paths do not enter."""
+
     def __post_init__(self) -> None:
         for split in ("train", "test"):
             if not getattr(self, split):
@@ -59,6 +62,9 @@ class UnpairedTask:
                 f"Task '{self.name}' must have good and bad answers in `train`, got {kind} ones only: nothing tells "
                 "what to prefer."
             )
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        rows = {split: ([written(row.prompt), row.completion, row.label] for row in splits[split]) for split in splits}
+        object.__setattr__(self, "fingerprint", fingerprint_of(rows))
 
 
 def unpair(pairs: Sequence[Pair]) -> tuple[Rated, ...]:
