@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from lossmith.cli import baseline, explain, library, predict, rank, studies, tune
+from lossmith.cli import baseline, explain, judge, library, predict, rank, studies, tune
 from lossmith.cli.shared import plain
 from lossmith.errors import ConfigurationError, LossmithError, LossmithWarning
 
@@ -34,6 +34,8 @@ for command in (
     explain.explain,
     rank.rank,
     baseline.baseline,
+    judge.answer,
+    judge.judge,
     studies.tokenize,
     library.bench,
     studies.schema,

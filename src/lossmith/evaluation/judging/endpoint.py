@@ -1,0 +1,307 @@
+"""One request to an OpenAI-compatible endpoint, through the official client, and what its answer means."""
+
+import email.utils
+import ipaddress
+import json
+import os
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from lossmith._extras import require
+from lossmith.errors import ConfigurationError
+from lossmith.evaluation.judging.calls import JudgeCall, Reply, TokenChoice
+
+KEY_VARIABLES = ("LOSSMITH_JUDGE_API_KEY", "OPENAI_API_KEY")
+"""Where the key is looked for, in order; it is read from nowhere else."""
+
+MOST_BYTES = 16 * 2**20
+"""A longer answer of the endpoint is no reply."""
+
+_LASTING = ("insufficient_quota", "billing_not_active")
+_ONE_CALL = ("context_length_exceeded", "content_filter", "content_policy_violation", "string_above_max_length")
+_PASSING_STATUS = (408, 409, 425, 429)
+
+
+class Refused(Exception):
+    """The endpoint refuses every call, and would refuse again: asking must stop. Carries the sentence."""
+
+
+class CallRefused(Exception):
+    """The endpoint refuses this one call, for its length or its contents."""
+
+
+class Passing(Exception):
+    """Something that may pass: a time-out, a full server, a broken answer."""
+
+    def __init__(self, what: str, *, wait_s: float | None = None, maybe_paid: bool = True, full: bool = False):
+        super().__init__(what)
+        self.wait_s = wait_s
+        """How long the endpoint asks to wait, if it says."""
+        self.maybe_paid = maybe_paid
+        """Whether the endpoint may have worked for it."""
+        self.full = full
+        """Whether the endpoint asks all of us to slow down."""
+
+
+class Endpoint:
+    """An address that answers chat completions. One object serves any number of threads.
+
+    The key comes from the environment alone (`LOSSMITH_JUDGE_API_KEY`, else `OPENAI_API_KEY`); a local address needs
+    none. It is sent to the address and goes nowhere else: no file, no message, no log holds it.
+
+    Args:
+        base_url: Address up to and with `/v1`, as `http://127.0.0.1:8000/v1`.
+        timeout_s: Seconds until a request that has not been answered whole is given up, > 0.
+
+    Raises:
+        ConfigurationError: For an address that cannot be used, or no key for one that is not local.
+        MissingExtraError: If `openai` is not installed.
+    """
+
+    def __init__(self, base_url: str, *, timeout_s: float = 120.0):
+        if not timeout_s > 0:
+            raise ConfigurationError(f"`timeout` must be > 0 seconds, got {timeout_s}.")
+        self.base_url, self.timeout_s = base_url, timeout_s
+        local = is_local(base_url)
+        self._key = judge_key(base_url, local=local)
+        self._openai: Any = require("openai", extra="judge", purpose="ask a judge")
+        # Proxies of the environment are for the network, not for this machine.
+        transport = self._openai.DefaultHttpxClient(trust_env=not local)
+        self._client = self._openai.OpenAI(
+            base_url=base_url, api_key=self._key or "none", timeout=timeout_s, max_retries=0, http_client=transport
+        )
+        self._left_out: dict[str, str | None] = {}
+        self.notices: list[str] = []
+        """What had to be asked otherwise than it was meant."""
+
+    def close(self) -> None:
+        """Close the connections; a request that is under way fails."""
+        self._client.close()
+
+    def send(self, call: JudgeCall) -> Reply:
+        """Ask once.
+
+        Raises:
+            Passing: If asking again may help.
+            CallRefused: If the endpoint refuses this call.
+            Refused: If it refuses all of them.
+        """
+        for _ in range(3):
+            try:
+                return self._send(self._body(call))
+            except _Unsupported as error:
+                self._adapt(error)
+        raise Refused("The endpoint refuses the settings of the request whichever way they are put.")
+
+    def _send(self, body: dict[str, Any]) -> Reply:
+        began = time.monotonic()
+        try:
+            with self._client.chat.completions.with_streaming_response.create(**body) as answer:
+                content = bytearray()
+                for part in answer.iter_bytes():
+                    content += part
+                    # A server that drips would never meet the time-out of a single read.
+                    if time.monotonic() - began > self.timeout_s:
+                        raise Passing(f"no whole answer within {self.timeout_s:g} s")
+                    if len(content) > MOST_BYTES:
+                        raise Passing(f"an answer of more than {MOST_BYTES // 2**20} MiB")
+        except self._openai.APITimeoutError:
+            raise Passing(f"no answer within {self.timeout_s:g} s") from None
+        except self._openai.APIStatusError as error:
+            # Without its chain: the client's exceptions hold the request, and that the key.
+            raise self._meaning(error, body) from None
+        except self._openai.APIConnectionError as error:
+            raise self._lost(error.__cause__ or error) from None
+        except self._openai.OpenAIError as error:
+            raise Passing(self._safe(f"an answer that the client cannot read ({error})")) from None
+        except (Passing, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            # Errors of the transport while the answer is read are not wrapped by the client.
+            raise self._lost(error) from None
+        return read_reply(bytes(content))
+
+    def _lost(self, error: BaseException) -> Passing:
+        name = type(error).__name__
+        if "Timeout" in name:
+            return Passing(f"no answer within {self.timeout_s:g} s")
+        refused = name == "ConnectError"
+        what = "no connection" if refused else "the connection broke"
+        return Passing(self._safe(f"{what} ({str(error) or name})"), maybe_paid=not refused)
+
+    def _meaning(self, error: Any, body: dict[str, Any]) -> Exception:
+        status = int(error.status_code)
+        details = error.body if isinstance(error.body, dict) else {}
+        code = str(details.get("code") or details.get("type") or "")
+        said = self._safe(str(details.get("message") or error.response.reason_phrase or ""))
+        lasting = code in _LASTING
+        if (status >= 500 or status in _PASSING_STATUS) and not lasting:
+            wait_s = retry_after(error.response.headers)
+            return Passing(f"status {status}", wait_s=wait_s, maybe_paid=False, full=status in (429, 503))
+        if status in (401, 403):
+            key = f"Its key was read from {' or '.join(KEY_VARIABLES)}." if self._key else "No key was sent."
+            return Refused(f"The endpoint refuses the key (status {status}). {key}")
+        if status in (400, 413) and (code in _ONE_CALL or "context length" in said.lower()):
+            return CallRefused(f"status {status}: {said}")
+        if status == 400:
+            for name in ("max_tokens", "logprobs"):
+                if name in body and name in said and name not in self._left_out:
+                    return _Unsupported(name, said)
+        return Refused(f"The endpoint refuses the request with status {status}: {said or 'without a reason'}.")
+
+    def _safe(self, text: str) -> str:
+        """Foreign text for a message: short, and without the key."""
+        if self._key:
+            text = text.replace(self._key, "***")
+        text = " ".join(text.split())
+        return f"{text[:200]}..." if len(text) > 200 else text.rstrip(".")
+
+    def _body(self, call: JudgeCall) -> dict[str, Any]:
+        sampling = call.sampling
+        body: dict[str, Any] = {
+            "model": call.model,
+            "messages": [{"role": role, "content": content} for role, content in call.messages],
+            "max_tokens": sampling.max_tokens,
+        }
+        if sampling.temperature is not None:
+            body["temperature"] = sampling.temperature
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed + call.repeat
+        if sampling.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
+        for name, other in self._left_out.items():
+            value = body.pop(name, None)
+            if other is not None and value is not None:
+                body[other] = value
+            if name == "logprobs":
+                body.pop("top_logprobs", None)
+        return body
+
+    def _adapt(self, error: "_Unsupported") -> None:
+        """Newer models count their hidden tokens and want another name; some give no log-probabilities."""
+        if error.name in self._left_out:
+            return
+        self._left_out[error.name] = "max_completion_tokens" if error.name == "max_tokens" else None
+        if error.name == "logprobs":
+            self.notices.append("The endpoint gives no log-probabilities: the verdicts themselves are counted.")
+
+
+class _Unsupported(Exception):
+    """A setting that the endpoint does not know."""
+
+    def __init__(self, name: str, said: str):
+        super().__init__(said)
+        self.name = name
+
+
+def is_local(base_url: str) -> bool:
+    """Whether an address is of this machine.
+
+    Raises:
+        ConfigurationError: If it is no address of the web, or holds a user, a password or a query.
+
+    Example:
+        >>> is_local("http://127.0.0.1:8000/v1"), is_local("https://api.openai.com/v1")
+        (True, False)
+    """
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError:
+        parts, host = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigurationError(
+            f"`base_url` must be an address such as http://127.0.0.1:8000/v1, got '{base_url[:80]}'."
+        )
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ConfigurationError(
+            f"`base_url` must hold no user, password or query, which messages would show: give the address alone and "
+            f"the key in {KEY_VARIABLES[0]}."
+        )
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def judge_key(base_url: str, *, local: bool) -> str:
+    """The key for an address, from the environment; empty where a local one needs none.
+
+    Raises:
+        ConfigurationError: If there is no key and the address is not local.
+    """
+    for name in KEY_VARIABLES:
+        if key := os.environ.get(name, "").strip():
+            if not key.isascii() or not key.isprintable():
+                raise ConfigurationError(f"{name} must hold a key of printable ASCII characters: set it again.")
+            return key
+    if local:
+        return ""
+    raise ConfigurationError(
+        f"No key for {urlsplit(base_url).hostname}: set {KEY_VARIABLES[0]} (or {KEY_VARIABLES[1]}) in the environment, "
+        f"to any word if that server wants none. Local addresses such as http://127.0.0.1:8000/v1 need no key."
+    )
+
+
+def retry_after(headers: Any) -> float | None:
+    """Seconds that an endpoint asks to wait, >= 0, from `retry-after-ms` or `Retry-After` (seconds or a date)."""
+    try:
+        if (milliseconds := headers.get("retry-after-ms")) is not None:
+            return max(0.0, float(milliseconds) / 1000)
+        value = headers.get("retry-after")
+        if value is None:
+            return None
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, seconds) if seconds == seconds else None
+
+
+def read_reply(content: bytes) -> Reply:
+    """The reply in the body of an answer.
+
+    Raises:
+        Passing: If it is no chat completion with a text.
+    """
+    try:
+        values = json.loads(content)
+        choice = values["choices"][0]
+        text = choice["message"]["content"]
+        finish = choice.get("finish_reason") or "stop"
+        usage = values.get("usage") or {}
+        read, written = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        tokens = _tokens(choice.get("logprobs"))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise Passing(f"an answer that is no chat completion ({len(content):,} bytes)") from None
+    # A model that spent all its tokens on thinking writes none, and will again: that is a reply without a verdict.
+    if text is None and finish == "length":
+        text = ""
+    if not isinstance(text, str) or not isinstance(finish, str):
+        raise Passing("an answer without a text")
+    return Reply(
+        text=text,
+        finish=finish,
+        prompt_tokens=max(0, read),
+        reply_tokens=max(0, written),
+        counted=read > 0,
+        tokens=tokens,
+    )
+
+
+def _tokens(logprobs: Any) -> tuple[TokenChoice, ...]:
+    if not isinstance(logprobs, dict) or not isinstance(logprobs.get("content"), list):
+        return ()
+    return tuple(
+        TokenChoice(
+            text=str(entry["token"]),
+            alternatives=tuple((str(other["token"]), float(other["logprob"])) for other in entry["top_logprobs"]),
+        )
+        for entry in logprobs["content"]
+    )

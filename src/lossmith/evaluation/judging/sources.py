@@ -1,0 +1,131 @@
+"""What the commands name: questions to answer, answers to judge, difficulties of instructions."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lossmith.errors import DataError
+from lossmith.evaluation.judging.answer_files import AnswerRow, AnswerSet, read_answers
+from lossmith.evaluation.judging.answering import Asked
+from lossmith.evaluation.judging.length_control import GamedRows
+from lossmith.tasks._tables import Table, read_table
+from lossmith.tasks.alpaca_eval import load_alpaca_eval
+from lossmith.tasks.mt_bench import load_mt_bench
+
+ALPACA_EVAL = "alpaca_eval:"
+ALPACA_EVAL_BASELINE = "gpt4_1106_preview"
+"""The baseline of AlpacaEval 2."""
+
+
+def questions_from(name: str) -> list[Asked]:
+    """Questions by name: `mt_bench`, `alpaca_eval:FOLDER`, or a file.
+
+    A file has one row per question with `turns` (a list of texts) or `prompt` (a text); `id`, `category` where known.
+
+    Raises:
+        DataError: If there are none, or an id comes twice.
+    """
+    if name == "mt_bench":
+        return [Asked(id=one.id, turns=tuple(one.turns), category=one.category) for one in load_mt_bench()]
+    if name.startswith(ALPACA_EVAL):
+        rows = load_alpaca_eval(Path(name.removeprefix(ALPACA_EVAL)).expanduser())
+        return [Asked(id=row.id, turns=(row.text,), category=row.category) for row in rows]
+    path = Path(name).expanduser()
+    table = read_table(path)
+    questions = [_question(path, table, row) for row in range(table.num_rows)]
+    ids = [question.id for question in questions]
+    if len(set(ids)) < len(ids):
+        twice = next(one for one in ids if ids.count(one) > 1)
+        raise DataError(f"`{path}` must have one row per question, got '{twice}' twice.")
+    return questions
+
+
+def answers_from(name: str) -> AnswerSet:
+    """Answers by name: a file, or `alpaca_eval:FOLDER` for AlpacaEval 2's baseline, with `#MODEL` for another.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if not name.startswith(ALPACA_EVAL):
+        return read_answers(Path(name).expanduser())
+    folder, _, model = name.removeprefix(ALPACA_EVAL).partition("#")
+    wanted = model or ALPACA_EVAL_BASELINE
+    rows = load_alpaca_eval(Path(folder).expanduser())
+    lacking = next((row for row in rows if wanted not in row.baselines), None)
+    if lacking is not None:
+        there = ", ".join(lacking.baselines) or "none"
+        raise DataError(f"`{folder}` must have the answers of '{wanted}', got those of {there}: say which with #MODEL.")
+    return AnswerSet(
+        model=wanted,
+        rows={
+            row.id: AnswerRow(id=row.id, answers=(row.baselines[wanted],), turns=(row.text,), category=row.category)
+            for row in rows
+        },
+    )
+
+
+def read_difficulties(path: Path) -> dict[str, float]:
+    """Instruction difficulties by id: AlpacaEval's `instruction_difficulty.csv`, or any table with that column.
+
+    The id stands in column `id` or `index`, else in the first one.
+
+    Raises:
+        DataError: If a column is missing or a value is no number.
+    """
+    table = read_table(path)
+    if "instruction_difficulty" not in table.columns or len(table.column_names) < 2:
+        raise DataError(
+            f"`{path}` must have the columns `id` and `instruction_difficulty`, got {', '.join(table.column_names)}."
+        )
+    name = next((known for known in ("id", "index") if known in table.columns), table.column_names[0])
+    values = _numbers(path, table, "instruction_difficulty")
+    return {str(key): value for key, value in zip(table.columns[name], values, strict=True)}
+
+
+def read_gamed(path: Path) -> GamedRows:
+    """AlpacaEval's rows of gamed baselines, `df_gamed.csv`.
+
+    Raises:
+        DataError: If a column is missing, a value is no number, or a preference lies outside [0, 1].
+    """
+    table = read_table(path)
+    names = ("preference", "std_delta_len", "instruction_difficulty")
+    for name in names:
+        if name not in table.columns:
+            raise DataError(f"`{path}` must have a column `{name}`, got {', '.join(table.column_names)}.")
+    preferences, lengths, difficulties = (np.array(_numbers(path, table, name)) for name in names)
+    if ((preferences < 0) | (preferences > 1)).any():
+        raise DataError(f"`{path}` must have preferences in [0, 1].")
+    return GamedRows(preferences=preferences, lengths=lengths, difficulties=difficulties)
+
+
+def _numbers(path: Path, table: Table, name: str) -> list[float]:
+    found = []
+    for row, cell in enumerate(table.columns[name], start=1):
+        try:
+            value = float(cell)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not math.isfinite(value):
+            raise DataError(f"`{path}` row {row} must have a number in `{name}`, got {cell!r}.")
+        found.append(value)
+    return found
+
+
+def _question(path: Path, table: Table, row: int) -> Asked:
+    values = {name: column[row] for name, column in table.columns.items()}
+    turns: Any = values.get("turns") if values.get("turns") is not None else [values.get("prompt")]
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn.strip() for turn in turns):
+        raise DataError(
+            f"`{path}` row {row + 1} must have `turns` (a list of texts) or `prompt` (a text), got the fields "
+            f"{', '.join(name for name, value in values.items() if value is not None) or 'none'}."
+        )
+    name = values.get("id")
+    category = values.get("category")
+    return Asked(
+        id=str(row if name is None else name),
+        turns=tuple(turns),
+        category=category if isinstance(category, str) else "",
+    )
