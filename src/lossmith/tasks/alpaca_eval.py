@@ -78,17 +78,15 @@ def _with_turns(fields: Fields) -> Instruction:
 def _merged(files: Sequence[Path]) -> tuple[Instruction, ...]:
     answers: dict[str, dict[str, str]] = {}
     categories: dict[str, str] = {}
-    for place, file in enumerate(files):
-        found: dict[str, str] = {}
-        for raw in file_rows(file):
-            fields = Fields(raw.where, raw.row, "", raw.values)
-            text, generator = fields.text("instruction"), fields.text("generator")
-            found[text] = generator
-            answers.setdefault(text, {})[generator] = _answer(fields, "output")
-            categories.setdefault(text, str(raw.values.get("dataset") or ""))
-        if place and set(found) != set(answers):
-            other = len(set(found) ^ set(answers))
-            raise DataError(f"`{file}` must have the instructions of `{files[0].name}`, got {other} that differ.")
+    for file in files:
+        rows = [Fields(raw.where, raw.row, "", raw.values) for raw in file_rows(file)]
+        texts = [row.text("instruction") for row in rows]
+        if answers and set(texts) != set(answers):
+            count = len(set(texts) ^ set(answers))
+            raise DataError(f"`{file}` must have the instructions of `{files[0].name}`, got {count} that differ.")
+        for text, row in zip(texts, rows, strict=True):
+            answers.setdefault(text, {})[row.text("generator")] = _answer(row, "output")
+            categories.setdefault(text, str(row.values.get("dataset") or ""))
     return tuple(
         Instruction(
             id=f"alpaca_eval:{number}", category=categories[text], text=text, baselines=MappingProxyType(answers[text])
