@@ -20,6 +20,7 @@ GAMED_WEIGHT = 0.2
 _PENALTIES = np.logspace(-4, 4, 10)
 _RESAMPLES = 200
 _ROUNDING = 1e-15
+_LEAST = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,9 @@ def _fit(rows: _Rows, penalty: float) -> np.ndarray:
         C=penalty, solver="liblinear", fit_intercept=False, random_state=123, max_iter=1000, **settings
     )
     outcome = np.r_[np.ones(len(rows.targets)), np.zeros(len(rows.targets))]
-    weights = np.r_[rows.targets * rows.weights, (1 - rows.targets) * rows.weights]
+    # liblinear drops rows of weight 0, and complains where an outcome is left without any.
+    targets = np.clip(rows.targets, _LEAST, 1 - _LEAST)
+    weights = np.r_[targets * rows.weights, (1 - targets) * rows.weights]
     return model.fit(np.concatenate([rows.features, rows.features]), outcome, sample_weight=weights).coef_[0]
 
 
