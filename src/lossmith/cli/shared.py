@@ -10,12 +10,12 @@ import typer
 from lossmith._extras import require
 from lossmith.errors import ConfigurationError
 
-Task = Annotated[
-    str,
-    typer.Argument(
-        metavar="TASK", help="Shipped task, data file, folder with train and test, task.yaml or recipe.yaml."
-    ),
-]
+_TASK = typer.Argument(
+    metavar="TASK", help="Shipped task, data file, folder with train and test, task.yaml or recipe.yaml."
+)
+Task = Annotated[str, _TASK]
+TaskOrFlag = Annotated[str | None, _TASK]
+TaskFlag = Annotated[str | None, typer.Option("--task", help="The same as TASK.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any setting of a recipe.")]
 Model = Annotated[str | None, typer.Option(help="embedded: name, folder or hub id.")]
 Shots = Annotated[int | None, typer.Option(help="Training texts per class, drawn per seed.")]
@@ -48,13 +48,16 @@ TRAIN_MODULES = (
 def config_of(task: str, overrides: list[str] | None, flags: dict[str, Any], *, one_loss: bool = False) -> Any:
     """The checked settings of a comparison: the recipe or task, then key=value, then flags."""
     from lossmith import studies
+    from lossmith.tasks import is_preference_task
 
     values, given, place = settings_of(task, overrides or [], flags, apply=studies.apply_overrides)
     if one_loss and "losses" not in given:
         losses = values.get("losses")
         if isinstance(losses, list) and len(losses) > 1:
             raise ConfigurationError(f"The recipe names {len(losses)} losses: say which with --loss.")
-        given["losses"] = losses or ["cross_entropy"]
+        given["losses"] = losses or ["dpo" if is_preference_task(str(values.get("task"))) else "cross_entropy"]
+    if one_loss and (values | given).get("betas"):
+        raise ConfigurationError("One model has one beta: write it into the loss, as in --loss 'dpo(beta=0.05)'.")
     return studies.make_config(values | given, place=place)
 
 
@@ -81,6 +84,24 @@ def settings_of(
         if name in given:
             raise ConfigurationError(f"`{name}` is given twice, as a flag and as '{word}': keep one.")
     return values, given, task if is_recipe else "settings"
+
+
+def one_task(
+    task: str | None, flag: str | None, overrides: list[str] | None, *, command: str
+) -> tuple[str, list[str] | None]:
+    """The task, which may stand first or behind --task, and the overrides.
+
+    Raises:
+        ConfigurationError: If it is missing, or both are given and differ.
+    """
+    if flag is not None and task is not None and "=" in task and not Path(task).exists():
+        # With --task the first word may be a setting.
+        task, overrides = None, [task, *(overrides or [])]
+    if task is None and flag is None:
+        raise ConfigurationError(f"Say what to train on, as in `lossmith {command} mr` or --task FILE.")
+    if task is not None and flag is not None and task != flag:
+        raise ConfigurationError(f"The task is given twice, as '{task}' and as --task '{flag}': keep one.")
+    return str(flag if task is None else task), overrides
 
 
 def seeds_of(text: str | None) -> int | list[int] | None:

@@ -19,11 +19,14 @@ from lossmith.cli.shared import (
     Shots,
     ShotsTotal,
     Task,
+    TaskFlag,
+    TaskOrFlag,
     TextColumn,
     TextPairColumn,
     Votes,
     config_of,
     folder_name,
+    one_task,
     plain,
     require_train_extra,
     seeds_of,
@@ -43,7 +46,9 @@ def compare(
     data: Data = None,
     preset: Preset = None,
     votes: Votes = None,
-    metric: Annotated[str | None, typer.Option(help="accuracy, macro_f1, nll, exact_match ...")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="accuracy, macro_f1, nll, exact_match, preference_accuracy ...")
+    ] = None,
     device: Device = None,
     text_column: TextColumn = None,
     text_pair_column: TextPairColumn = None,
@@ -54,7 +59,7 @@ def compare(
     """Train every loss on every seed, then say which is best and how sure that is.
 
     Classification: mr, subj, cr, banking77, a table of texts. Written answers: gsm8k, mathqa, svamp, qasc, hellaswag
-    and others, or a task file.
+    and others, or a task file. Preferences: polite_pairs, pandalm, persona_pairs, a file of pairs.
     """
     require_train_extra()
     from lossmith import studies
@@ -91,9 +96,10 @@ def compare(
 
 
 def train(
-    task: Task,
+    task: TaskOrFlag = None,
     overrides: Overrides = None,
     model: Model = None,
+    task_flag: TaskFlag = None,
     loss: Annotated[str | None, typer.Option(help="Name or composition.")] = None,
     seed: Annotated[int, typer.Option(help="The block: head, shots, order and dropout.")] = 0,
     shots: Shots = None,
@@ -129,6 +135,7 @@ def train(
         "text_pair_column": text_pair_column,
         "label_column": label_column,
     }
+    task, overrides = one_task(task, task_flag, overrides, command="train")
     config = config_of(task, overrides, flags, one_loss=True)
     console = Console()
     try:
@@ -139,7 +146,9 @@ def train(
         Console(stderr=True).print("Stopped; nothing was saved.")
         raise typer.Exit(130) from None
     shown = ", ".join(
-        f"{name} {format_value(value, name)}" for name, value in record.metrics.items() if "released_" not in name
+        f"{name} {format_value(value, name)}"
+        for name, value in record.metrics.items()
+        if not name.startswith("start_") and "released_" not in name
     )
     console.print(f"{record.loss}, seed {record.seed}: {shown}", markup=False, highlight=False)
     for notice in record.config.get("notices", []):

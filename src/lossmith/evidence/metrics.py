@@ -54,6 +54,45 @@ def _nats(*names: str) -> tuple[MetricStyle, ...]:
     return tuple(MetricStyle(name=name, unit="nats", scale=1.0, decimals=3, higher_is_better=False) for name in names)
 
 
+START = "start_"
+"""A metric whose name begins so is that of the model before training."""
+PREFERENCE_ACCURACIES = (
+    "preference_accuracy",
+    "preference_accuracy_per_token",
+    "length_controlled_accuracy",
+    "policy_accuracy",
+)
+"""Shares of pairs in which a policy prefers the better answer."""
+PREFERENCE_NATS = ("margin", "policy_margin", "chosen_shift", "rejected_shift")
+"""Mean log-ratios (those of the policy: log-probabilities) of whole answers."""
+PREFERENCE_TOKEN_NATS = ("margin_per_token", "chosen_shift_per_token", "rejected_shift_per_token")
+"""The same per token."""
+
+PREFERENCE_ONLY = tuple(
+    prefix + name
+    for prefix in ("", START)
+    for name in (*PREFERENCE_ACCURACIES, *PREFERENCE_NATS, *PREFERENCE_TOKEN_NATS, *(("nll",) if prefix else ()))
+)
+"""Metrics that only studies of preferences have."""
+
+
+def _preferences(prefix: str = "") -> tuple[MetricStyle, ...]:
+    """Styles of what a policy prefers."""
+    return (
+        *_points(*(prefix + name for name in PREFERENCE_ACCURACIES)),
+        *(
+            MetricStyle(
+                name=prefix + name,
+                unit="nats" if name in PREFERENCE_NATS else "nats per token",
+                scale=1.0,
+                decimals=2 if name in PREFERENCE_NATS else 3,
+                higher_is_better="rejected" not in name,
+            )
+            for name in (*PREFERENCE_NATS, *PREFERENCE_TOKEN_NATS)
+        ),
+    )
+
+
 METRICS: dict[str, MetricStyle] = {
     style.name: style
     for style in (
@@ -66,6 +105,9 @@ METRICS: dict[str, MetricStyle] = {
         *_points(*(name for name in CLASSIFICATION_ONLY if name.endswith(("accuracy", "_f1")))),
         *_nats(*(name for name in CLASSIFICATION_ONLY if name.endswith("nll"))),
         *_points("ece", "calibrated_ece", higher_is_better=False),
+        *_preferences(),
+        *_preferences(START),
+        *_nats(START + "nll"),
     )
 }
 """Every metric that `summarize` accepts."""
@@ -108,9 +150,12 @@ def format_value(value: float, metric: str) -> str:
     Example:
         >>> format_value(0.5802, "accuracy"), format_value(0.68249, "nll")
         ('58.0', '0.682')
+        >>> format_value(0.5625 - 0.525, "accuracy"), format_value(0.0375, "accuracy")
+        ('3.8', '3.8')
     """
     style = metric_style(metric)
-    shown = round(value * style.scale, style.decimals)
+    # First what arithmetic left in the last bits, so that one difference is one number wherever it was computed.
+    shown = round(round(value * style.scale, 9), style.decimals)
     return f"{shown + 0.0:.{style.decimals}f}"  # + 0.0 turns -0.0 into 0.0
 
 

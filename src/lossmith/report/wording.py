@@ -4,6 +4,7 @@ import math
 
 from lossmith.evidence.metrics import (
     RELEASED,
+    START,
     format_difference,
     format_interval,
     format_value,
@@ -36,6 +37,15 @@ METRIC_NAMES = {
     "ece": "calibration error (ECE)",
     "calibrated_ece": "calibration error (ECE), calibrated",
     "calibrated_nll": "test NLL, calibrated",
+    "preference_accuracy_per_token": "preference accuracy, per token",
+    "length_controlled_accuracy": "preference accuracy where chosen is shorter",
+    "policy_accuracy": "chosen is likelier",
+    "policy_margin": "log-probability, chosen minus rejected",
+    "margin_per_token": "margin per token",
+    "chosen_shift": "shift of chosen",
+    "rejected_shift": "shift of rejected",
+    "chosen_shift_per_token": "shift of chosen per token",
+    "rejected_shift_per_token": "shift of rejected per token",
 }
 """Metrics whose key alone would not tell a reader what they are."""
 
@@ -47,6 +57,8 @@ def metric_name(metric: str) -> str:
         >>> metric_name("macro_f1"), metric_name("mixture_accuracy"), metric_name("released_exact_match")
         ('macro F1', 'accuracy by mixture', 'as released: exact match')
     """
+    if metric.startswith(START):
+        return f"before training: {metric_name(metric.removeprefix(START))}"
     if metric.startswith(RELEASED):
         return f"as released: {metric_name(metric.removeprefix(RELEASED))}"
     method, name = split_metric(metric)
@@ -56,7 +68,8 @@ def metric_name(metric: str) -> str:
 
 def level_unit(metric: str) -> str:
     """The unit of `level`; differences have the unit that `metric_style` names."""
-    return "%" if metric_style(metric).unit == "points" else "nats"
+    unit = metric_style(metric).unit
+    return "%" if unit == "points" else unit
 
 
 def level(value: float | None, metric: str) -> str:
@@ -70,9 +83,14 @@ def difference(value: float | None, metric: str) -> str:
 
 
 def difference_with_interval(pairs: PairedComparison | None, metric: str) -> str:
-    """`+6.1 [4.0, 8.2]`; without the interval where there was one block, a dash where there is no pair."""
+    """`+6.1 [4.0, 8.2]`; without the interval where there was one block, a dash where there is no pair.
+
+    Differences that are all the same have no spread, and an interval of width 0 would claim certainty: `+6.1 (all 3)`.
+    """
     if pairs is None:
         return MISSING
+    if pairs.low == pairs.high:
+        return f"{difference(pairs.difference, metric)} (all {pairs.blocks})"
     interval = f" {format_interval(pairs.low, pairs.high, metric)}" if known(pairs.low) and known(pairs.high) else ""
     return difference(pairs.difference, metric) + interval
 

@@ -6,6 +6,7 @@ from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
 from lossmith.studies.encoded import write_tokens
 from lossmith.studies.predicting import Prediction, Predictor, open_predictor, predict
+from lossmith.studies.preference_config import PreferenceConfig
 from lossmith.studies.recipes import apply_overrides, make_config, read_recipe
 from lossmith.studies.schema import json_schema
 from lossmith.studies.train import train
@@ -15,6 +16,7 @@ __all__ = [
     "Listener",
     "Prediction",
     "Predictor",
+    "PreferenceConfig",
     "SharedConfig",
     "Study",
     "StudyConfig",

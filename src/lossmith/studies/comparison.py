@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from lossmith.evidence import EvidenceStore, RunIsTaken, RunRecord, StudySummary, check_writable, summarize
 from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
+from lossmith.studies.preference_config import PreferenceConfig
 from lossmith.studies.recipes import make_config
 from lossmith.studies.run import Setting, run_block
 
@@ -78,6 +79,10 @@ def open_setting(config: SharedConfig) -> Setting:
         from lossmith.studies.completion import open_completion
 
         setting: Setting = open_completion(config)
+    elif isinstance(config, PreferenceConfig):
+        from lossmith.studies.preference import open_preference
+
+        setting = open_preference(config)
     else:
         from lossmith.studies.classification import open_classification
 

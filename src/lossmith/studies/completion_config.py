@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from lossmith.errors import LossmithError
-from lossmith.evidence import CLASSIFICATION_ONLY, METRICS
+from lossmith.evidence import CLASSIFICATION_ONLY, METRICS, PREFERENCE_ONLY
 from lossmith.nn import parse_composition
 from lossmith.studies.config import LoraConfig, PositiveInt, SharedConfig
 from lossmith.tasks import completion_kind
@@ -18,7 +18,13 @@ DECIDING = {
     "math": tuple(
         name
         for name in METRICS
-        if name not in (*CHOICE_METRICS[:3], "macro_f1", "weighted_f1", "wrong_results", *CLASSIFICATION_ONLY)
+        if name
+        not in (
+            *CHOICE_METRICS[:3],
+            *("macro_f1", "weighted_f1", "wrong_results"),
+            *CLASSIFICATION_ONLY,
+            *PREFERENCE_ONLY,
+        )
     ),
     "choice": CHOICE_METRICS,
     "text": ("exact_match", "answered", "stopped", "nll"),

@@ -145,7 +145,7 @@ class PreferenceConfig(PreferenceFields):
 
     model_config = ConfigDict(title="lossmith study of preferences")
 
-    free: ClassVar[frozenset[str]] = PreferenceFields.free | {"data", "samples", "sample_tokens"}
+    free: ClassVar[frozenset[str]] = PreferenceFields.free | {"data", "shown_answers", "shown_tokens"}
 
     task: str = "polite_pairs"
     """A shipped set of pairs (polite_pairs, pandalm, persona_pairs), a known one whose rows `data` brings, a file of
@@ -162,9 +162,9 @@ class PreferenceConfig(PreferenceFields):
     """Validation pairs for the learning curve (never used to choose anything); 0 draws none."""
     curve_points: PositiveInt = 4
     """How often, evenly spaced and at the end, the validation pairs are scored."""
-    samples: Annotated[int, Field(ge=0)] = 4
+    shown_answers: Annotated[int, Field(ge=0)] = 4
     """Test prompts that each trained model answers for the report; 0 writes none."""
-    sample_tokens: PositiveInt = 64
+    shown_tokens: PositiveInt = 64
     """Tokens that it may write for each."""
 
     @field_validator("metric")

@@ -10,7 +10,8 @@ from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, LossmithError
 from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
-from lossmith.tasks import is_completion_task, list_completion_tasks
+from lossmith.studies.preference_config import PreferenceConfig
+from lossmith.tasks import is_completion_task, is_preference_task, list_completion_tasks, list_preference_tasks
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -19,7 +20,7 @@ GROUPS = ("trainer", "lora")
 
 
 def make_config(values: dict[str, Any], *, place: str = "settings") -> SharedConfig:
-    """A checked `StudyConfig`, or a `CompletionConfig` where the task is one of completions.
+    """A checked `StudyConfig`; a `CompletionConfig` or `PreferenceConfig` where the task is one of those.
 
     Args:
         values: Settings by name.
@@ -28,7 +29,15 @@ def make_config(values: dict[str, Any], *, place: str = "settings") -> SharedCon
     Raises:
         ConfigurationError: One sentence on the first setting that does not fit.
     """
-    return checked(CompletionConfig if is_completion_task(str(values.get("task", ""))) else StudyConfig, values, place)
+    return checked(kind_of_study(values), values, place)
+
+
+def kind_of_study(values: dict[str, Any]) -> type[SharedConfig]:
+    """Which settings a study has, by its task, or by a setting that only one kind has where the task's file is gone."""
+    task = str(values.get("task", ""))
+    if is_completion_task(task):
+        return CompletionConfig
+    return PreferenceConfig if "betas" in values or (task and is_preference_task(task)) else StudyConfig
 
 
 def checked(kind: type[Settings], values: dict[str, Any], place: str) -> Settings:
@@ -60,6 +69,12 @@ def _elsewhere(name: str, kind: type[BaseModel], values: dict[str, Any]) -> str:
         known, task = [str(task) for task in list_completion_tasks()], str(values.get("task"))
         return (
             f" It belongs to tasks with written answers ({', '.join(known)}, a task file), and the task is '{task}'."
+            f"{did_you_mean(task, known)}"
+        )
+    if kind is StudyConfig and name in PreferenceConfig.model_fields:
+        known, task = [str(task) for task in list_preference_tasks()], str(values.get("task"))
+        return (
+            f" It belongs to preferences ({', '.join(known)}, a file of pairs), and the task is '{task}'."
             f"{did_you_mean(task, known)}"
         )
     if kind is CompletionConfig and name in StudyConfig.model_fields:

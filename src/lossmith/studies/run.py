@@ -128,7 +128,9 @@ def _train_and_test(
 ) -> tuple[RunRecord, Any]:
     started_at = _now()
     described = setting.described(seed)
-    settings = {name: value for name, value in setting.config.settings().items() if name not in ("losses", "seeds")}
+    settings = {
+        name: value for name, value in setting.config.settings().items() if name not in ("losses", "seeds", "betas")
+    }
     own = {"device": setting.device.type, "model_fingerprint": setting.model.fingerprint}
     common: dict[str, Any] = described | {
         "loss": text,

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from lossmith._extras import require
 from lossmith.errors import ConfigurationError, DataError
@@ -14,6 +14,8 @@ Kind = Literal["math", "choice", "text"]
 
 DRAW_STREAM = 7003
 """Keeps the generator of draws apart from other uses of the same seed."""
+
+Row = TypeVar("Row")
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Names of the options of a choice."""
@@ -140,7 +142,7 @@ def pairs(problems: Sequence[Problem]) -> list[tuple[str, str, str]]:
     return [(problem.prompt, problem.question, problem.target) for problem in problems]
 
 
-def draw_problems(problems: Sequence[Problem], count: int | None, *, seed: int) -> tuple[Problem, ...]:
+def draw_problems(problems: Sequence[Row], count: int | None, *, seed: int) -> tuple[Row, ...]:
     """Draw problems without replacement, in drawn order; under one seed fewer are the first of more.
 
     Args:
