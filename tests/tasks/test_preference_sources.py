@@ -140,6 +140,17 @@ def test_any_data_set_of_the_hub(hub):
     assert is_preference_task("hub:someone/wishes")
 
 
+def test_a_hub_that_does_not_answer_names_another_way(hub):
+    hub["splits"] = ConnectionError("no route")
+    for name, settings, instead in (
+        ("dpo_mix", {"data": "hub"}, "give `data=FOLDER`, a folder with train and test files"),
+        ("hub:someone/wishes", {}, "give the path of a folder with train and test files"),
+    ):
+        with pytest.raises(DataError, match=r"cannot be had from the hub \(ConnectionError: no route\): ") as caught:
+            load_preference_task(name, **settings)
+        assert instead in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["ultrafeedback", "dpo_mix", "tldr", "imdb_preference"])
 def test_what_is_not_shipped_says_how_to_load_it(name):
     with pytest.raises(DataError) as caught:

@@ -69,7 +69,8 @@ def _with_class_names(values: dict[str, Any], classes: dict[str, list[str]]) -> 
 
 
 def _instead(record: Record, problem: str) -> str:
+    instead = getattr(record, "instead", "`data=FOLDER`, a folder")
     return (
-        f"{problem}: give `data=FOLDER`, a folder with train and test files (perhaps validation; .jsonl, .json, .csv "
+        f"{problem}: give {instead} with train and test files (perhaps validation; .jsonl, .json, .csv "
         f"or .parquet, plain or .gz), each row with {record.layout}."
     )

@@ -213,6 +213,7 @@ def _unnamed(hub: str) -> PreferenceRecord:
         split_sizes=None,
         hub=hub,
         hidden_test=True,
+        instead="the path of a folder",
         layout="`prompt`, `chosen` and `rejected`",
     )
 

@@ -128,6 +128,8 @@ class PreferenceRecord:
     """(split, what its publishers call it), where the words train, validation and test do not tell."""
     hidden_test: bool = False
     """Whether no test rows are published: validation then serves as test."""
+    instead: str = "`data=FOLDER`, a folder"
+    """What else can be given where the hub does not have it."""
     layout: str
     """The published fields, as the end of the sentence "each row with ..."."""
 

@@ -1,8 +1,8 @@
 """`load_preference_task` and `load_unpaired_task`: preferences from the package, a file, a folder or the hub."""
 
 import os
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from lossmith.errors import DataError
 from lossmith.tasks._fields import RawRow
@@ -53,15 +53,13 @@ def load_preference_task(
         (876, 'The project was basically forced through by the manager.')
     """
     settings = {"data": data, "test_fraction": test_fraction, "split_seed": split_seed}
-    found = find_rows(name_or_path, settings)
-    splits, notes = _read(found, read_pairs)
-    splits, cuts = complete_splits(splits, settings)
+    found, splits, notes = _load(name_or_path, settings, read_pairs)
     return PreferenceTask(
         name=found.name,
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
-        warnings=(*found.notes, *notes, *cuts, *task_warnings(splits)),
+        warnings=(*notes, *task_warnings(splits)),
         **found.about(),
     )
 
@@ -83,15 +81,13 @@ def load_unpaired_task(
         (1212, [True, False])
     """
     settings = {"data": data, "test_fraction": test_fraction, "split_seed": split_seed}
-    found = find_rows(name_or_path, settings)
-    splits, notes = _read(found, _read_rated_rows)
-    splits, cuts = complete_splits(splits, settings)
+    found, splits, notes = _load(name_or_path, settings, read_rated_rows)
     return UnpairedTask(
         name=found.name,
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
-        warnings=(*found.notes, *notes, *cuts, *rated_warnings(splits)),
+        warnings=(*notes, *rated_warnings(splits)),
         **found.about(),
     )
 
@@ -130,18 +126,27 @@ def read_pairs(split: str, rows: Sequence[RawRow]) -> tuple[tuple[Pair, ...], tu
     return read_items(split, rows, pair_reader(layout, has_prompt=has_prompt))
 
 
-def _read_rated_rows(split: str, rows: Sequence[RawRow]) -> tuple[tuple[Rated, ...], tuple[str, ...]]:
+def read_rated_rows(split: str, rows: Sequence[RawRow]) -> tuple[tuple[Rated, ...], tuple[str, ...]]:
+    """Rated answers of the rows of one split, in file order, of pairs two each, and sentences on what was left out.
+
+    Raises:
+        DataError: If the rows are of no layout, or one cannot be used.
+    """
     if known_layout(rows[0].where, tuple(rows[0].values)) == "ratings":
         return read_items(split, rows, read_rated)
     pairs, notes = read_pairs(split, rows)
     return unpair(pairs), notes
 
 
-def _read(
-    found: PreferenceRows, read: Callable[[str, Sequence[RawRow]], tuple[tuple[Item, ...], tuple[str, ...]]]
-) -> tuple[dict[str, tuple[Item, ...]], tuple[str, ...]]:
+def _load(
+    name_or_path: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    read: Callable[[str, Sequence[RawRow]], tuple[tuple[Item, ...], tuple[str, ...]]],
+) -> tuple[PreferenceRows, dict[str, tuple[Item, ...]], tuple[str, ...]]:
+    """What is known of the rows, the rows of all three splits, and sentences on what was moved, left out and cut."""
+    found = find_rows(name_or_path, settings)
     splits: dict[str, tuple[Item, ...]] = {}
-    notes: tuple[str, ...] = ()
+    notes = found.notes
     for split, rows in found.raw.items():
         splits[split], said = read(split, rows)
         notes = (*notes, *said)
@@ -150,4 +155,5 @@ def _read(
         if found.name == TLDR.name:
             for row in splits[split]:
                 check_post(row)
-    return splits, notes
+    splits, cuts = complete_splits(splits, settings)
+    return found, splits, (*notes, *cuts)
