@@ -70,17 +70,17 @@ def _mt_bench(result: MtBenchResult) -> Iterator[str]:
 def _pairs(result: PairsResult) -> Iterator[str]:
     yield (
         f"{result.model} against {result.baseline}, by {result.decided_by}: win rate "
-        f"{_percent(result.win_rate)}% over {_count(result.pairs, 'pair')}; pairs won outright "
-        f"{_percent(result.discrete_win_rate)}%"
+        f"{_percent(result.win_rate)} over {_count(result.pairs, 'pair')}; pairs won outright "
+        f"{_percent(result.discrete_win_rate)}"
     )
     if result.length_controlled is not None:
-        yield f"  length-controlled win rate {_percent(result.length_controlled.win_rate)}%"
+        yield f"  length-controlled win rate {_percent(result.length_controlled.win_rate)}"
         yield f"  {result.length_controlled.says}"
     elif result.style == "helpful":
         yield f"  no length-controlled win rate: {result.no_length_control}"
     if result.first_preferred is not None and result.orders_agree is not None:
         yield (
-            f"  the answer shown first is preferred {_percent(result.first_preferred)}% (50 without position bias); "
+            f"  the answer shown first is preferred {_percent(result.first_preferred)} (50% without position bias); "
             f"both orders agree on {100 * result.orders_agree:.0f}% of pairs"
         )
     ours, theirs = result.mean_lengths
@@ -172,7 +172,12 @@ def _strict(value: Any) -> Any:
 
 
 def _percent(level: Level) -> str:
-    return level.shown(scale=100, decimals=1)
+    """Such as `54.2% [29.2, 83.3]`."""
+    shown = level.shown(scale=100, decimals=1)
+    if math.isnan(level.mean):
+        return shown
+    mean, _, interval = shown.partition(" ")
+    return f"{mean}% {interval}".rstrip()
 
 
 def _count(number: int, noun: str) -> str:
