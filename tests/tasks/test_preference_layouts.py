@@ -74,6 +74,25 @@ def test_ultrafeedback_whose_prompt_repeats_the_first_turn(tmp_path, name):
     assert len(task.warnings) == 1  # the cut of validation alone: the prompt is one of the messages
 
 
+def test_a_chat_needs_no_prompt_beside_it(tmp_path):
+    rows = [{"id": n, "prompt": f"Q{n}", "chosen": [user(f"Q{n}"), assistant("a")], "rejected": [user(f"Q{n}"), assistant("b")]} for n in "0123"]  # fmt: skip  # noqa: E501
+    rows[1]["prompt"], rows[2]["prompt"] = "", None
+    task = load_preference_task(save(tmp_path, "rows.jsonl", rows))
+    assert sorted(row.prompt[0].content for row in everything(task)) == ["Q0", "Q1", "Q2", "Q3"]
+    assert len(task.warnings) == 1  # the cut
+
+
+def test_a_prompt_of_messages_is_put_before_the_chat_unless_it_begins_with_it(tmp_path):
+    asked, more = user("Q"), [assistant("What?"), user("This")]
+    rows = [{"prompt": [asked], "chosen": [*more, assistant("a")], "rejected": [*more, assistant("b")]}]
+    rows += [{"prompt": [asked], "chosen": [asked, assistant("a")], "rejected": [asked, assistant("b")]}]
+    task = load_preference_task(save(tmp_path, "rows.jsonl", rows), test_fraction=0.5)
+    assert sorted((row.prompt for row in everything(task)), key=len) == [
+        (Message("user", "Q"),),
+        (Message("user", "Q"), Message("assistant", "What?"), Message("user", "This")),
+    ]
+
+
 def test_a_prompt_of_text_before_an_answer_alone_is_the_users_turn(tmp_path):
     rows = [{"id": f"r{n}", "prompt": f"Q{n}", "chosen": [assistant("a")], "rejected": [assistant("b")]} for n in "012"]
     assert loaded(tmp_path, "rows.jsonl", rows)["r1"].prompt == (Message("user", "Q1"),)

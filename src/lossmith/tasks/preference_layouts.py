@@ -89,7 +89,9 @@ def read_pair(fields: Fields, *, has_prompt: bool) -> Pair | None:
         raise DataError(
             f"{fields} must have `chosen` and `rejected` both as text or both as messages, got one of each."
         )
-    prompt = read_prompt(fields) if has_prompt else None
+    # Beside a chat, which holds its prompt, an empty one says nothing.
+    blank = not isinstance(chosen, str) and str(fields.values.get("prompt") or "").strip() == ""
+    prompt = read_prompt(fields) if has_prompt and not blank else None
     if isinstance(chosen, str) and isinstance(rejected, str):
         if prompt is None:
             prompt, chosen, rejected = common_beginning(fields, chosen, rejected)
