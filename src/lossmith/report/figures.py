@@ -32,6 +32,8 @@ CURVES = {
     "validation_nll": "validation NLL (nats)",
     "validation_accuracy": "validation accuracy (%)",
     "validation_exact_match": "validation exact match (%)",
+    "validation_preference_accuracy": "validation preference accuracy (%)",
+    "validation_margin": "validation margin (nats)",
 }
 """Curves that mean the same under every loss, and so can be compared; the objective itself cannot."""
 

@@ -11,6 +11,8 @@ from lossmith.report.completions import is_completion
 from lossmith.report.confusion import confusion_figure
 from lossmith.report.figures import CURVES, curves_figure, forest_figure, seeds_figure
 from lossmith.report.outcomes import in_order, outcome_counts, outcome_name, outcomes_figure
+from lossmith.report.preference_figures import objectives_figure, shifts_figure, sweep_figure
+from lossmith.report.preferences import is_preference
 from lossmith.report.wording import level, level_unit, metric_name
 
 
@@ -38,7 +40,8 @@ LEARNING = (
 
 def study_figures(summary: StudySummary, records: Sequence[RunRecord]) -> tuple[ReportFigure, ...]:
     """All figures of a report."""
-    completion = is_completion(records)
+    completion, preference = is_completion(records), is_preference(records)
+    written = completion or preference
     answers = completion and any(run.curves.get("validation_nll") for run in records)
     losses = [row.loss for row in summary.rows]
     sentences = "; ".join(f"{row.loss}: {row.sentence}" for row in summary.rows)
@@ -69,18 +72,56 @@ def study_figures(summary: StudySummary, records: Sequence[RunRecord]) -> tuple[
             name="learning_curves",
             title="Learning curves",
             caption=f"{LEARNING}{'; that of validation is over answer tokens' if answers else ''}.",
-            description=f"{_curve_names(records, completion)} by optimiser step for {'; '.join(losses)}",
+            description=f"{_curve_names(records, written)} by optimiser step for {'; '.join(losses)}",
             figure=curves_figure(records, losses, baseline=summary.baseline),
         ),
         *([_outcomes(records, losses)] if completion else []),
-        *([_confusion(records, losses)] if not completion or any(run.predictions for run in records) else []),
+        *(_preferences(summary, records) if preference else []),
+        *([_confusion(records, losses)] if not written or any(run.predictions for run in records) else []),
     )
 
 
-def _curve_names(records: Sequence[RunRecord], completion: bool) -> str:
-    if not completion:
+def _curve_names(records: Sequence[RunRecord], written: bool) -> str:
+    if not written:
         return "Training NLL and validation accuracy"
     return ", ".join(title for name, title in CURVES.items() if any(run.curves.get(name) for run in records))
+
+
+def _preferences(summary: StudySummary, records: Sequence[RunRecord]) -> list[ReportFigure]:
+    figures = [
+        ReportFigure(
+            name="objectives",
+            title="What each objective asks, and where training was",
+            caption="Loss (solid) and gradient (dashed) along the margin: log-ratio of chosen minus that of rejected "
+            "answers, or their log-probabilities where a loss has no reference; for losses that see answers one by one "
+            "the log-ratio, its sign turned for rejected ones. Behind: the margins that training saw, the later the "
+            "darker, all seeds together. Where the gradient is 0 a pair is left alone. Terms on tokens are left out.",
+            description="; ".join(row.loss for row in summary.rows),
+            figure=objectives_figure(summary, records),
+        ),
+        ReportFigure(
+            name="shifts",
+            title="Displacement",
+            caption="How far the log-probability of chosen and rejected test answers moved from the reference, a point "
+            "per seed. Above the diagonal the margin grew. Left below, both became less likely: the margin was won by "
+            "pushing the rejected answers down faster, which is called displacement.",
+            description="; ".join(f"{row.loss}: {row.sentence}" for row in summary.rows),
+            figure=shifts_figure(summary, records),
+        ),
+    ]
+    sweep = sweep_figure(summary)
+    if sweep is not None:
+        figures.append(
+            ReportFigure(
+                name="beta_sweep",
+                title="Over beta",
+                caption="Means over seeds with their 95% intervals, which describe each beta alone, unpaired. "
+                "Points of different losses are drawn side by side.",
+                description=f"{metric_name(summary.metric)} over beta, a line per loss",
+                figure=sweep,
+            )
+        )
+    return figures
 
 
 def _outcomes(records: Sequence[RunRecord], losses: Sequence[str]) -> ReportFigure:

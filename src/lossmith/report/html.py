@@ -17,6 +17,7 @@ from lossmith.explain.text import one_line
 from lossmith.report.completions import CompletionParts, example_rows, grouped, sizes
 from lossmith.report.gallery import ReportFigure
 from lossmith.report.inference import InferenceParts, by_loss
+from lossmith.report.preferences import PreferenceParts, pair_sizes
 from lossmith.report.provenance import flat_settings, provenance
 from lossmith.report.tables import comparison_table
 from lossmith.report.wording import difference, difference_with_interval, known, p_value
@@ -38,17 +39,18 @@ def render_html(
     parts: CompletionParts | None = None,
     explained: bool = False,
     inference: InferenceParts | None = None,
+    preferences: PreferenceParts | None = None,
 ) -> str:
     """The whole page; every foreign text in it is escaped, and equal inputs give equal pages."""
     from markupsafe import Markup
 
     environment = page_environment()
-    styles = ["report.css"] if parts is None else ["report.css", "completions.css"]
+    styles = ["report.css"] if parts is None and preferences is None else ["report.css", "completions.css"]
     script = environment.get_template("report.js").render()
     style = "\n".join(environment.get_template(name).render() for name in styles)
     origin = provenance(records)
     data = page_data(summary, records, title=title, settings=settings, commands=commands)
-    if parts is None:  # a classification's page compares by seed alone
+    if parts is None and preferences is None:  # a classification's page compares by seed alone
         for row in data["summary"]["rows"]:
             del row["by_example"]
     return environment.get_template("report.html.j2").render(
@@ -66,12 +68,14 @@ def render_html(
         failures=[record for record in records if record.status == "failed"],
         provenance=origin,
         notices=(*notices, *origin.warnings),
-        sizes=_sizes(records) if parts is None else sizes(records),
+        sizes=pair_sizes(records) if preferences else _sizes(records) if parts is None else sizes(records),
         parts=parts,
         inference=inference,
+        preferences=preferences,
+        preferred=grouped(preferences.metrics) if preferences else [],
         answered=by_loss(inference.table) if inference else [],
         steps=grouped(parts.steps) if parts else [],
-        examples=example_rows(summary) if parts else {},
+        examples=example_rows(summary) if parts or preferences else {},
         settings=flat_settings(settings),
         commands=[line for command in commands for line in command.split("\n")],
         attribution=attribution,

@@ -27,7 +27,9 @@ def write_report(
     Writes `report.html`, `table.csv`, `table.md`, `table.tex`, `forest.png`, `seeds.png`, `learning_curves.png` and
     `confusion.png`; where language models wrote the answers also `steps.csv`, `steps.md` and `outcomes.png`, and
     `confusion.png` only where they chose among options; where classifiers were asked in several ways also
-    `inference.csv` and `inference.md`. Each file is whole or absent, and equal inputs give equal files.
+    `inference.csv` and `inference.md`; where language models were trained on pairs of answers also `preferences.csv`,
+    `preferences.md`, `objectives.png`, `shifts.png` and, for several betas, `beta_sweep.png`, but no `confusion.png`.
+    Each file is whole or absent, and equal inputs give equal files.
 
     Args:
         folder: Where to write; made if it is not there.
@@ -52,6 +54,7 @@ def write_report(
     from lossmith.report.gallery import study_figures
     from lossmith.report.html import render_html
     from lossmith.report.inference import inference_parts
+    from lossmith.report.preferences import preference_parts
 
     folder = Path(folder)
     order = {row.loss: place for place, row in enumerate(summary.rows)}
@@ -60,6 +63,7 @@ def write_report(
     figures = study_figures(summary, runs)
     parts = completion_parts(summary, runs)
     inference = inference_parts(summary, runs)
+    preferences = preference_parts(summary, runs)
     page = render_html(
         summary=summary,
         records=runs,
@@ -71,6 +75,7 @@ def write_report(
         notices=notices,
         parts=parts,
         inference=inference,
+        preferences=preferences,
         # Written beside it by `lossmith explain`.
         explained=(folder / "explain" / "explain.html").is_file(),
     )
@@ -83,6 +88,8 @@ def write_report(
         texts |= {"steps.csv": to_csv(parts.raw_steps), "steps.md": to_markdown(parts.steps)}
     if inference is not None:
         texts |= {"inference.csv": to_csv(inference.raw), "inference.md": inference.markdown}
+    if preferences is not None:
+        texts |= {"preferences.csv": to_csv(preferences.raw), "preferences.md": to_markdown(preferences.levels)}
     texts["report.html"] = page
     files = {f"{figure.name}.png": png_bytes(figure.figure) for figure in figures}
     # The page comes last: where it is, the rest is.
