@@ -49,13 +49,16 @@ def config_of(task: str, overrides: list[str] | None, flags: dict[str, Any], *, 
     """The checked settings of a comparison: the recipe or task, then key=value, then flags."""
     from lossmith import studies
     from lossmith.tasks import is_preference_task
+    from lossmith.tasks.sentiment import is_sentiment_task
 
     values, given, place = settings_of(task, overrides or [], flags, apply=studies.apply_overrides)
     if one_loss and "losses" not in given:
         losses = values.get("losses")
         if isinstance(losses, list) and len(losses) > 1:
             raise ConfigurationError(f"The recipe names {len(losses)} losses: say which with --loss.")
-        given["losses"] = losses or ["dpo" if is_preference_task(str(values.get("task"))) else "cross_entropy"]
+        name = str(values.get("task"))
+        compares = is_preference_task(name) or is_sentiment_task(name)
+        given["losses"] = losses or ["dpo" if compares else "cross_entropy"]
     if one_loss and (values | given).get("betas"):
         raise ConfigurationError("One model has one beta: write it into the loss, as in --loss 'dpo(beta=0.05)'.")
     return studies.make_config(values | given, place=place)

@@ -43,6 +43,7 @@ def sample_answers(
     temperature: float = 1.0,
     top_p: float = 1.0,
     on_batch: OnBatch | None = None,
+    merge: bool = False,
 ) -> list[list[SampledAnswer]]:
     """Let a policy answer prompts at random, as its own distribution says.
 
@@ -60,6 +61,7 @@ def sample_answers(
         temperature: Divides the scores, > 0.
         top_p: Share of the probability that is sampled from, in (0, 1].
         on_batch: Called after every batch with the answers that are done and all there will be.
+        merge: As for `generate`: faster with LoRA, and rounds its weights.
 
     Returns:
         For each prompt its answers.
@@ -86,6 +88,7 @@ def sample_answers(
         seed=seed,
         stop_token_ids=stops,
         on_batch=on_batch,
+        merge=merge,
     )
     return [
         [_answer(tokenizer, prompt, ids, stops) for ids in answers]

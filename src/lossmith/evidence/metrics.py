@@ -68,10 +68,15 @@ PREFERENCE_NATS = ("margin", "policy_margin", "chosen_shift", "rejected_shift")
 PREFERENCE_TOKEN_NATS = ("margin_per_token", "chosen_shift_per_token", "rejected_shift_per_token")
 """The same per token."""
 
-PREFERENCE_ONLY = tuple(
-    prefix + name
-    for prefix in ("", START)
-    for name in (*PREFERENCE_ACCURACIES, *PREFERENCE_NATS, *PREFERENCE_TOKEN_NATS, *(("nll",) if prefix else ()))
+KL_NATS = ("kl", "kl_sampled", "kl_per_token", "kl_released")
+"""How far a policy has moved from the one before training, by `lossmith.evaluation.divergence`."""
+PREFERENCE_ONLY = (
+    *(
+        prefix + name
+        for prefix in ("", START)
+        for name in (*PREFERENCE_ACCURACIES, *PREFERENCE_NATS, *PREFERENCE_TOKEN_NATS, *(("nll",) if prefix else ()))
+    ),
+    *("reward", START + "reward", START + "stopped", *KL_NATS),
 )
 """Metrics that only studies of preferences have."""
 
@@ -93,6 +98,20 @@ def _preferences(prefix: str = "") -> tuple[MetricStyle, ...]:
     )
 
 
+def _divergences() -> tuple[MetricStyle, ...]:
+    """Styles of divergences, per answer and per token."""
+    return tuple(
+        MetricStyle(
+            name=name,
+            unit="nats" if name in KL_NATS[:2] else "nats per token",
+            scale=1.0,
+            decimals=2 if name in KL_NATS[:2] else 3,
+            higher_is_better=False,
+        )
+        for name in KL_NATS
+    )
+
+
 METRICS: dict[str, MetricStyle] = {
     style.name: style
     for style in (
@@ -108,6 +127,8 @@ METRICS: dict[str, MetricStyle] = {
         *_preferences(),
         *_preferences(START),
         *_nats(START + "nll"),
+        *_points("reward", START + "reward", START + "stopped"),
+        *_divergences(),
     )
 }
 """Every metric that `summarize` accepts."""

@@ -15,6 +15,11 @@ from lossmith.evidence.statistics import PairedComparison
 from lossmith.explain.text import MISSING
 
 METRIC_NAMES = {
+    "reward": "mean reward",
+    "kl": "KL(policy || start) per answer",
+    "kl_sampled": "KL(policy || start) per answer, Monte Carlo",
+    "kl_per_token": "KL(policy || start) per token",
+    "kl_released": "KL(start || policy) per token with the prompt, as the released code",
     "nll": "test NLL",
     "macro_f1": "macro F1",
     "weighted_f1": "weighted F1",

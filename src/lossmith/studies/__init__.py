@@ -9,6 +9,7 @@ from lossmith.studies.predicting import Prediction, Predictor, open_predictor, p
 from lossmith.studies.preference_config import PreferenceConfig
 from lossmith.studies.recipes import apply_overrides, make_config, read_recipe
 from lossmith.studies.schema import json_schema
+from lossmith.studies.sentiment_config import SentimentConfig
 from lossmith.studies.train import train
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "PreferenceConfig",
+    "SentimentConfig",
     "SharedConfig",
     "Study",
     "StudyConfig",

@@ -11,7 +11,9 @@ from lossmith.errors import ConfigurationError, LossmithError
 from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
 from lossmith.studies.preference_config import PreferenceConfig
+from lossmith.studies.sentiment_config import SentimentConfig
 from lossmith.tasks import is_completion_task, is_preference_task, list_completion_tasks, list_preference_tasks
+from lossmith.tasks.sentiment import is_sentiment_task
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -20,7 +22,7 @@ GROUPS = ("trainer", "lora")
 
 
 def make_config(values: dict[str, Any], *, place: str = "settings") -> SharedConfig:
-    """A checked `StudyConfig`; a `CompletionConfig` or `PreferenceConfig` where the task is one of those.
+    """Checked settings: `CompletionConfig`, `PreferenceConfig` or `SentimentConfig` by the task, else `StudyConfig`.
 
     Args:
         values: Settings by name.
@@ -37,6 +39,8 @@ def kind_of_study(values: dict[str, Any]) -> type[SharedConfig]:
     task = str(values.get("task", ""))
     if is_completion_task(task):
         return CompletionConfig
+    if is_sentiment_task(task):
+        return SentimentConfig
     return PreferenceConfig if "betas" in values or (task and is_preference_task(task)) else StudyConfig
 
 

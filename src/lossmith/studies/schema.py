@@ -5,6 +5,7 @@ from typing import Any
 from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import StudyConfig
 from lossmith.studies.preference_config import PreferenceConfig
+from lossmith.studies.sentiment_config import SentimentConfig
 from lossmith.studies.tuning_config import TuningConfig
 from lossmith.studies.tuning_ranges import RANGES
 from lossmith.studies.tuning_space import SETTINGS
@@ -12,7 +13,7 @@ from lossmith.studies.tuning_space import SETTINGS
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of a recipe: a comparison of any kind, or a tuning."""
-    kinds = [kind.model_json_schema() for kind in (StudyConfig, CompletionConfig, PreferenceConfig)]
+    kinds = [kind.model_json_schema() for kind in (StudyConfig, CompletionConfig, PreferenceConfig, SentimentConfig)]
     definitions: dict[str, Any] = {"space_entry": _SPACE_ENTRY}
     for schema in kinds:
         definitions |= schema.pop("$defs", {})
