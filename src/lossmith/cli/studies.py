@@ -60,6 +60,7 @@ def compare(
 
     Classification: mr, subj, cr, banking77, a table of texts. Written answers: gsm8k, mathqa, svamp, qasc, hellaswag
     and others, or a task file. Preferences: polite_pairs, pandalm, persona_pairs, a file of pairs.
+    Sentiment-controlled generation: sentiment.
     """
     require_train_extra()
     from lossmith import studies

@@ -16,6 +16,7 @@ from lossmith.studies.config import SharedConfig, StudyConfig
 from lossmith.studies.preference_config import PreferenceConfig
 from lossmith.studies.recipes import make_config
 from lossmith.studies.run import Setting, run_block
+from lossmith.studies.sentiment_config import SentimentConfig
 
 POLL_SECONDS = 1.0
 """How often a run that another process holds is looked at again."""
@@ -79,6 +80,10 @@ def open_setting(config: SharedConfig) -> Setting:
         from lossmith.studies.completion import open_completion
 
         setting: Setting = open_completion(config)
+    elif isinstance(config, SentimentConfig):
+        from lossmith.studies.sentiment import open_sentiment
+
+        setting = open_sentiment(config)
     elif isinstance(config, PreferenceConfig):
         from lossmith.studies.preference import open_preference
 
