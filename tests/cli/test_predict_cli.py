@@ -139,7 +139,7 @@ def test_labels_give_an_accuracy_and_strange_ones_a_note(lossmith, model, tmp_pa
     assert errors_for(guesses) == "accuracy 100.0% of 30 labelled texts.\n"
     assert errors_for([*guesses[:20], *[""] * 10]) == "accuracy 100.0% of 20 labelled texts.\n"
     some = errors_for([*guesses[:27], *["odd"] * 3])
-    assert "The model has no class 'odd', which count as wrong; it has 'negative', 'positive'." in some
+    assert "The model has no class 'odd': its rows count as wrong. It has 'negative', 'positive'." in some
     assert "accuracy 90.0% of 30" in some
     ids = errors_for(["0", "1"] * 15)
     assert "The model has no class '0', '1'" in ids

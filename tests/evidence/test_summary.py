@@ -71,8 +71,8 @@ def test_equal_differences_prove_nothing_at_five_seeds(study):
     row = study({"cross_entropy": BASE, "focal": shifted(*[0.02] * 5)}).rows[1]
     assert row.verdict == "no difference shown"
     assert row.sentence == (
-        "no difference shown: 2.0 [2.0, 2.0]; all 5 seeds differ by the same amount, "
-        "which the sign-flip test cannot tell from chance, p = 0.06"
+        "no difference shown: 2.0 in each of 5 seeds, which has no spread and so no interval; the sign-flip test "
+        "cannot tell it from chance, p = 0.06"
     )
 
 

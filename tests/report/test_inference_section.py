@@ -9,7 +9,7 @@ from report_page import parse_page
 from report_studies import HOSTILE, fake_study, hostile_study
 
 from lossmith.evidence import paired_t, summarize
-from lossmith.report.inference import CLASS_MEANS, OWN_PROXIES, UNTRAINED, inference_parts, method_name
+from lossmith.report.inference import CLASS_MEANS, OWN_PROXIES, UNTRAINED, inference_parts, method_name, ways_table
 from lossmith.report.tables import to_csv
 from lossmith.report.write import write_report
 
@@ -247,3 +247,14 @@ def test_hostile_names_stay_text(tmp_path):
     assert not page.all("img")
     assert HOSTILE not in (tmp_path / "inference.md").read_text(encoding="utf-8")
     assert "against the head of" in page.text("th")
+
+
+def test_the_terminal_shows_each_loss_by_every_way(parts):
+    study = with_methods(fake_study(MEANS))
+    table = ways_table(study.summary, study.records)
+    assert [column.header for column in table.columns] == ["accuracy by", "head", "proxies", "mixture", "neighbours"]
+    mean = sum(values(study.records, SOFT_TRIPLE, "neighbours_accuracy")) / len(study.summary.seeds)
+    (row,) = [row for row in table.rows if row[0].value == SOFT_TRIPLE]
+    assert row[4].text == f"{100 * mean:.1f}"
+    plain = fake_study(MEANS)
+    assert ways_table(plain.summary, plain.records) is None

@@ -54,7 +54,7 @@ def lines(kind):
     ("kind", "finished", "failed"),
     [
         ("study", ["62.5  (2 s of training)"] * 2, "  (2 s of training)"),
-        ("tuning", ["62.5  (as written, 12 s of search)", "62.5  (trial 2, 12 s of search)"], ""),
+        ("tuning", ["62.5  (as written, 12 s of search)", "62.5  (trial 3 of 5, 12 s of search)"], ""),
     ],
 )
 def test_a_line_per_run_in_plain_text(kind, finished, failed):

@@ -227,7 +227,7 @@ def test_the_proxies_of_the_loss_are_asked_and_class_means_where_it_owns_none(fe
         ({"folds": 1}, "`folds`"),
         ({"metric": "mixture_ece"}, "`metric` must be one of accuracy, macro_f1.*got 'mixture_ece'"),
         ({"draw": "random"}, "`draw` random needs `shots_total`"),
-        ({"shots": 200}, "has .* rows, `shots_per_class` wants 200"),
+        ({"shots": 200}, "has .* rows to train on .* 200 shots per class are wanted"),
         ({"folds": 60}, "fold"),
         (
             {"sampling": "balanced", "samples_per_class": 3},

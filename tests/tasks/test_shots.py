@@ -108,7 +108,8 @@ def test_too_few_rows_of_a_class_are_told_with_all_counts():
     with pytest.raises(DataError) as caught:
         draw_shots(TASK, seed=0, shots_per_class=20)
     assert str(caught.value) == (
-        "Class 'class 3' has 1 row, `shots_per_class` wants 20: take fewer, give `shots_total` or add rows; "
+        "Class 'class 3' has 1 row to train on (validation and test rows do not count) and 20 shots per class are "
+        "wanted: take fewer, give `shots_total` or add rows; "
         "rows per class: class 3: 1, class 2: 9, class 1: 30, class 0: 60."
     )
 

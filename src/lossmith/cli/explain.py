@@ -15,7 +15,9 @@ def explain(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="Results folder of `lossmith compare`.")],
     losses: Annotated[list[str] | None, typer.Option(help="Losses of the study, one or more; all of them.")] = None,
     seeds: Annotated[str | None, typer.Option(help="How many of its seeds, or a list such as 0,3; 3.")] = None,
-    examples: Annotated[int, typer.Option(help="Held-out examples, the same for every loss.")] = 1000,
+    examples: Annotated[
+        int, typer.Option(help="Held-out examples, 20 or more, the same for every loss; all where there are fewer.")
+    ] = 1000,
     attributed: Annotated[int, typer.Option(help="Those of them whose tokens are attributed.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the draw of examples and of everything random.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the page; `explain` in the study's folder.")] = None,

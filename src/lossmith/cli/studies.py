@@ -38,7 +38,10 @@ def compare(
     task: Task,
     overrides: Overrides = None,
     model: Model = None,
-    losses: Annotated[list[str] | None, typer.Option(help="Names or compositions, one or more after the flag.")] = None,
+    losses: Annotated[
+        list[str] | None,
+        typer.Option(help="Names or compositions such as '0.4*cross_entropy + 0.6*supcon', one or more."),
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="Number of paired seeds, or a list such as 0,3,7.")] = None,
     baseline: Annotated[str | None, typer.Option(help="The loss that the others are compared with.")] = None,
     shots: Shots = None,
@@ -60,7 +63,6 @@ def compare(
 
     Classification: mr, subj, cr, banking77, a table of texts. Written answers: gsm8k, mathqa, svamp, qasc, hellaswag
     and others, or a task file. Preferences: polite_pairs, pandalm, persona_pairs, a file of pairs.
-    Sentiment-controlled generation: sentiment.
     """
     require_train_extra()
     from lossmith import studies
@@ -213,10 +215,14 @@ def write_page(study: Any, folder: Path) -> Path:
 
 def show(study: Any, folder: Path, console: Console) -> None:
     """Write the report, and say what it says."""
+    from lossmith.report.inference import ways_table
     from lossmith.report.tables import comparison_table, to_rich
 
     page = write_page(study, folder)
     console.print(to_rich(comparison_table(study.summary)))
+    ways = ways_table(study.summary, study.records)
+    if ways is not None:
+        console.print(to_rich(ways))
     for row in study.summary.rows:
         console.print(plain(f"{row.loss}: {row.sentence}"), markup=False, highlight=False, soft_wrap=True)
     for notice in study.notices:

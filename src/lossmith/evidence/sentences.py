@@ -53,7 +53,10 @@ def comparison_sentence(
     interval = format_interval(comparison.low, comparison.high, metric)
     if verdict == "no difference shown":
         unit = " nats" if style.unit == "nats" else ""
-        shown = f"{format_difference(comparison.difference, metric)}{unit} {interval}"
+        size = f"{format_difference(comparison.difference, metric)}{unit}"
+        if comparison.low == comparison.high:
+            interval = f"in each of {_seeds(comparison.blocks)}"
+        shown = f"{size} {interval}"
         return f"no difference shown: {shown}{_why_not(comparison, holm_p, tests)}"
     # "Beats by" and "loses to by" carry the direction, so size and interval are both given in it.
     low, high = comparison.low, comparison.high
@@ -84,8 +87,8 @@ def _why_not(comparison: PairedComparison, holm_p: float | None, tests: int) -> 
     if comparison.p_value < SIGNIFICANCE:
         return f"; the interval alone excludes 0, but not after Holm's correction over {tests} losses, p = {_p(holm_p)}"
     return (
-        f"; all {comparison.blocks} seeds differ by the same amount, which the sign-flip test "
-        f"cannot tell from chance, p = {_p(comparison.sign_flip_p)}"
+        f", which has no spread and so no interval; the sign-flip test cannot tell it from chance, "
+        f"p = {_p(comparison.sign_flip_p)}"
     )
 
 

@@ -137,7 +137,9 @@ def findings(study: ExplainedStudy, values: Values) -> list[str]:
         clear = []
         for measure in MEASURES:
             pairs = compared(values[measure.key], study.baseline, loss)
-            if pairs is not None and known(pairs.low) and (pairs.low > 0 or pairs.high < 0):
+            # Without spread there is no interval, and nothing to be clear about.
+            spread = pairs is not None and known(pairs.low) and pairs.low < pairs.high
+            if spread and (pairs.low > 0 or pairs.high < 0):  # pyright: ignore[reportOptionalMemberAccess]
                 clear.append(f"{measure.name} {_gap(pairs, measure)}{' points' if measure.percent else ''}")
         if len(study.seeds) < 2:
             said.append(
@@ -162,7 +164,8 @@ def disagreement_sentences(study: ExplainedStudy) -> list[str]:
         several = len(one.gained) > 1
         steady = sum(count == len(one.gained) for _, count in one.steady())
         said.append(
-            f"{one.model} gets {gained} examples right that {study.baseline} gets wrong and {lost} the other way round"
+            f"{one.model} gets {gained} {'example' if gained == 1 else 'examples'} right that {study.baseline} gets wrong "
+            f"and {lost} the other way round"
             + (f", {len(one.gained)} seeds added up" if several else "")
             + test
             + (f"; {steady} are gained in every seed." if several else ".")
@@ -207,9 +210,9 @@ def _gap(pairs: PairedComparison | None, measure: Measure) -> str:
     if pairs is None:
         return MISSING
     sign = "+" if pairs.difference > 0 else ""
-    interval = (
-        f" [{_number(pairs.low, measure)}, {_number(pairs.high, measure)}]"
-        if known(pairs.low) and known(pairs.high)
-        else ""
-    )
+    interval = ""
+    if pairs.low == pairs.high:
+        interval = f" (all {pairs.blocks})"
+    elif known(pairs.low) and known(pairs.high):
+        interval = f" [{_number(pairs.low, measure)}, {_number(pairs.high, measure)}]"
     return f"{sign}{_number(pairs.difference, measure)}{interval}"

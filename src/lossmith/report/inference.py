@@ -98,6 +98,27 @@ def inference_parts(summary: StudySummary, records: Sequence[RunRecord]) -> Infe
     )
 
 
+def ways_table(summary: StudySummary, records: Sequence[RunRecord]) -> Table | None:
+    """The deciding kind of metric by loss and way of inference, for the terminal; None where there is one way."""
+    parts = inference_parts(summary, records)
+    if parts is None:
+        return None
+    name = split_metric(summary.metric)[1]
+    metric = name if name in METHOD_METRICS else "accuracy"
+    place = next(number for number, column in enumerate(parts.table.columns) if column.name == metric)
+    means = {(str(row[0].value), str(row[1].value)): row[place] for row in parts.table.rows}
+    losses = list(dict.fromkeys(loss for loss, _ in means))
+    return Table(
+        columns=(
+            text_column("ways", f"{metric_name(metric)} by", [(loss, loss) for loss in losses]),
+            *(
+                number_column(method, method, [(means[loss, method].text, None) for loss in losses])
+                for method in METHOD_PREFIXES
+            ),
+        )
+    )
+
+
 def by_loss(table: Table) -> list[tuple[str, list[tuple[str, list[str]]]]]:
     """The table of methods by loss: the loss, and per method its name and the cells behind it."""
     groups: dict[str, list[tuple[str, list[str]]]] = {}

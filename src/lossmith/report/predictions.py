@@ -86,6 +86,7 @@ def _records(rows: Texts, predictions: Sequence[Prediction]) -> Iterator[dict[st
             "probability": found.probability,
             "calibrated_probability": found.calibrated_probability,
             "abstained": found.abstained,
+            "guess": found.guess,
         }
 
 
@@ -121,8 +122,6 @@ def prediction_lines(rows: Texts, predictions: Sequence[Prediction], predictor: 
         return lines
     if found.unknown:
         lines.append(_unknown_labels(found.unknown, predictor.label_names))
-    if set(found.unknown) >= {label for label in rows.labels if label is not None}:
-        return lines
     line = f"accuracy {format_value(found.accuracy, 'accuracy')}% of {found.labelled} labelled texts"
     if threshold is not None:
         line += f", coverage {format_value(found.coverage, 'accuracy')}%"
@@ -137,4 +136,5 @@ def _unknown_labels(unknown: Sequence[str], known: Sequence[str]) -> str:
         more = f" and {len(names) - SHOWN_LABELS} more" if len(names) > SHOWN_LABELS else ""
         return ", ".join(f"'{name}'" for name in names[:SHOWN_LABELS]) + more
 
-    return f"The model has no class {some(unknown)}, which count as wrong; it has {some(known)}."
+    classes, rows = ("class", "its rows count") if len(unknown) == 1 else ("classes", "their rows count")
+    return f"The model has no {classes} {some(unknown)}: {rows} as wrong. It has {some(known)}."

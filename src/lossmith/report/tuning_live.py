@@ -50,7 +50,7 @@ class TuningProgress(StudyBar):
     def trial_ended(self, number: int, trial: "Trial") -> None:
         """Show how the trial did."""
         score = "" if trial.score is None else f" {format_value(trial.score, self.objective)}"
-        self._last = f"  (trial {number} {trial.state}{score})"
+        self._last = f"  (trial {number + 1} {trial.state}{score})"
         self._moved(number + 1)
 
     def run_ended(self, record: RunRecord) -> None:
@@ -58,7 +58,10 @@ class TuningProgress(StudyBar):
         self._ended += 1
         self._moved(0)
         found = record.config["tuned"]
-        chosen = "as written" if found["trial"] == 0 else f"trial {found['trial']}"
+        place = found["trial"]
+        chosen = "no trial finished" if place is None else f"trial {place + 1} of {self.trials}"
+        if place == 0:
+            chosen = "as written"
         self._say(record, f"  ({chosen}, {found['seconds']:.0f} s of search)")
 
     def waiting(self, loss: str, seed: int) -> None:

@@ -128,7 +128,7 @@ def raw_trials_table(tuning: Tuning) -> Table:
                 {
                     "loss": record.loss,
                     "seed": record.seed,
-                    "trial": place,
+                    "trial": place + 1,
                     "state": trial["state"],
                     "chosen": int(place == found["trial"]),
                     "folds": len(trial["folds"]),

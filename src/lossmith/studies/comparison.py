@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lossmith.evidence import EvidenceStore, RunIsTaken, RunRecord, StudySummary, check_writable, summarize
+from lossmith.evidence.chance import chance_notices
 from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
 from lossmith.studies.preference_config import PreferenceConfig
@@ -57,6 +58,8 @@ class Study:
     def notices(self) -> tuple[str, ...]:
         """What a reader must know before believing the summary."""
         noticed = dict.fromkeys(notice for record in self.records for notice in record.config.get("notices", []))
+        if isinstance(self.config, StudyConfig):
+            noticed |= dict.fromkeys(chance_notices(self.records, self.config.all_losses))
         if self.others:
             noticed[
                 f"The results folder holds {self.others} more runs, of losses or seeds that are not listed here: they "

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lossmith.studies.classification import ClassificationSetting
 
 
+FEW_TO_CALIBRATE = 50
+"""Texts below which a fitted temperature is said to be uncertain."""
 SHARED = 0.2
 """Share of the training rows from which on the draws of two blocks have many rows in common."""
 
@@ -95,9 +97,16 @@ def fold_notices(setting: "ClassificationSetting", seed: int) -> list[str]:
 
 
 def calibration_notices(setting: "ClassificationSetting", seed: int) -> list[str]:
-    """Whether temperatures were wanted and there were no texts to fit them on."""
-    if setting.config.calibration_examples == 0 or calibration_rows(setting, seed):
+    """Whether temperatures were wanted and there were no texts to fit them on, or few."""
+    if setting.config.calibration_examples == 0:
         return []
+    count = len(calibration_rows(setting, seed))
+    if count >= FEW_TO_CALIBRATE:
+        return []
+    if count:
+        return [
+            f"Temperatures are fitted on {count} texts, few enough to make probabilities worse."
+        ]
     return [
         "No text was left to fit temperatures on, so nothing is calibrated: draw `shots`, or bring validation rows in "
         "a folder with train, validation and test."

@@ -38,6 +38,9 @@ from lossmith.studies.config import StudyConfig
 from lossmith.studies.explained_run import ExplainedRun, Sample, pretrained_outputs
 from lossmith.studies.explained_store import kept_arrays
 
+FEW = 100
+"""Held-out examples below which the page says how few they are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainedStudy:
@@ -146,7 +149,15 @@ def assembled(
         attributions=attributions,
         highlights={run.loss: _highlights(run, samples[seeds[0]]) for run in first},
         notices=tuple(
-            dict.fromkeys([*notices, *_about_samples(samples), *_about_tokens(config), *_about_heads(config, losses)])
+            dict.fromkeys(
+                [
+                    *notices,
+                    *_about_samples(samples),
+                    *_about_sizes(samples),
+                    *_about_tokens(config),
+                    *_about_heads(config, losses),
+                ]
+            )
         ),
         attribution=attribution,
     )
@@ -175,6 +186,16 @@ def _highlights(run: ExplainedRun, sample: Sample) -> dict[int, AttributedText]:
 def _same_examples(samples: Mapping[int, Sample]) -> bool:
     first, *others = samples.values()
     return all(sample.examples == first.examples for sample in others)
+
+
+def _about_sizes(samples: Mapping[int, Sample]) -> list[str]:
+    count = min(len(sample.rows) for sample in samples.values())
+    if count >= FEW:
+        return []
+    return [
+        f"{count} held-out examples are all that the test set has: deciles of so few hold {count // 10} to "
+        f"{-(-count // 10)} examples each, and a purity over {count - 1} others says little."
+    ]
 
 
 def _about_samples(samples: Mapping[int, Sample]) -> list[str]:
