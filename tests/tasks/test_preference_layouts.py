@@ -5,7 +5,7 @@ import random
 import pytest
 from preference_files import assistant, comparison, everything, pair, rating, responses, save, system, user
 
-from lossmith.tasks import Message, load_preference_task, load_unpaired_task
+from lossmith.tasks import Message, load_preference_task, load_unpaired_task, unpaired_rows
 from lossmith.tasks._fields import Fields
 from lossmith.tasks.preference_layouts import common_beginning, layout_of
 
@@ -203,6 +203,7 @@ def test_unpaired_chats(tmp_path):
     rows = [{"prompt": [user(f"Q{n}")], "completion": [assistant(f"a{n}")], "label": bool(n % 2)} for n in range(8)]
     task = load_unpaired_task(save(tmp_path, "rows.jsonl", rows))
     assert all(row.prompt == (Message("user", f"Q{row.completion[1:]}"),) for row in everything(task))
+    assert sorted(unpaired_rows(everything(task)), key=str) == sorted(rows, key=str)
 
 
 def test_pairs_come_unpaired_too(tmp_path):

@@ -18,7 +18,7 @@ from lossmith.tasks.preference_loading import (
 )
 from lossmith.tasks.registry import list_completion_tasks, list_preference_tasks, list_tasks
 from lossmith.tasks.shots import draw_shots
-from lossmith.tasks.unpaired import Rated, UnpairedTask, unpair
+from lossmith.tasks.unpaired import Rated, UnpairedTask, unpair, unpaired_rows
 
 __all__ = [
     "ClassificationRecord",
@@ -57,4 +57,5 @@ __all__ = [
     "preference_facts",
     "rows_per_class",
     "unpair",
+    "unpaired_rows",
 ]

@@ -119,8 +119,8 @@ def read_pairs(split: str, rows: Sequence[RawRow]) -> tuple[tuple[Pair, ...], tu
     layout = known_layout(where, tuple(rows[0].values))
     if layout == "ratings":
         raise DataError(
-            f"{where} holds unpaired rows ({RATED_COLUMNS}), which make no pairs: train on them with an unpaired loss "
-            "(kto or bco), or read them with `load_unpaired_task`."
+            f"{where} holds unpaired rows ({RATED_COLUMNS}), and pairs are needed, with `chosen` and `rejected`: "
+            "`load_unpaired_task` reads unpaired rows, and the KTOTrainer of lossmith trains on them."
         )
     has_prompt = any(row.values.get("prompt") is not None for row in rows)
     return read_items(split, rows, pair_reader(layout, has_prompt=has_prompt))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lossmith.errors import DataError
 from lossmith.tasks.preference import Pair, Prompt, fingerprint_of, written
@@ -65,6 +66,25 @@ class UnpairedTask:
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         rows = {split: ([written(row.prompt), row.completion, row.label] for row in splits[split]) for split in splits}
         object.__setattr__(self, "fingerprint", fingerprint_of(rows))
+
+
+def unpaired_rows(rows: Sequence[Rated]) -> list[dict[str, Any]]:
+    """Rated answers as TRL's KTOTrainer takes them: texts, or messages where the prompt is a chat.
+
+    Example:
+        >>> unpaired_rows([Rated(id="1", prompt="1+1=", completion="2", label=True)])
+        [{'prompt': '1+1=', 'completion': '2', 'label': True}]
+    """
+    return [
+        {
+            "prompt": written(row.prompt),
+            "completion": row.completion
+            if isinstance(row.prompt, str)
+            else [{"role": "assistant", "content": row.completion}],
+            "label": row.label,
+        }
+        for row in rows
+    ]
 
 
 def unpair(pairs: Sequence[Pair]) -> tuple[Rated, ...]:
