@@ -94,7 +94,7 @@ def test_mt_bench_with_a_baseline_prints_and_writes_intervals(capsys, tmp_path):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["results"][0]["score"]["mean"] == pytest.approx((first + second) / 16)
     assert results["comparison"]["paired"]["blocks"] == 8
-    table = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
+    table = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
     assert {row["what"] for row in table} >= {"score", "turn 1", "turn 2", "writing", "difference"}
     lines = (tmp_path / "out" / "judgements.jsonl").read_text().splitlines()
     assert len(lines) == 32
