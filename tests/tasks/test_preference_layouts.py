@@ -199,6 +199,13 @@ def test_unpaired_rows(tmp_path, name):
     assert not sides[1] & sides[2]
 
 
+@pytest.mark.parametrize("bad_good", [(0, 1), ("0", "1"), ("False", "True"), ("false", " true "), (0.0, 1.0)])
+def test_labels_in_other_writing(tmp_path, bad_good):
+    rows = [{**rating(number), "label": bad_good[number % 2 == 0]} for number in range(8)]
+    task = load_unpaired_task(save(tmp_path, "rows.jsonl", rows))
+    assert {row.completion: row.label for row in everything(task)} == {f" answer {n}": n % 2 == 0 for n in range(8)}
+
+
 def test_unpaired_chats(tmp_path):
     rows = [{"prompt": [user(f"Q{n}")], "completion": [assistant(f"a{n}")], "label": bool(n % 2)} for n in range(8)]
     task = load_unpaired_task(save(tmp_path, "rows.jsonl", rows))
