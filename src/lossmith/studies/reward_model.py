@@ -24,7 +24,7 @@ REWARD_SETTINGS: dict[str, Any] = {
     "baseline": "cross_entropy",
     "seeds": [0],
     "head": "pooled",
-    "shots_total": 3000,
+    "shots_total": 2000,
     "epochs": 1,
     "batch_size": 32,
     "learning_rate": 1e-4,

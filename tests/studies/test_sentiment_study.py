@@ -1,0 +1,227 @@
+"""Studies of sentiment-controlled generation on tiny random models: pairs, training, reward and divergence."""
+
+import warnings
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import sentiment_cases
+import tiny
+from lossmith.errors import ConfigurationError, DataError, LossmithError, ModelError
+from lossmith.evaluation.frontier import frontier, measured_points
+from lossmith.evidence import VOLATILE_FIELDS
+from lossmith.integrations.causal_lm.divergence import row_divergences
+from lossmith.integrations.causal_lm.loading import load_causal_lm
+from lossmith.studies import compare, make_config, train
+from lossmith.studies.recipes import checked
+from lossmith.studies.run import run_block, train_and_test
+from lossmith.studies.sentiment import open_sentiment
+from lossmith.studies.sentiment_config import SentimentConfig
+
+# What transformers 5.23 and TRL 1.16 say of names that have changed.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore::lossmith.errors.LossmithWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("sentiment")
+    return {
+        "model": str(tiny.write_causal_model(folder / "policy")),
+        "reward": str(sentiment_cases.write_reward(folder / "reward")),
+        "reviews": str(sentiment_cases.write_reviews(folder / "films")),
+        "cache": str(folder / "cache"),
+    }
+
+
+@pytest.fixture
+def settings(places, monkeypatch) -> dict:
+    monkeypatch.setenv("LOSSMITH_CACHE", places["cache"])
+    return {
+        **{name: places[name] for name in ("model", "reward", "reviews")},
+        "losses": ["dpo", "ipo"],
+        "seeds": 2,
+        "train_prompts": 24,
+        "test_prompts": 12,
+        "max_new_tokens": 10,
+        "learning_rate": 1e-2,
+        "lora": None,
+        "device": "cpu",
+    }
+
+
+@pytest.fixture
+def setting_of(settings):
+    def make(**changes):
+        return open_sentiment(checked(SentimentConfig, settings | changes, "settings"))
+
+    return make
+
+
+def lasting(record) -> dict:
+    return {name: value for name, value in record.to_dict().items() if name not in VOLATILE_FIELDS}
+
+
+def test_losses_of_a_block_train_on_the_same_sampled_tokens(setting_of, tmp_path, monkeypatch):
+    setting = setting_of()
+    first = setting.pairs(0, lambda share: None)
+    assert len(first.pairs) + first.facts["equal"] + first.facts["ties"] + first.facts["empty"] == 24
+    for found in first.pairs:
+        assert found.pair.chosen_score > found.pair.rejected_score
+        for ids in (found.chosen_ids, found.rejected_ids):
+            assert 1 <= len(ids) <= 10
+            # A stop token is the last or nowhere; without one the answer is whole.
+            assert 1 not in ids[:-1]
+            assert ids[-1] == 1 or len(ids) == 10
+    rewards = setting.reward.score([p.pair.prompt + p.pair.chosen for p in first.pairs])
+    assert rewards == pytest.approx([p.pair.chosen_score for p in first.pairs], abs=1e-6)
+    assert setting.pairs(1, lambda share: None).pairs != first.pairs
+    # Found again, and not drawn again.
+    monkeypatch.setattr("lossmith.studies.sentiment_samples.sample_answers", None)
+    assert setting_of().pairs(0, lambda share: None) == first
+    seen = []
+    for text in ("dpo", "kto", "cross_entropy"):
+        trainer = setting.prepare(text, 0, tmp_path, lambda share: None)
+        rows = trainer.train_dataset
+        if text == "kto":
+            seen.append([row["completion_ids"] for row in rows if row["label"]])
+        elif text == "dpo":
+            seen.append([row["chosen_ids"] for row in rows])
+        else:
+            seen.append([row["input_ids"][row["answer_start"] :] for row in rows])
+    assert seen[0] == seen[1] == seen[2] == [list(found.chosen_ids) for found in first.pairs]
+
+
+def test_a_run_measures_reward_and_divergence_of_its_own_answers(setting_of, tmp_path):
+    setting = setting_of(sampling_seeds=3)
+    record, trainer = train_and_test(setting, "dpo", 0, tmp_path / "run")
+    assert record.status == "finished", record.error
+    sampling = record.config["sampling"]
+    for name in ("reward", "kl", "kl_sampled", "kl_per_token", "kl_released", "start_reward", "stopped"):
+        assert len(sampling[name]) == 3
+        assert record.metrics[name] == pytest.approx(sum(sampling[name]) / 3)
+    assert len(set(sampling["kl"])) == len(set(sampling["start_reward"])) == 3
+    assert record.metrics["kl"] > 0.01
+    assert record.metrics["kl_per_token"] == pytest.approx(record.metrics["kl"] / 10, rel=0.6)
+    assert record.metrics["kl_released"] != pytest.approx(record.metrics["kl_per_token"], rel=0.01)
+    # The answers in the record, scored again by hand against the policy before training.
+    start, _ = load_causal_lm(setting.model)
+    shown = record.config["answers"][0]
+    ids = setting.tokenizer(shown["prompt"] + shown["answer"])["input_ids"]
+    place = len(setting.tokenizer(shown["prompt"])["input_ids"])
+    (row,) = row_divergences(trainer.model, start, [(ids, place)], padding=0, batch_size=1)
+    ended = 0 if len(ids) - place == 10 else 1
+    assert ended or sum(row.kl) == pytest.approx(
+        record.scores["kl"][0] * 3 - _others(record, setting, trainer), rel=1e-3
+    )
+    assert setting.reward.score([shown["prompt"] + shown["answer"]])[0] == pytest.approx(shown["reward"], abs=1e-6)
+    (found,) = measured_points([record])
+    assert frontier([found], baseline="dpo", resamples=20).points[0].reward.difference == record.metrics["reward"]
+
+
+def _others(record, setting, trainer) -> float:
+    """KL of the first prompt's answers of the other sampling seeds."""
+    return sum(setting._sampled(trainer, load_causal_lm(setting.model)[0], seed)["each"]["kl"][0] for seed in (1, 2))
+
+
+def test_training_raises_the_reward_and_moves_away_and_more_so_with_a_small_beta(setting_of, tmp_path):
+    changes = {"train_prompts": 80, "test_prompts": 30, "answers_per_prompt": 6}
+    setting = setting_of(**changes, epochs=10, learning_rate=3e-3)
+    near, far = (run_block(setting, f"dpo(beta={beta})", 0, tmp_path) for beta in (5, 0.05))
+    assert near.metrics["start_reward"] == far.metrics["start_reward"]
+    assert far.metrics["reward"] > far.metrics["start_reward"] + 0.03
+    assert far.metrics["kl"] > 3 * near.metrics["kl"] > 0
+
+
+def test_the_policy_before_training_has_divergence_zero(setting_of, tmp_path):
+    record = run_block(setting_of(learning_rate=1e-12, epochs=1), "dpo", 0, tmp_path)
+    assert record.metrics["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert record.metrics["kl_released"] == pytest.approx(0.0, abs=1e-6)
+    assert record.metrics["reward"] == pytest.approx(record.metrics["start_reward"])
+
+
+def test_with_adapters_the_divergence_is_that_of_the_model_beneath(setting_of, tmp_path):
+    record, trainer = train_and_test(setting_of(lora={"r": 4}, learning_rate=3e-2), "dpo", 0, tmp_path)
+    assert record.config["adapted_modules"]
+    assert record.metrics["kl"] > 0.01
+    with torch.no_grad():
+        assert any(p.abs().max() > 0 for name, p in trainer.model.named_parameters() if "lora_B" in name)
+
+
+def test_the_same_run_twice_is_equal_and_blocks_differ(setting_of, tmp_path):
+    first = run_block(setting_of(), "ipo", 1, tmp_path)
+    torch.rand(3)
+    assert lasting(run_block(setting_of(), "ipo", 1, tmp_path)) == lasting(first)
+    assert run_block(setting_of(), "ipo", 0, tmp_path).metrics["kl"] != first.metrics["kl"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"max_new_tokens": 200, "max_length": 300}, ConfigurationError, "`max_new_tokens` must be <= 120, got 200"),
+        ({"max_new_tokens": 125}, ConfigurationError, "`max_length` must hold 8 tokens of a prompt"),
+        ({"train_prompts": 5000}, DataError, "`train_prompts` is 5,000"),
+        ({"prompt_tokens": [5, 2]}, ConfigurationError, "`prompt_tokens` must be two numbers"),
+        ({"reward": "nowhere/at/all"}, ModelError, "no such model folder"),
+        ({"reward_label": "happy"}, ConfigurationError, "Its classes: negative, positive"),
+        ({"reviews": "films.csv"}, DataError, "must be a known set"),
+        ({"metric": "accuracy"}, ConfigurationError, "got 'accuracy'"),
+        ({"sampling_seeds": [1, 1]}, ConfigurationError, r"`sampling_seeds` must differ .* got \[1, 1\]"),
+        ({"kl_range": [3, 2]}, ConfigurationError, "`kl_range` must be two numbers"),
+        ({"reference": "gpt2"}, ConfigurationError, "`reference` has nothing to act on"),
+        ({"pairs_data": "hub"}, ConfigurationError, "`pairs_data` has nothing to act on"),
+        ({"losses": ["soft_triple"]}, ConfigurationError, "metric loss"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_training(setting_of, changes, kind, words):
+    with pytest.raises(kind, match=words) as caught:
+        setting_of(**changes)
+    assert isinstance(caught.value, LossmithError)
+    assert "\n" not in str(caught.value)
+
+
+def test_compare_resumes_and_spreads_betas(settings, tmp_path, listener):
+    config = make_config(settings | {"task": "sentiment", "betas": [0.05, 0.5], "baseline": "dpo(beta=0.05)"})
+    assert config.all_losses == ("dpo(beta=0.05)", "dpo(beta=0.5)", "ipo(beta=0.05)", "ipo(beta=0.5)")
+    study = compare(config, tmp_path / "out", listener=listener)
+    assert (study.summary.finished, study.summary.metric) == (8, "reward")
+    again = compare(config, tmp_path / "out", listener=type(listener)())
+    assert again.summary == study.summary
+    assert len(listener.began) == 8
+    found = frontier(measured_points(study.records), baseline=config.baseline, resamples=20)
+    assert [point.loss for point in found.points] == sorted(config.all_losses)
+    assert [area.family for area in found.areas] == ["dpo", "ipo"]
+
+
+def test_train_saves_a_policy_that_transformers_loads(settings, tmp_path):
+    config = make_config(settings | {"task": "sentiment", "losses": ["lrml"], "baseline": "lrml", "seeds": [1]})
+    record = train(config, tmp_path / "model")
+    assert record.metrics["kl"] > 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").config.vocab_size > 100
+
+
+def test_a_reward_that_says_the_same_of_everything_leaves_no_pair(setting_of, tmp_path):
+    dull = sentiment_cases.write_reward(tmp_path / "dull", spread=0.0)
+    setting = setting_of(reward=str(dull))
+    with pytest.raises(DataError, match=r"No pair is left of 24 prompts: .* answers of equal reward"):
+        setting.prepare("dpo", 0, tmp_path, lambda share: None)
+
+
+def test_pairs_of_a_file_take_the_place_of_sampled_ones(setting_of, settings, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    lines = [f'{{"prompt": "the film {n}", "chosen": " good{n}", "rejected": " bad{n}"}}' for n in range(30)]
+    pairs.write_text("\n".join(lines) + "\n")
+    record = run_block(setting_of(pairs=str(pairs)), "dpo", 0, tmp_path / "run")
+    assert record.status == "finished"
+    assert record.config["train_texts"] < 30
+    assert record.metrics["kl"] > 0
+
+
+def test_every_loss_is_checked_before_training(setting_of):
+    setting = setting_of(losses=["dpo", "kto", "cross_entropy"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        setting.check()
