@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 import tiny
 from lossmith import cli
+from lossmith.studies import StudyConfig
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 LOSSES = ["cross_entropy", "0.5*cross_entropy + 0.5*soft_triple(centers_per_class=2)", "-0.1*focal + cross_entropy"]
@@ -114,12 +116,24 @@ def test_train_saves_what_transformers_loads(tmp_path, model, data, capsys):
     assert not list(folder.glob("*.bin"))
 
 
+def test_settings_lists_all_of_a_kind_with_their_defaults(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    lossmith("settings", "banking77")
+    shown = capsys.readouterr().out
+    for name in StudyConfig.model_fields:
+        assert re.search(rf"^{name}=", shown, re.M), name
+    assert re.search(r'^head="own" +`own` is the head', shown, re.M)
+    assert re.search(r"^lora\.r=8 +Rank\.", shown, re.M)
+    lossmith("settings", "gsm8k")
+    assert "votes=1" in capsys.readouterr().out
+
+
 def test_schema_is_a_json_schema_of_recipes(capsys):
     lossmith("schema")
     schema = json.loads(capsys.readouterr().out)
     assert schema["anyOf"][0]["properties"]["shots"]["description"].startswith("Training texts per class")
     assert all(kind["additionalProperties"] is False for kind in schema["anyOf"])
-    study, _, tuning = (kind["properties"] for kind in schema["anyOf"])
+    study, *_, tuning = (kind["properties"] for kind in schema["anyOf"])
     assert set(tuning) - set(study) == {"trials", "inner_folds", "inner_metric", "space"}
     assert all(about == {"$ref": f"#/anyOf/0/properties/{name}"} for name, about in tuning.items() if name in study)
     assert tuning["trials"]["description"].startswith("Trials of every loss in every block")

@@ -96,7 +96,7 @@ def test_csv_on_standard_output_in_the_order_of_the_rows(lossmith, model, table,
     out, err = lossmith("predict", model, table, "--method", method, "--device", "cpu", "--batch-size", "7")
     assert err == ""
     rows = rows_of(out)
-    assert list(rows[0]) == ["text", "label", "probability", "calibrated_probability", "abstained"]
+    assert list(rows[0]) == ["text", "label", "probability", "calibrated_probability", "abstained", "guess"]
     assert [row["text"] for row in rows] == TEXTS
     expected = predict(model, TEXTS, method=method, device="cpu")
     assert [row["label"] for row in rows] == [one.label for one in expected]

@@ -38,6 +38,7 @@ for command in (
     judge.judge,
     studies.tokenize,
     library.bench,
+    studies.settings,
     studies.schema,
     library.doctor,
     library.version,

@@ -16,7 +16,10 @@ _TASK = typer.Argument(
 Task = Annotated[str, _TASK]
 TaskOrFlag = Annotated[str | None, _TASK]
 TaskFlag = Annotated[str | None, typer.Option("--task", help="The same as TASK.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any setting of a recipe.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Any setting of a recipe; `lossmith settings` lists them."),
+]
 Model = Annotated[str | None, typer.Option(help="embedded: name, folder or hub id.")]
 Shots = Annotated[int | None, typer.Option(help="Training texts per class, drawn per seed.")]
 ShotsTotal = Annotated[int | None, typer.Option(help="Training texts in total, drawn per seed.")]

@@ -63,6 +63,7 @@ def compare(
 
     Classification: mr, subj, cr, banking77, a table of texts. Written answers: gsm8k, mathqa, svamp, qasc, hellaswag
     and others, or a task file. Preferences: polite_pairs, pandalm, persona_pairs, a file of pairs.
+    Sentiment-controlled generation: sentiment.
     """
     require_train_extra()
     from lossmith import studies
@@ -186,6 +187,19 @@ def report(folder: Annotated[Path, typer.Argument(help="Results folder of `lossm
         show_tuning(open_tuning(folder), folder, Console())
     else:
         show(studies.open_results(folder), folder, Console())
+
+
+def settings(task: Annotated[str, typer.Argument(metavar="TASK", help="As for compare.")] = "mr") -> None:
+    """Every setting of a study of this task, with its default: what a recipe or `key=value` may name."""
+    require_train_extra()
+    from rich.table import Table
+
+    from lossmith import studies
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    for name, default, meaning in studies.described_settings(task):
+        table.add_row(escape(f"{name}={default}"), escape(meaning))
+    Console().print(table)
 
 
 def schema() -> None:

@@ -43,6 +43,7 @@ def chance_notices(records: Sequence[RunRecord], losses: Sequence[str]) -> list[
         said.append(
             f"{loss}: accuracy {format_value(accuracy, 'accuracy')} is not above that of always saying "
             f"'{found[0][1][0]}', {format_value(share, 'accuracy')}: its head has learnt nothing that the test "
-            f"shows.{constant} Train longer (`epochs`, `learning_rate`) or look at the other ways of inference."
+            f"shows.{constant} Train longer (`epochs`, `learning_rate`), try `head=pooled`, or look at the other ways "
+            f"of inference."
         )
     return said

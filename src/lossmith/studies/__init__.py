@@ -8,7 +8,7 @@ from lossmith.studies.encoded import write_tokens
 from lossmith.studies.predicting import Prediction, Predictor, open_predictor, predict
 from lossmith.studies.preference_config import PreferenceConfig
 from lossmith.studies.recipes import apply_overrides, make_config, read_recipe
-from lossmith.studies.schema import json_schema
+from lossmith.studies.schema import described_settings, json_schema
 from lossmith.studies.sentiment_config import SentimentConfig
 from lossmith.studies.train import train
 
@@ -25,6 +25,7 @@ __all__ = [
     "apply_overrides",
     "compare",
     "compare_command",
+    "described_settings",
     "json_schema",
     "make_config",
     "open_predictor",

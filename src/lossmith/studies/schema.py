@@ -1,10 +1,12 @@
 """The JSON schema of a recipe, by which editors complete and check it."""
 
+import json
 from typing import Any
 
 from lossmith.studies.completion_config import CompletionConfig
-from lossmith.studies.config import StudyConfig
+from lossmith.studies.config import LoraConfig, StudyConfig
 from lossmith.studies.preference_config import PreferenceConfig
+from lossmith.studies.recipes import kind_of_study
 from lossmith.studies.sentiment_config import SentimentConfig
 from lossmith.studies.tuning_config import TuningConfig
 from lossmith.studies.tuning_ranges import RANGES
@@ -23,6 +25,26 @@ def json_schema() -> dict[str, Any]:
         "anyOf": [*kinds, _tuning(kinds[0])],
         "$defs": definitions,
     }
+
+
+def described_settings(task: str) -> list[tuple[str, str, str]]:
+    """Name, default and meaning of every setting that a study of a task has, as a recipe or `key=value` names them.
+
+    Example:
+        >>> [row[:2] for row in described_settings("mr") if row[0] in ("epochs", "lora.r")]
+        [('epochs', '15'), ('lora.r', '8')]
+    """
+    rows = []
+    for name, field in kind_of_study({"task": task}).model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "required" if field.is_required() else json.dumps(default, default=str)
+        rows.append((name, shown, " ".join((field.description or "").split())))
+        if name == "lora":
+            rows += [
+                (f"lora.{inner}", json.dumps(about.default), " ".join((about.description or "").split()))
+                for inner, about in LoraConfig.model_fields.items()
+            ]
+    return rows
 
 
 _SPACE_ENTRY: dict[str, Any] = {
