@@ -99,10 +99,10 @@ def test_a_prompt_of_text_before_an_answer_alone_is_the_users_turn(tmp_path):
 
 
 def test_messages_with_text_answers_as_the_shipped_sets_have_them(tmp_path):
-    rows = [{"id": f"r{n}", "prompt": [user(f"Q{n}")], "chosen": "[1, 2]", "rejected": '{"a": 1}'} for n in "012"]
+    rows = [{"id": f"r{n}", "prompt": [user(f"Q{n}")], "chosen": "[1, 2]", "rejected": '[{"a": 1}]'} for n in "012"]
     for name in ("rows.jsonl", "rows.csv"):  # answers that look like lists stay texts
         row = loaded(tmp_path, name, rows)["r1"]
-        assert (row.prompt, row.chosen, row.rejected) == ((Message("user", "Q1"),), "[1, 2]", '{"a": 1}')
+        assert (row.prompt, row.chosen, row.rejected) == ((Message("user", "Q1"),), "[1, 2]", '[{"a": 1}]')
 
 
 def test_content_in_parts_of_text_is_joined(tmp_path):
