@@ -107,6 +107,7 @@ def test_fingerprints_follow_rows_and_nothing_else():
     assert one.fingerprint != PreferenceTask(name="t", train=other, test=TEST).fingerprint
     assert one.fingerprint != PreferenceTask(name="t", train=train[::-1], test=TEST).fingerprint
     assert one.fingerprint != PreferenceTask(name="t", train=train, validation=TEST, test=TEST).fingerprint
+    assert one.fingerprint != PreferenceTask(name="t", train=train[:1], test=(*train[1:], *TEST)).fingerprint
     unpaired = UnpairedTask(name="t", train=unpair(train), test=unpair(TEST))
     assert unpaired.fingerprint == UnpairedTask(name="u", train=unpair(train), test=unpair(TEST)).fingerprint
     assert unpaired.fingerprint != UnpairedTask(name="t", train=unpair(other), test=unpair(TEST)).fingerprint
