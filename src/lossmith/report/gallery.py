@@ -10,6 +10,7 @@ from lossmith.evidence.summary import StudySummary
 from lossmith.report.completions import is_completion
 from lossmith.report.confusion import confusion_figure
 from lossmith.report.figures import CURVES, curves_figure, forest_figure, seeds_figure
+from lossmith.report.frontier import FrontierParts, frontier_figure, is_sentiment
 from lossmith.report.outcomes import in_order, outcome_counts, outcome_name, outcomes_figure
 from lossmith.report.preference_figures import objectives_figure, shifts_figure, sweep_figure
 from lossmith.report.preferences import is_preference
@@ -38,10 +39,12 @@ LEARNING = (
 )
 
 
-def study_figures(summary: StudySummary, records: Sequence[RunRecord]) -> tuple[ReportFigure, ...]:
+def study_figures(
+    summary: StudySummary, records: Sequence[RunRecord], *, sentiment: FrontierParts | None = None
+) -> tuple[ReportFigure, ...]:
     """All figures of a report."""
     completion, preference = is_completion(records), is_preference(records)
-    written = completion or preference
+    written = completion or preference or is_sentiment(records)
     answers = completion and any(run.curves.get("validation_nll") for run in records)
     losses = [row.loss for row in summary.rows]
     sentences = "; ".join(f"{row.loss}: {row.sentence}" for row in summary.rows)
@@ -77,6 +80,7 @@ def study_figures(summary: StudySummary, records: Sequence[RunRecord]) -> tuple[
         ),
         *([_outcomes(records, losses)] if completion else []),
         *(_preferences(summary, records) if preference else []),
+        *(_sentiment(summary, sentiment) if sentiment else []),
         *([_confusion(records, losses)] if not written or any(run.predictions for run in records) else []),
     )
 
@@ -109,7 +113,29 @@ def _preferences(summary: StudySummary, records: Sequence[RunRecord]) -> list[Re
             figure=shifts_figure(summary, records),
         ),
     ]
+    return figures + _sweep(summary)
+
+
+def _sentiment(summary: StudySummary, parts: FrontierParts) -> list[ReportFigure]:
+    points = (
+        f"{point.loss}: reward {level(point.reward.difference, 'reward')}% at KL {point.kl.difference:.2f}"
+        for point in parts.found.points
+    )
+    figure = ReportFigure(
+        name="frontier",
+        title="Reward against divergence",
+        caption="Each loss from the policy before training over its betas, which stand at the points; lines along both "
+        "axes are 95% intervals over training seeds. The pale band behind a line is its upper frontier: what the loss "
+        "buys within a budget of KL. Higher and further left is better.",
+        description="; ".join(points),
+        figure=frontier_figure(parts.found),
+    )
+    return [figure, *_sweep(summary)]
+
+
+def _sweep(summary: StudySummary) -> list[ReportFigure]:
     sweep = sweep_figure(summary)
+    figures: list[ReportFigure] = []
     if sweep is not None:
         figures.append(
             ReportFigure(

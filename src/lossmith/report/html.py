@@ -15,6 +15,7 @@ from lossmith.evidence.summary import LossSummary, StudySummary
 from lossmith.explain.canvas import inline_svg, loss_styles
 from lossmith.explain.text import one_line
 from lossmith.report.completions import CompletionParts, example_rows, grouped, sizes
+from lossmith.report.frontier import FrontierParts, sample_sizes
 from lossmith.report.gallery import ReportFigure
 from lossmith.report.inference import InferenceParts, by_loss
 from lossmith.report.preferences import PreferenceParts, pair_sizes
@@ -40,17 +41,22 @@ def render_html(
     explained: bool = False,
     inference: InferenceParts | None = None,
     preferences: PreferenceParts | None = None,
+    sentiment: FrontierParts | None = None,
 ) -> str:
     """The whole page; every foreign text in it is escaped, and equal inputs give equal pages."""
     from markupsafe import Markup
 
     environment = page_environment()
-    styles = ["report.css"] if parts is None and preferences is None else ["report.css", "completions.css"]
+    styles = (
+        ["report.css"]
+        if parts is None and preferences is None and sentiment is None
+        else ["report.css", "completions.css"]
+    )
     script = environment.get_template("report.js").render()
     style = "\n".join(environment.get_template(name).render() for name in styles)
     origin = provenance(records)
     data = page_data(summary, records, title=title, settings=settings, commands=commands)
-    if parts is None and preferences is None:  # a classification's page compares by seed alone
+    if parts is None and preferences is None and sentiment is None:  # a classification's page compares by seed alone
         for row in data["summary"]["rows"]:
             del row["by_example"]
     return environment.get_template("report.html.j2").render(
@@ -68,14 +74,21 @@ def render_html(
         failures=[record for record in records if record.status == "failed"],
         provenance=origin,
         notices=(*notices, *origin.warnings),
-        sizes=pair_sizes(records) if preferences else _sizes(records) if parts is None else sizes(records),
+        sizes=sample_sizes(records)
+        if sentiment
+        else pair_sizes(records)
+        if preferences
+        else _sizes(records)
+        if parts is None
+        else sizes(records),
         parts=parts,
         inference=inference,
         preferences=preferences,
+        sentiment=sentiment,
         preferred=grouped(preferences.metrics) if preferences else [],
         answered=by_loss(inference.table) if inference else [],
         steps=grouped(parts.steps) if parts else [],
-        examples=example_rows(summary) if parts or preferences else {},
+        examples=example_rows(summary) if parts or preferences or sentiment else {},
         settings=flat_settings(settings),
         commands=[line for command in commands for line in command.split("\n")],
         attribution=attribution,

@@ -29,7 +29,8 @@ def write_report(
     `confusion.png` only where they chose among options; where classifiers were asked in several ways also
     `inference.csv` and `inference.md`; where language models were trained on pairs of answers also `preferences.csv`,
     `preferences.md`, `objectives.png`, `shifts.png` and, for several betas, `beta_sweep.png`, but no `confusion.png`.
-    Each file is whole or absent, and equal inputs give equal files.
+    With sampled answers and their rewards `frontier.csv`, `frontier.md`, `areas.md` and `frontier.png` stand in their
+    place. Each file is whole or absent, and equal inputs give equal files.
 
     Args:
         folder: Where to write; made if it is not there.
@@ -51,6 +52,7 @@ def write_report(
         require(package, extra="train", purpose="write a report")
     from lossmith.explain.canvas import png_bytes
     from lossmith.report.completions import completion_parts
+    from lossmith.report.frontier import frontier_parts
     from lossmith.report.gallery import study_figures
     from lossmith.report.html import render_html
     from lossmith.report.inference import inference_parts
@@ -60,7 +62,8 @@ def write_report(
     order = {row.loss: place for place, row in enumerate(summary.rows)}
     runs = [record for record in records if record.loss in order and record.seed in summary.seeds]
     runs.sort(key=lambda run: (order[run.loss], run.seed))
-    figures = study_figures(summary, runs)
+    sentiment = frontier_parts(summary, runs, settings)
+    figures = study_figures(summary, runs, sentiment=sentiment)
     parts = completion_parts(summary, runs)
     inference = inference_parts(summary, runs)
     preferences = preference_parts(summary, runs)
@@ -76,6 +79,7 @@ def write_report(
         parts=parts,
         inference=inference,
         preferences=preferences,
+        sentiment=sentiment,
         # Written beside it by `lossmith explain`.
         explained=(folder / "explain" / "explain.html").is_file(),
     )
@@ -90,6 +94,9 @@ def write_report(
         texts |= {"inference.csv": to_csv(inference.raw), "inference.md": inference.markdown}
     if preferences is not None:
         texts |= {"preferences.csv": to_csv(preferences.raw), "preferences.md": to_markdown(preferences.levels)}
+    if sentiment is not None:
+        texts |= {"frontier.csv": to_csv(sentiment.raw), "frontier.md": to_markdown(sentiment.points)}
+        texts["areas.md"] = to_markdown(sentiment.areas)
     texts["report.html"] = page
     files = {f"{figure.name}.png": png_bytes(figure.figure) for figure in figures}
     # The page comes last: where it is, the rest is.

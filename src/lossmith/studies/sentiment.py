@@ -77,6 +77,7 @@ class SentimentSetting(Setting):
         """See `Setting`."""
         return {
             "config": {
+                "kind": "sentiment",
                 "prompts_fingerprint": self.prompts.fingerprint,
                 "reward_fingerprint": self.reward.fingerprint,
                 "rewarded_label": self.reward.label,
