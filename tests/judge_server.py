@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             self.server.bodies.append(body)
-            self.server.headers_seen.append(dict(self.headers))
+            self.server.headers_seen.append({name.lower(): value for name, value in self.headers.items()})
             self.server.at.append(time.monotonic())
             self.server.running += 1
             self.server.most_running = max(self.server.most_running, self.server.running)
