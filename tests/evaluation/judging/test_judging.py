@@ -171,6 +171,12 @@ def test_repeats_are_calls_of_their_own_and_averaged(judging):
     assert result.by_question == {"1": 3.5}
 
 
+def test_repeats_need_a_temperature(judging):
+    for settings, words in [({"repeats": 2}, "`repeats` is 2 and `temperature` 0"), ({"repeats": 0}, "must be >= 1")]:
+        with pytest.raises(ConfigurationError, match=words):
+            judging(graded_by_answer, **settings)
+
+
 def test_two_models_are_compared_question_by_question(judging):
     judge, _ = judging(graded_by_answer)
     ours = grade(QUESTIONS, answers("ours", WORTH), judge)

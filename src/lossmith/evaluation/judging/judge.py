@@ -105,7 +105,7 @@ class Judge:
     """A model at an endpoint, with its store, budget and settings.
 
     Raises:
-        ConfigurationError: If `repeats` is below 1, or several repeats would all be the same call.
+        ConfigurationError: If `repeats` is below 1, there are several at temperature 0, or the judge has no name.
     """
 
     model: str
@@ -134,6 +134,11 @@ class Judge:
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise ConfigurationError(f"`repeats` must be >= 1, got {self.repeats}.")
+        if self.repeats > 1 and self.temperature == 0:
+            raise ConfigurationError(
+                f"`repeats` is {self.repeats} and `temperature` 0, at which the judge repeats itself: give a "
+                f"temperature such as 0.7, or one repeat."
+            )
         if not self.model:
             raise ConfigurationError("`model` must name the judge at the endpoint, got nothing.")
 
