@@ -46,6 +46,7 @@ def settings(places, monkeypatch) -> dict:
         "seeds": 2,
         "train_prompts": 24,
         "test_prompts": 12,
+        "answers_per_prompt": 2,
         "max_new_tokens": 10,
         "learning_rate": 1e-2,
         "lora": None,
@@ -218,6 +219,23 @@ def test_pairs_of_a_file_take_the_place_of_sampled_ones(setting_of, settings, tm
     assert record.status == "finished"
     assert record.config["train_texts"] < 30
     assert record.metrics["kl"] > 0
+
+
+def test_a_pass_over_reviews_comes_first_once_and_is_the_start_of_the_divergence(setting_of, tmp_path, monkeypatch):
+    plain, learnt = setting_of(), setting_of(sft_reviews=40)
+    assert learnt.model.fingerprint != plain.model.fingerprint
+    rows = [(plain.tokenizer(text)["input_ids"], 1) for text in ("the film was very good", "a plot and a cast")]
+    models = [load_causal_lm(setting.model)[0] for setting in (plain, learnt)]
+    compared = row_divergences(models[1], models[0], rows, padding=0, batch_size=2)
+    # Reviews became likelier.
+    assert all(sum(row.logps) > sum(row.ref_logps) for row in compared)
+    monkeypatch.setattr("lossmith.studies.sentiment_start._train", None)
+    assert setting_of(sft_reviews=40).model == learnt.model
+    still = run_block(setting_of(sft_reviews=40, learning_rate=1e-2, epochs=1), "dpo(beta=1000)", 0, tmp_path)
+    assert still.config["model_fingerprint"] == learnt.model.fingerprint
+    assert still.metrics["kl"] < 1.0
+    with pytest.raises(DataError, match=r"`sft_reviews` is 500 and .* has 120 training reviews"):
+        setting_of(sft_reviews=500)
 
 
 def test_every_loss_is_checked_before_training(setting_of):

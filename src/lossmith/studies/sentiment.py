@@ -24,7 +24,8 @@ from lossmith.studies.reward_model import trained_reward
 from lossmith.studies.run import TRAINING_SHARE, Progress, Setting, data_notice, pick_device
 from lossmith.studies.sentiment_config import SAMPLED, SentimentConfig
 from lossmith.studies.sentiment_samples import BlockPairs, block_pairs, start_answers
-from lossmith.tasks.preference import PreferenceTask
+from lossmith.studies.sentiment_start import start_of
+from lossmith.tasks.preference import PreferenceTask, prompt_text
 from lossmith.tasks.preference_loading import load_preference_task
 from lossmith.tasks.sentiment import ReviewPrompts, load_review_prompts
 
@@ -247,18 +248,20 @@ def open_sentiment(config: SentimentConfig) -> SentimentSetting:
     model = resolve_model(config.model)
     network, tokenizer = load_causal_lm(model)
     _check_room(config, token_limit(network, tokenizer))
+    model = start_of(config, model, device)
+    given = None if config.pairs == SAMPLED else load_preference_task(config.pairs, data=config.pairs_data)
     prompts = load_review_prompts(
         config.reviews,
         lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
         lambda ids: tokenizer.decode(list(ids), clean_up_tokenization_spaces=False),
         data=config.data,
-        train_prompts=config.train_prompts,
+        train_prompts=config.train_prompts if given is None else 1,
         test_prompts=config.test_prompts,
         shortest=config.prompt_tokens[0],
         longest=config.prompt_tokens[1],
         seed=config.prompt_seed,
+        excluded={prompt_text(pair.prompt) for pair in given.train} if given else (),
     )
-    given = None if config.pairs == SAMPLED else load_preference_task(config.pairs, data=config.pairs_data)
     notices = [*prompts.warnings, *(given.warnings if given else ())]
     where = config.reward
     if config.reward == "trained":

@@ -36,7 +36,7 @@ class SentimentConfig(PreferenceFields):
     test."""
     data: str = "shipped"
     """Where the rows of a known set are: `shipped`, a folder, `hub`, or `hub:owner/name`."""
-    train_prompts: PositiveInt = 256
+    train_prompts: PositiveInt = 128
     """Training prompts, the same for all blocks; each gives a pair at most."""
     test_prompts: PositiveInt = 64
     """Test prompts, the same for all blocks."""
@@ -46,8 +46,11 @@ class SentimentConfig(PreferenceFields):
     """Seed of the draw of the prompts."""
     max_new_tokens: PositiveInt = 32
     """Most tokens of an answer, in pairs and in the test."""
-    answers_per_prompt: Annotated[int, Field(ge=2)] = 2
+    answers_per_prompt: Annotated[int, Field(ge=2)] = 4
     """Answers that are sampled for a pair, which is made of the best and the worst."""
+    sft_reviews: Annotated[int, Field(ge=0)] = 0
+    """Training reviews that the model learns by cross-entropy, in one pass with all its weights, before anything else;
+    0 takes it as it is."""
     pairs: str = SAMPLED
     """`sampled` from the policy before training, once per block and the same for all losses; or a set of pairs
     (imdb_preference), a file or folder of them."""
@@ -64,7 +67,7 @@ class SentimentConfig(PreferenceFields):
     measured."""
     metric: str = "reward"
     """Test metric that decides: reward, kl, kl_per_token, kl_sampled, kl_released, stopped."""
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-4
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     """Peak learning rate of AdamW."""
     epochs: PositiveInt = 2
     """Passes over the training pairs."""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,7 @@ def load_review_prompts(
     shortest: int = 2,
     longest: int = 8,
     seed: int = 0,
+    excluded: Collection[str] = (),
 ) -> ReviewPrompts:
     """Draw prompts from reviews: each is the first few tokens of one, its length drawn alike from the bounds.
 
@@ -126,6 +127,7 @@ def load_review_prompts(
         shortest: Fewest tokens of a prompt, >= 1.
         longest: Most tokens of a prompt.
         seed: Of the draws.
+        excluded: Texts that are no prompts here, such as those that pairs of other origin were made from.
 
     Raises:
         ConfigurationError: For bounds that hold nothing.
@@ -144,7 +146,7 @@ def load_review_prompts(
             f"`prompt_tokens` must be two numbers with 1 <= the first <= the second, got {[shortest, longest]}."
         )
     texts, about = _reviews(reviews, data)
-    taken: set[str] = set()
+    taken = set(excluded)
     found: dict[str, tuple[ReviewPrompt, ...]] = {}
     # The test first, so that it does not depend on how many prompts are trained on.
     for split, wanted in (("test", test_prompts), ("train", train_prompts)):
@@ -156,6 +158,18 @@ def load_review_prompts(
             )
         found[split] = drawn
     return ReviewPrompts(train=found["train"], test=found["test"], **about)
+
+
+def training_reviews(reviews: str, data: str, count: int, *, seed: int) -> list[str]:
+    """Whole training reviews, drawn without replacement; see `load_review_prompts`.
+
+    Raises:
+        DataError: If there are fewer.
+    """
+    texts = _reviews(reviews, data)[0]["train"]
+    if count > len(texts):
+        raise DataError(f"`sft_reviews` is {count:,} and '{reviews}' has {len(texts):,} training reviews: lower it.")
+    return random.Random(f"{seed}/reviews").sample(texts, count)
 
 
 def _draw(
