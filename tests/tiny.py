@@ -118,3 +118,10 @@ def write_sums(folder: Path, *, train: int = 24, validation: int = 6, test: int 
     }
     (folder / "sums.yaml").write_text(json.dumps(task), encoding="utf-8")
     return folder / "sums.yaml"
+
+
+def write_pairs(path: Path, *, count: int = 40) -> Path:
+    """Pairs of answers to sums as a JSONL file; the better answer is the shorter one."""
+    rows = [{"prompt": f"{i}+{i}?", "chosen": f" yes {2 * i}", "rejected": f" no {i}, not"} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

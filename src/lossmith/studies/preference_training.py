@@ -8,11 +8,10 @@ from typing import Any
 from datasets import Dataset
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.kto_config import KTOConfig
-from trl.trainer.utils import disable_dropout_in_model
 
 from lossmith.errors import ConfigurationError, DataError, LossmithWarning
 from lossmith.integrations.causal_lm.collator import CompletionCollator
-from lossmith.integrations.causal_lm.loading import add_lora, lora_settings
+from lossmith.integrations.causal_lm.loading import add_lora, lora_settings, switch_off_dropout
 from lossmith.integrations.preference_rows import EncodedPairs, PairRow, Prompt, encode_pairs, pairs_sentence
 from lossmith.integrations.trl.study import AnswerTrainer, PairTrainer, SingleTrainer, quiet_making
 from lossmith.nn import parse_composition
@@ -146,7 +145,7 @@ def make_trainer(
 ) -> AnyTrainer:
     """As `make_preference_trainer`, for token rows."""
     kind = trained_by(text)
-    disable_dropout_in_model(model)
+    switch_off_dropout(model)
     # Before the adapters are drawn, so that they are the block's own and the same for every loss.
     seed_everything(seed)
     loss = build_loss(text, seed, {})

@@ -122,6 +122,20 @@ def lora_settings(
         raise ConfigurationError(f"The `lora` settings are refused: {str(error).splitlines()[0]}") from error
 
 
+def switch_off_dropout(network: Any) -> None:
+    """Set every dropout of a model to 0, also what attention takes as a number and no module of its own.
+
+    A policy without it agrees with its reference before the first step, in training mode too. The configuration, and
+    so what is saved, stays as it was.
+    """
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
 def adapted_modules(network: Any) -> list[str]:
     """The kinds of modules that carry adapters, by the last part of their name, sorted.
 
