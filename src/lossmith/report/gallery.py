@@ -98,7 +98,8 @@ def _preferences(summary: StudySummary, records: Sequence[RunRecord]) -> list[Re
             title="What each objective asks, and where training was",
             caption="Loss (solid) and gradient (dashed) along the margin: log-ratio of chosen minus that of rejected "
             "answers, or their log-probabilities where a loss has no reference; for losses that see answers one by one "
-            "the log-ratio, its sign turned for rejected ones. Behind: the margins that training saw, the later the "
+            "the log-ratio, its sign turned for rejected ones. Curves are of answers of 20 tokens. Behind: the margins "
+            "that training saw, the later the "
             "darker, all seeds together. Where the gradient is 0 a pair is left alone. Terms on tokens are left out.",
             description="; ".join(row.loss for row in summary.rows),
             figure=objectives_figure(summary, records),

@@ -138,7 +138,10 @@ def by_beta(summary: StudySummary) -> dict[str, dict[float, tuple[float, ...]]]:
     """Loss without its beta -> beta -> the metric of every seed, in rising beta, for losses with two betas or more."""
     groups: dict[str, dict[float, tuple[float, ...]]] = {}
     for row in summary.rows:
-        terms = parse_composition(row.loss).terms
+        try:
+            terms = parse_composition(row.loss).terms
+        except LossmithError:  # a loss that this installation does not know
+            continue
         betas = [
             term.hyperparameters.get("beta", term.record.hyperparameters["beta"])
             for term in terms
@@ -188,10 +191,10 @@ def compared_part(text: str) -> str | None:
 
 def objective_curve(text: str, reach: float) -> Curve | None:
     """The comparing terms of a loss along margins up to `reach` nats on both sides; None where they have no line."""
-    part = compared_part(text)
-    if part is None:
-        return None
     try:
+        part = compared_part(text)
+        if part is None:
+            return None
         unit = loss_curve(part, points=3, span=1.0)
         # Four thirds: the grid leaves out its ends.
         return loss_curve(part, points=199, span=max(reach / (max(unit.x) * 2), 1e-3))

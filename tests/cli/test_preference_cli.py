@@ -1,0 +1,70 @@
+"""Preferences from the command line: the task first or behind --task, one model, a comparison, bad input."""
+
+import json
+
+import pytest
+
+import tiny
+from lossmith import cli
+from lossmith.cli.shared import one_task
+from lossmith.errors import ConfigurationError
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
+    "ignore:The good completions lose",
+    r"ignore:The \d validation rows were cut:lossmith.errors.LossmithWarning",
+)
+SMALL = ("epochs=1", "max_length=64", "shown_answers=0", "curve_examples=0", "--device", "cpu")
+
+
+@pytest.fixture
+def lossmith(tmp_path, monkeypatch):
+    tiny.write_causal_model(tmp_path / "model")
+    tiny.write_pairs(tmp_path / "prefs.jsonl")
+    monkeypatch.setenv("LOSSMITH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> int:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        return int(stop.value.code or 0)
+
+    return run
+
+
+def test_train_on_a_file_of_pairs_behind_the_flag(lossmith, tmp_path, capsys):
+    words = ("--task", "prefs.jsonl", "--loss", "lrml(beta=0.05)", "--model", "model", "--out", "out", *SMALL)
+    assert lossmith("train", *words) == 0
+    assert "lrml, seed 0: preference_accuracy" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert record["config"]["max_length"] == 64
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_compare_a_file_of_pairs(lossmith, tmp_path, capsys):
+    words = ("prefs.jsonl", "--losses", "dpo", "kto", "--seeds", "1", "--model", "model", "--out", "out", *SMALL)
+    assert lossmith("compare", *words) == 0
+    assert "kto" in capsys.readouterr().out
+    assert (tmp_path / "out" / "objectives.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "a.jsonl", "--task", "b.jsonl"), "The task is given twice, as 'a.jsonl' and as --task 'b.jsonl'"),
+        (("train",), "Say what to train on"),
+        (("train", "prefs.jsonl", "betas=[0.1,0.2]", "--loss", "dpo"), "One model has one beta"),
+        (("compare", "prefs.jsonl", "--losses", "triplet_margin", "--model", "model"), "is a metric loss"),
+        (("compare", "mr", "betas=[0.1]", "--losses", "focal"), "none of focal takes a beta"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_code_2(lossmith, capsys, words, message):
+    assert lossmith(*words) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_task_first_and_behind_the_flag_are_one():
+    assert one_task("mr", "mr", None, command="train") == ("mr", None)
+    assert one_task("epochs=2", "mr", ["seeds=1"], command="train") == ("mr", ["epochs=2", "seeds=1"])
+    with pytest.raises(ConfigurationError, match="--task FILE"):
+        one_task(None, None, None, command="train")
