@@ -7,6 +7,7 @@ import shlex
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -14,9 +15,11 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from lossmith.errors import ConfigurationError, DataError, LossmithWarning
+from lossmith.evaluation.preferences import PairLogps
 from lossmith.evidence import VOLATILE_FIELDS
 from lossmith.integrations.causal_lm.loading import load_causal_lm
 from lossmith.integrations.models import resolve_model
+from lossmith.integrations.preference_rows import EncodedPairs
 from lossmith.studies import (
     CompletionConfig,
     PreferenceConfig,
@@ -28,6 +31,7 @@ from lossmith.studies import (
     train,
 )
 from lossmith.studies.comparison import open_setting
+from lossmith.studies.preference import Scored, _swapped
 from lossmith.studies.preference_training import make_preference_trainer
 from lossmith.studies.run import run_block
 from lossmith.tasks.preference import Pair
@@ -233,15 +237,28 @@ def test_pairs_that_are_cut_or_swapped_are_said(settings, tmp_path):
     long.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     setting, said = opened(settings | {"task": str(long)})
     assert "of 14 test pairs were cut on the left" in said
-    assert "The prompts of 51 of 51 train pairs were cut on the left" in setting.described(0)["config"]["notices"][-1]
-    start = setting.test.reference
-    likelier = (start.chosen / start.chosen_lengths > start.rejected / start.rejected_lengths).mean() > 0.5
-    sides = ("rejected", "chosen") if likelier else ("chosen", "rejected")
-    swapped = [{"prompt": row["prompt"], "chosen": row[sides[0]], "rejected": row[sides[1]]} for row in rows]
-    path = tmp_path / "swapped.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in swapped), encoding="utf-8")
-    assert "the columns `chosen` and `rejected` may be swapped" in opened(settings | {"task": str(path)})[1]
+    assert "The prompts of 50 of 50 train pairs were cut on the left" in setting.described(0)["config"]["notices"][-1]
     assert "swapped" not in said
+
+
+@pytest.mark.parametrize(("worse", "count", "warns"), [(8, 10, True), (7, 10, False), (9, 9, False)])
+def test_columns_look_swapped_where_the_reference_prefers_what_is_called_worse(worse, count, warns):
+    likely, unlikely, lengths = np.full(count, -8.0), np.full(count, -6.0), (np.full(count, 8.0), np.full(count, 2.0))
+    # Per token: the chosen answers have -1, the rejected ones -3, but for the first `worse` pairs -0.5.
+    unlikely[:worse] = -1.0
+    logps = PairLogps(likely, unlikely, *lengths)
+    empty = EncodedPairs(rows=(), places=(), max_length=9, given=0)
+    found = _swapped(Scored(pairs=empty, start=logps, reference=logps))
+    assert bool(found) == warns
+    if warns:
+        assert "in 8 of 10 test pairs" in found[0]
+
+
+def test_rows_that_are_rated_one_by_one_are_no_pairs(settings, tmp_path):
+    rows = [{"prompt": f"{i}?", "completion": f"a{i}", "label": i % 2 == 0} for i in range(20)]
+    (tmp_path / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(DataError, match="holds answers that are rated one by one"):
+        open_setting(make_config(settings | {"task": str(tmp_path / "rated.jsonl"), "losses": ["kto"]}))
 
 
 def test_a_diverged_run_is_recorded_and_the_others_go_on(settings, tmp_path, listener):

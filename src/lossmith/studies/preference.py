@@ -25,7 +25,7 @@ from lossmith.integrations.preference_rows import EncodedPairs, pairs_sentence
 from lossmith.studies.preference_config import PreferenceConfig
 from lossmith.studies.preference_training import AnyTrainer, encode_study_pairs, make_trainer, trained_by
 from lossmith.studies.run import TRAINING_SHARE, Progress, Setting, build_loss, data_notice, pick_device
-from lossmith.tasks import PreferenceTask, draw_problems, load_preference_task
+from lossmith.tasks import PreferenceTask, draw_problems, is_unpaired_task, load_preference_task
 from lossmith.tasks.preference import Pair, prompt_text
 
 SUBSET_SEED = 20240
@@ -247,6 +247,12 @@ def open_preference(config: PreferenceConfig) -> PreferenceSetting:
     for text in config.all_losses:
         trained_by(text)
         build_loss(text, 0, {})
+    if is_unpaired_task(config.task):
+        raise DataError(
+            f"'{config.task}' holds answers that are rated one by one, and what a study measures is which answer of a "
+            f"pair is preferred: give pairs (kto and bco see their answers one by one), or train on such rows with "
+            f"lossmith.integrations.trl.KTOTrainer."
+        )
     task = load_preference_task(config.task, data=config.data)
     for name, wanted, there in (
         ("train_examples", config.train_examples, len(task.train)),
