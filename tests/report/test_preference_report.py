@@ -19,7 +19,7 @@ LOSSES = ("dpo", "dpo(beta=0.5)", "kto", "cross_entropy")
 
 
 def record(loss: str, seed: int, *, failed: bool = False, text: str = "polite") -> RunRecord:
-    chosen, rejected = (-3.0 - seed, -9.0) if loss == "dpo" else (2.0 + seed, -1.0)
+    chosen, rejected = (-3.0 - seed, -9.0) if loss == "dpo" else (2.0 + seed, -2.0)
     metrics = {
         "preference_accuracy": 0.7 + 0.01 * seed, "policy_accuracy": 0.6, "nll": 2.0,
         "chosen_shift": chosen, "rejected_shift": rejected, "margin": chosen - rejected,
@@ -74,7 +74,7 @@ def test_levels_are_means_over_seeds_with_the_model_before_training_first(record
     assert parts is not None
     columns = {column.name: [cell.value for cell in column.cells] for column in parts.levels.columns}
     assert columns["loss"] == [BEFORE, *LOSSES]
-    assert columns["margin"] == pytest.approx([0.0, 5.5, 3.5, 3.5, 3.5])
+    assert columns["margin"] == pytest.approx([0.0, 5.5, 4.5, 4.5, 4.5])
     assert columns["preference_accuracy"] == pytest.approx([0.5, *[0.705] * 4])
 
 
