@@ -104,9 +104,7 @@ def calibration_notices(setting: "ClassificationSetting", seed: int) -> list[str
     if count >= FEW_TO_CALIBRATE:
         return []
     if count:
-        return [
-            f"Temperatures are fitted on {count} texts, few enough to make probabilities worse."
-        ]
+        return [f"Temperatures are fitted on {count} texts, few enough to make probabilities worse."]
     return [
         "No text was left to fit temperatures on, so nothing is calibrated: draw `shots`, or bring validation rows in "
         "a folder with train, validation and test."
