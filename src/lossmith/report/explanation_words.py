@@ -164,8 +164,8 @@ def disagreement_sentences(study: ExplainedStudy) -> list[str]:
         several = len(one.gained) > 1
         steady = sum(count == len(one.gained) for _, count in one.steady())
         said.append(
-            f"{one.model} gets {gained} {'example' if gained == 1 else 'examples'} right that {study.baseline} gets wrong "
-            f"and {lost} the other way round"
+            f"{one.model} gets {gained} {'example' if gained == 1 else 'examples'} right that {study.baseline} gets "
+            f"wrong and {lost} the other way round"
             + (f", {len(one.gained)} seeds added up" if several else "")
             + test
             + (f"; {steady} are gained in every seed." if several else ".")

@@ -64,8 +64,8 @@ def _quotas(task: ClassificationTask, shots_per_class: int | None, shots_total: 
             first = min(short, key=counts.__getitem__)
             raise DataError(
                 f"Class '{task.label_names[first]}' has {counts[first]} {'row' if counts[first] == 1 else 'rows'} "
-                f"to train on (validation and test rows do not count) and {shots_per_class} shots per class are wanted: "
-                f"take fewer, give `shots_total` or add rows; rows per class: {_describe(task, counts)}."
+                f"to train on (validation and test rows do not count) and {shots_per_class} shots per class are "
+                f"wanted: take fewer, give `shots_total` or add rows; rows per class: {_describe(task, counts)}."
             )
         return [shots_per_class] * task.num_classes
     assert shots_total is not None
