@@ -139,11 +139,13 @@ def test_labels_give_an_accuracy_and_strange_ones_a_note(lossmith, model, tmp_pa
     assert errors_for(guesses) == "accuracy 100.0% of 30 labelled texts.\n"
     assert errors_for([*guesses[:20], *[""] * 10]) == "accuracy 100.0% of 20 labelled texts.\n"
     some = errors_for([*guesses[:27], *["odd"] * 3])
-    assert "The model has no class 'odd': its rows count as wrong. It has 'negative', 'positive'." in some
+    assert "no classes of the model and count as wrong: got 'odd', it has 'negative', 'positive'." in some
     assert "accuracy 90.0% of 30" in some
     ids = errors_for(["0", "1"] * 15)
-    assert "The model has no class '0', '1'" in ids
-    assert "accuracy" not in ids
+    assert ids == (
+        "No label is a class of the model, so nothing is known of the accuracy: got '0', '1', it has 'negative', "
+        "'positive'.\n"
+    )
 
 
 def test_names_of_labels_beside_their_numbers(lossmith, model, tmp_path):

@@ -81,7 +81,8 @@ def untrained(monkeypatch):
 def test_every_loss_is_looked_at_with_the_same_examples_and_comes_out_as_recorded(explained, results):
     assert explained.losses == ("cross_entropy", JOINT)
     assert explained.seeds == (0, 1)
-    assert explained.notices == open_results(results).notices
+    (few,) = set(explained.notices) - set(open_results(results).notices)
+    assert few.startswith("20 held-out examples are few: a decile holds some 2 of them")
     with EvidenceStore(results, create=False) as store:
         for loss in explained.losses:
             for seed in explained.seeds:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lossmith.errors import ConfigurationError
-from lossmith.evaluation.selective import selective_accuracy
+from lossmith.evaluation.selective import SelectiveAccuracy, selective_accuracy
 from lossmith.evidence import format_value
 from lossmith.studies import Prediction, Predictor
 from lossmith.tasks.unlabelled import Texts
@@ -120,8 +120,14 @@ def prediction_lines(rows: Texts, predictions: Sequence[Prediction], predictor: 
     )
     if found is None:
         return lines
+    if set(found.unknown) >= {label for label in rows.labels if label is not None}:
+        # Numbers where the model has names, say: an accuracy of 0 would be one of the writing.
+        return [
+            *lines,
+            f"No label is a class of the model, so nothing is known of the accuracy: {_classes(found, predictor)}.",
+        ]
     if found.unknown:
-        lines.append(_unknown_labels(found.unknown, predictor.label_names))
+        lines.append(f"Some labels are no classes of the model and count as wrong: {_classes(found, predictor)}.")
     line = f"accuracy {format_value(found.accuracy, 'accuracy')}% of {found.labelled} labelled texts"
     if threshold is not None:
         line += f", coverage {format_value(found.coverage, 'accuracy')}%"
@@ -131,10 +137,9 @@ def prediction_lines(rows: Texts, predictions: Sequence[Prediction], predictor: 
     return [*lines, f"{line}."]
 
 
-def _unknown_labels(unknown: Sequence[str], known: Sequence[str]) -> str:
+def _classes(found: SelectiveAccuracy, predictor: Predictor) -> str:
     def some(names: Sequence[str]) -> str:
         more = f" and {len(names) - SHOWN_LABELS} more" if len(names) > SHOWN_LABELS else ""
         return ", ".join(f"'{name}'" for name in names[:SHOWN_LABELS]) + more
 
-    classes, rows = ("class", "its rows count") if len(unknown) == 1 else ("classes", "their rows count")
-    return f"The model has no {classes} {some(unknown)}: {rows} as wrong. It has {some(known)}."
+    return f"got {some(found.unknown)}, it has {some(predictor.label_names)}"

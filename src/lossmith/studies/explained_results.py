@@ -193,8 +193,8 @@ def _about_sizes(samples: Mapping[int, Sample]) -> list[str]:
     if count >= FEW:
         return []
     return [
-        f"{count} held-out examples are all that the test set has: deciles of so few hold {count // 10} to "
-        f"{-(-count // 10)} examples each, and a purity over {count - 1} others says little."
+        f"{count} held-out examples are few: a decile holds some {-(-count // 10)} of them, and a purity "
+        f"over the nearest of {count - 1} others says little."
     ]
 
 
