@@ -22,28 +22,29 @@ def majority(record: RunRecord) -> tuple[str, float] | None:
 
 
 def chance_notices(records: Sequence[RunRecord], losses: Sequence[str]) -> list[str]:
-    """A sentence per loss whose accuracy over its seeds is no better than always saying one class.
+    """One sentence on the losses whose accuracy over their seeds is no better than always saying one class.
 
     Args:
         records: Runs of a study; those that are not finished, or know no classes, do not count.
         losses: In the order in which they are to be named.
     """
-    said = []
+    named, label, share = [], "", 0.0
     for loss in losses:
         runs = [run for run in records if run.loss == loss and run.status == "finished" and "accuracy" in run.metrics]
         found = [(run, known) for run in runs if (known := majority(run)) is not None]
         if not found:
             continue
         accuracy = sum(run.metrics["accuracy"] for run, _ in found) / len(found)
-        share = sum(known[1] for _, known in found) / len(found)
+        label, share = found[0][1][0], sum(known[1] for _, known in found) / len(found)
         if accuracy > share:
             continue
         single = sum(len(set(run.predictions)) == 1 for run, _ in found)
-        constant = f" {single} of {len(found)} runs say one class for all texts." if single else ""
-        said.append(
-            f"{loss}: accuracy {format_value(accuracy, 'accuracy')} is not above that of always saying "
-            f"'{found[0][1][0]}', {format_value(share, 'accuracy')}: its head has learnt nothing that the test "
-            f"shows.{constant} Train longer (`epochs`, `learning_rate`), try `head=pooled`, or look at the other ways "
-            f"of inference."
-        )
-    return said
+        constant = f" ({single} of {len(found)} runs say one class for all texts)" if single else ""
+        named.append(f"{loss} {format_value(accuracy, 'accuracy')}{constant}")
+    if not named:
+        return []
+    return [
+        f"Always saying '{label}' has accuracy {format_value(share, 'accuracy')} here, and not better are: "
+        f"{', '.join(named)}. Such a head has learnt nothing that the test shows: train longer (`epochs`, "
+        f"`learning_rate`), try `head=pooled`, or look at the other ways of inference."
+    ]
