@@ -13,7 +13,7 @@ from lossmith.evaluation.frontier import frontier, measured_points
 from lossmith.evidence import VOLATILE_FIELDS
 from lossmith.integrations.causal_lm.divergence import row_divergences
 from lossmith.integrations.causal_lm.loading import load_causal_lm
-from lossmith.studies import compare, make_config, train
+from lossmith.studies import compare, make_config, sentiment, train
 from lossmith.studies.recipes import checked
 from lossmith.studies.run import run_block, train_and_test
 from lossmith.studies.sentiment import open_sentiment
@@ -238,8 +238,16 @@ def test_a_pass_over_reviews_comes_first_once_and_is_the_start_of_the_divergence
         setting_of(sft_reviews=500)
 
 
-def test_every_loss_is_checked_before_training(setting_of):
+def test_every_loss_is_checked_before_training_without_a_warning(setting_of, monkeypatch):
     setting = setting_of(losses=["dpo", "kto", "cross_entropy"])
+    checked, make = [], sentiment.make_trainer
+
+    def watched(*args, **kwargs):
+        checked.append(kwargs["text"])
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(sentiment, "make_trainer", watched)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         setting.check()
+    assert checked == list(setting.config.all_losses)
