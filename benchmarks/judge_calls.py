@@ -7,7 +7,6 @@ ratio is above `--bar`.
 """
 
 import argparse
-import contextlib
 import multiprocessing
 import sys
 import tempfile
@@ -60,7 +59,7 @@ def measured(base_url: str, chosen: argparse.Namespace, ideal: float) -> float:
     with (
         tempfile.TemporaryDirectory() as folder,
         CallCache(Path(folder) / "replies.sqlite") as cache,
-        contextlib.closing(Endpoint(base_url)) as endpoint,
+        Endpoint(base_url) as endpoint,
     ):
         # The first request opens the client's connection pool and loads its modules.
         ask([JudgeCall(model="judge", messages=(("user", "warm"),), prompt="bench")], endpoint=endpoint, cache=cache)

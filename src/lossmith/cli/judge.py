@@ -1,6 +1,5 @@
 """`lossmith answer` and `lossmith judge`: answers of a model to questions, and what a judge makes of them."""
 
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -147,7 +146,7 @@ def _with_judge(options: dict[str, Any], folder: Path, console: Console) -> tupl
     gamed = options["gamed"] and read_gamed(options["gamed"].expanduser())
     endpoint = judging.Endpoint(options["base_url"], timeout_s=options["timeout"])
     store = options["cache"] or folder / "replies.sqlite"
-    with closing(endpoint), judging.CallCache(store.expanduser()) as cache, BatchProgress(console) as bar:
+    with endpoint, judging.CallCache(store.expanduser()) as cache, BatchProgress(console) as bar:
 
         def judge_of(name: str) -> Any:
             return judging.Judge(

@@ -1,15 +1,18 @@
 """Asking: retries, budget, store, concurrency, kill and resume, against a scripted server."""
 
-import contextlib
 import email.utils
+import gc
+import itertools
 import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -17,7 +20,7 @@ import judge_server as scripted
 from lossmith.errors import ConfigurationError, EvidenceError, JudgeError, MissingExtraError
 from lossmith.evaluation.judging import Backoff, Budget, CallCache, Endpoint, JudgeCall, Reply, Sampling, ask
 from lossmith.evaluation.judging.asking import FAILURES_IN_A_ROW
-from lossmith.evaluation.judging.endpoint import retry_after
+from lossmith.evaluation.judging.endpoint import Refused, retry_after
 
 KEY = "sk-very-secret-key-0123456789"
 FAST = Backoff(tries=4, first_s=0.01, longest_s=0.05)
@@ -54,7 +57,7 @@ def calls(count: int, **sampling) -> list[JudgeCall]:
 
 
 def asked(server, cache, count=1, *, timeout_s=5.0, backoff=FAST, **settings):
-    with contextlib.closing(Endpoint(server.base_url, timeout_s=timeout_s)) as endpoint:
+    with Endpoint(server.base_url, timeout_s=timeout_s) as endpoint:
         return ask(calls(count), endpoint=endpoint, cache=cache, backoff=backoff, **settings)
 
 
@@ -166,7 +169,7 @@ def test_a_dead_endpoint_ends_the_asking_with_one_sentence(server, cache):
 
 def test_nobody_at_the_address(cache):
     with (
-        contextlib.closing(Endpoint("http://127.0.0.1:9/v1")) as endpoint,
+        Endpoint("http://127.0.0.1:9/v1") as endpoint,
         pytest.raises(JudgeError, match="failed 5 calls in a row, the last one with no connection"),
     ):
         ask(calls(8), endpoint=endpoint, cache=cache, backoff=Backoff(tries=1))
@@ -201,7 +204,7 @@ def test_models_that_want_other_settings_get_them(server, cache):
         (400, {}, scripted.error("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")),
         (400, {}, scripted.error("logprobs are not supported")),
     ]
-    with contextlib.closing(Endpoint(server.base_url)) as endpoint:
+    with Endpoint(server.base_url) as endpoint:
         result = ask(calls(1, top_logprobs=5), endpoint=endpoint, cache=cache, backoff=FAST)
         assert endpoint.notices == ["The endpoint gives no log-probabilities: the verdicts themselves are counted."]
     only(result)
@@ -234,7 +237,7 @@ def test_everything_that_makes_a_call_is_in_its_key():
 
 
 def test_equal_calls_are_asked_once(server, cache):
-    with contextlib.closing(Endpoint(server.base_url)) as endpoint:
+    with Endpoint(server.base_url) as endpoint:
         result = ask(calls(2) * 3, endpoint=endpoint, cache=cache)
     assert len(server.bodies) == len(result.outcomes) == 2
 
@@ -308,7 +311,8 @@ from test_asking import FAST, calls
 from lossmith.evaluation.judging import CallCache, Endpoint, ask
 from pathlib import Path
 with CallCache(Path({path!r})) as cache:
-    ask(calls(60), endpoint=Endpoint({url!r}), cache=cache, concurrency=4, backoff=FAST)
+    with Endpoint({url!r}) as endpoint:
+        ask(calls(60), endpoint=endpoint, cache=cache, concurrency=4, backoff=FAST)
 """
 
 
@@ -362,11 +366,50 @@ def test_an_interrupt_stops_at_once_and_the_same_call_continues(server, cache):
     assert len({body["messages"][-1]["content"] for body in server.bodies}) == 20
 
 
+def test_no_connection_outlives_an_endpoint_that_is_closed_while_a_thread_connects(server, cache, monkeypatch):
+    connect, connecting, go_on, made = socket.create_connection, threading.Event(), threading.Event(), []
+    number = itertools.count()
+
+    def second_one_slowly(*args, **kwargs):
+        if next(number):
+            connecting.set()
+            assert go_on.wait(10)
+        made.append(connect(*args, **kwargs))
+        return made[-1]
+
+    def stop(done: int, total: int) -> None:
+        if done:
+            assert connecting.wait(10)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(socket, "create_connection", second_one_slowly)
+    server.latency_s = 0.05
+    with pytest.raises(KeyboardInterrupt), Endpoint(server.base_url) as endpoint:
+        ask(calls(9), endpoint=endpoint, cache=cache, concurrency=2, on_call=stop)
+    go_on.set()
+    until = time.monotonic() + 10
+    while sum(thread.name.startswith("judge") for thread in threading.enumerate()) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [one.fileno() for one in made] == [-1, -1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        del endpoint
+        gc.collect()
+
+
+def test_a_closed_endpoint_takes_no_request(server):
+    with Endpoint(server.base_url) as endpoint:
+        endpoint.send(calls(1)[0])
+    with pytest.raises(Refused, match="was closed"):
+        endpoint.send(calls(1)[0])
+    assert len(server.bodies) == 1
+
+
 def test_several_processes_may_share_a_store(tmp_path, server):
     def work(offset: int) -> None:
         with (
             CallCache(tmp_path / "shared.sqlite") as own,
-            contextlib.closing(Endpoint(server.base_url)) as endpoint,
+            Endpoint(server.base_url) as endpoint,
         ):
             ask(calls(30)[offset:], endpoint=endpoint, cache=own, concurrency=2)
 

@@ -56,7 +56,7 @@ def judging(tmp_path):
 
         def opened(answer, **settings):
             server = stack.enter_context(scripted.judge_server(answer))
-            endpoint = stack.enter_context(contextlib.closing(Endpoint(server.base_url, timeout_s=5)))
+            endpoint = stack.enter_context(Endpoint(server.base_url, timeout_s=5))
             backoff = Backoff(tries=2, first_s=0.01, longest_s=0.01)
             judge = Judge(model="judge", endpoint=endpoint, cache=cache, concurrency=4, backoff=backoff, **settings)
             return judge, server

@@ -157,7 +157,7 @@ class _Work:
             JudgeError: As `ask`.
         """
         # Daemons: an interrupt must not wait for requests that are under way.
-        threads = [threading.Thread(target=self._ask_all, daemon=True) for _ in range(concurrency)]
+        threads = [threading.Thread(target=self._ask_all, name=f"judge-{n}", daemon=True) for n in range(concurrency)]
         for thread in threads:
             thread.start()
         running, failures = len(threads), 0

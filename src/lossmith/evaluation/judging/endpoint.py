@@ -4,7 +4,10 @@ import email.utils
 import ipaddress
 import json
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,7 +48,7 @@ class Passing(Exception):
 
 
 class Endpoint:
-    """An address that answers chat completions. One object serves any number of threads.
+    """An address that answers chat completions. One object serves any number of threads, and is closed by `with`.
 
     The key comes from the environment alone (`LOSSMITH_JUDGE_API_KEY`, else `OPENAI_API_KEY`); a local address needs
     none. It is sent to the address and goes nowhere else: no file, no message, no log holds it.
@@ -74,10 +77,25 @@ class Endpoint:
         self._left_out: dict[str, str | None] = {}
         self.notices: list[str] = []
         """What had to be asked otherwise than it was meant."""
+        self._lock = threading.Lock()
+        self._under_way, self._closed = 0, False
+
+    def __enter__(self) -> "Endpoint":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        """Close the connections; a request that is under way fails."""
-        self._client.close()
+        """Take no more requests, and close the connections; with requests under way, when the last of them has ended.
+
+        Closed beneath a thread that is just connecting, the client would not know of that connection and leave it open.
+        """
+        with self._lock:
+            self._closed = True
+            free = not self._under_way
+        if free:
+            self._client.close()
 
     def send(self, call: JudgeCall) -> Reply:
         """Ask once.
@@ -85,14 +103,31 @@ class Endpoint:
         Raises:
             Passing: If asking again may help.
             CallRefused: If the endpoint refuses this call.
-            Refused: If it refuses all of them.
+            Refused: If it refuses all of them, or was closed.
         """
         for _ in range(3):
             try:
-                return self._send(self._body(call))
+                with self._open():
+                    return self._send(self._body(call))
             except _Unsupported as error:
                 self._adapt(error)
         raise Refused("The endpoint refuses the settings of the request whichever way they are put.")
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """Inside, the client stays open; the last request of a closed endpoint closes it."""
+        with self._lock:
+            if self._closed:
+                raise Refused("The endpoint was closed.")
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                last = self._closed and not self._under_way
+            if last:
+                self._client.close()
 
     def _send(self, body: dict[str, Any]) -> Reply:
         began = time.monotonic()
