@@ -1,8 +1,8 @@
 """SIGKILL at ten random moments: the store ends up equal to that of an undisturbed study, row for row."""
 
+import multiprocessing
+import os
 import random
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +13,9 @@ from lossmith.errors import EvidenceError
 from lossmith.evidence import VOLATILE_FIELDS, EvidenceStore
 
 KILLS = 10
+PROCESSES = multiprocessing.get_context("forkserver")
+"""The libraries are imported once, by the server; every study is a process of its own that a kill hits alone."""
+PROCESSES.set_forkserver_preload(["lossmith.cli", "transformers.trainer", "lossmith.studies", "lossmith.report"])
 
 
 def rows(folder: Path) -> list[dict]:
@@ -35,31 +38,50 @@ def finished(folder: Path) -> int:
         return 0  # the file is there a moment before its tables
 
 
+def command(words: list[str], output: str) -> None:
+    """`lossmith compare` as a shell starts it, with its output in a file; the exit status is the command's."""
+    from lossmith.cli import main
+
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.argv = ["lossmith", "compare", *words]
+    main()
+
+
+def start(words: list[str], output: Path) -> multiprocessing.process.BaseProcess:
+    process = PROCESSES.Process(target=command, args=(words, str(output)))
+    process.start()
+    return process
+
+
 def test_ten_kills_change_no_row(settings, tmp_path):
-    words = [sys.executable, "-m", "lossmith", "compare", *command_words(settings | {"seeds": 6, "epochs": 12})]
-    calm_run = subprocess.Popen([*words, "--out", str(tmp_path / "calm")], stdout=subprocess.PIPE, text=True)
-    assert calm_run.stdout is not None
-    assert calm_run.stdout.readline().startswith("[ 1/12]")
+    words = command_words(settings | {"seeds": 6, "epochs": 12})
+    calm_run = start([*words, "--out", str(tmp_path / "calm")], tmp_path / "calm.log")
+    while finished(tmp_path / "calm") == 0 and calm_run.is_alive():
+        time.sleep(0.02)
     began = time.monotonic()
-    calm_run.communicate(timeout=600)
+    calm_run.join(timeout=600)
     one_run = (time.monotonic() - began) / 11
-    assert calm_run.returncode == 0
+    assert calm_run.exitcode == 0, (tmp_path / "calm.log").read_text()
 
     draw = random.Random(20)
-    disturbed = [*words, "--out", str(tmp_path / "killed")]
+    disturbed, log = [*words, "--out", str(tmp_path / "killed")], tmp_path / "killed.log"
     finished_before_kill = []
     for _ in range(KILLS):
         before = finished(tmp_path / "killed")
-        process = subprocess.Popen(disturbed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start(disturbed, log)
         # Once one more run is finished, at a random moment of the next one or two: however slow the machine is, the
         # kill hits a run, and ten kills leave work to do for those that come later.
-        while process.poll() is None and finished(tmp_path / "killed") == before:
+        while process.is_alive() and finished(tmp_path / "killed") == before:
             time.sleep(0.02)
         time.sleep(one_run * draw.uniform(0.0, 1.2))
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=60)
+        process.kill()
+        process.join(timeout=60)
         finished_before_kill.append(finished(tmp_path / "killed"))
-    subprocess.run(disturbed, check=True, capture_output=True, timeout=600)
+    last = start(disturbed, log)
+    last.join(timeout=600)
+    assert last.exitcode == 0, log.read_text()
 
     calm, killed = rows(tmp_path / "calm"), rows(tmp_path / "killed")
     assert len(calm) == 12
