@@ -77,6 +77,10 @@ class Metrics:
     """Anything else worth a column in the report; must repeat exactly when the evaluation is repeated."""
     device_seconds: float | None = None
     """Device time taken, where it is not the time of the call."""
+    money_usd: float = 0.0
+    """Money paid, such as for a judge."""
+    tokens: float = 0.0
+    """Tokens read and written by models that somebody is paid for."""
 
 
 class Rung(Protocol):

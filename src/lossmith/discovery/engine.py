@@ -1,0 +1,287 @@
+"""The loop: propose, check, measure on rung after rung, tell, and in the end confirm.
+
+Every part of a round is noted in the database in the same transaction as its rows, and asks the database first whether
+it is done. So a run that was killed anywhere goes on by running the same code again. The clock decides when a run
+stops, and never what it does next: all that is chosen follows from rows, settings and the run's seed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lossmith.discovery.costs import ZERO, Cost
+from lossmith.discovery.proposers.base import ProgramLike, Standing
+from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, make_blocks, table
+from lossmith.discovery.race.canaries import CanaryFinding, inspect
+from lossmith.discovery.race.confirmation import Claim, Ground, confirm
+from lossmith.discovery.race.halving import Decision, choose_elites, cut
+from lossmith.discovery.rounds import Desk
+from lossmith.discovery.rungs.base import Block, HarnessError, Rung, Split
+from lossmith.discovery.setup import Setup
+from lossmith.discovery.store.archive import Archive
+from lossmith.discovery.store.database import Database
+from lossmith.discovery.store.decisions import Decisions
+from lossmith.discovery.store.jobs import Job, Jobs
+from lossmith.discovery.store.ledger import BudgetExhausted, Ledger
+from lossmith.discovery.store.preflight import Forecast, evaluation_cost, forecast
+from lossmith.discovery.work import MachineOut, Workshop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a session of a run ended."""
+
+    status: Literal["finished", "budget", "machine"]
+    """`finished`; or the budget is used up; or the machine, or a proposer's server, failed again and again."""
+    sentence: str
+    """What happened, and how to go on."""
+    announced: tuple[str, ...] = ()
+    """Keys of the programs that are better than the control on every ground."""
+    claims: tuple[Claim, ...] = ()
+    """All that was confirmed or not; empty in a session that found the run finished already."""
+
+
+class Engine:
+    """One session of one run in one folder."""
+
+    def __init__(self, folder: str | Path | None, setup: Setup, *, say: Callable[[str], None] = lambda sentence: None):
+        """Open the run.
+
+        Args:
+            folder: Results folder; None keeps everything in memory.
+            setup: What the run is made of.
+            say: Gets a sentence now and then.
+
+        Raises:
+            ConfigurationError: If the budget cannot pay for the baseline.
+            EvidenceError: If the folder holds another run, or another process runs it.
+        """
+        self.setup = setup
+        self._say = say
+        self.database = Database(folder)
+        try:
+            self.archive, self.decisions = Archive(self.database), Decisions(self.database)
+            self.jobs, self.ledger = Jobs(self.database), Ledger(self.database, setup.budget)
+            if not self.database.settings():
+                self.forecast().check(setup.budget)
+            self.database.open_run(identity=setup.identity(), settings=setup.to_settings())
+            self.ledger.write_off()
+            self.jobs.free_lost()
+        except BaseException:
+            self.database.close()
+            raise
+        programs: dict[str, ProgramLike] = {}
+        self.desk = Desk(
+            setup=setup, database=self.database, archive=self.archive, ledger=self.ledger, programs=programs
+        )
+        self._shop = Workshop(
+            database=self.database,
+            jobs=self.jobs,
+            ledger=self.ledger,
+            rungs={rung.name: rung for rung in (*setup.rungs, *setup.unseen)},
+            find=programs.__getitem__,
+            control=setup.control.key,
+            workers=setup.workers,
+            price=lambda rung: evaluation_cost(rung, self.ledger.measured, setup.workers),
+        )
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
+
+    def forecast(self) -> Forecast:
+        """What the run costs, as far as is known now."""
+        setup = self.setup
+        return forecast(
+            setup.settings,
+            setup.rungs,
+            setup.grounds,
+            setup.proposer,
+            workers=setup.workers,
+            measured=self.ledger.measured,
+        )
+
+    def run(self) -> Outcome:
+        """Go on until the run is finished, or cannot go on in this session.
+
+        Raises:
+            HarnessError: If our own code broke or a canary is off; all that was measured is kept.
+        """
+        self.database.open_session()
+        self.desk.open()
+        try:
+            while self.archive.find_stage("closed") is None:
+                self._search()
+            claims = self._confirm()
+        except BudgetExhausted as error:
+            self.database.touch("budget")
+            return Outcome(
+                status="budget",
+                sentence=f"{error} The run goes on where it stopped with the same --out and more --budget.",
+            )
+        except MachineOut as error:
+            self.database.touch("machine")
+            return Outcome(status="machine", sentence=f"{error} The run goes on where it stopped with the same --out.")
+        except HarnessError:
+            self.database.touch("harness")
+            raise
+        self.database.touch("finished")
+        announced = tuple(self.decisions.announced())
+        words = f"{len(announced)} confirmed better than the control" if announced else "nothing beat the control"
+        return Outcome(
+            status="finished",
+            sentence=f"Finished: {words}. To search on, begin another run with another seed.",
+            announced=announced,
+            claims=tuple(claims),
+        )
+
+    def data(self, rung: Rung, split: Split = "search", *, before: int | None = None) -> RungData:
+        """The evaluations of a rung as a table, those of the first `before` blocks where it is given."""
+        rows = self.jobs.evaluations(rung.name, rung.environment, split, before=before)
+        return table(rows, self.setup.control.key)
+
+    def candidates(self, data: RungData) -> list[str]:
+        """Candidates that were measured on a rung, in order of admission."""
+        fixed = {self.setup.control.key, *(each.program.key for each in self.setup.canaries if each.program)}
+        return [key for key in self.desk.programs if key in data.fitness and key not in fixed]
+
+    def standings(self, step: int) -> dict[str, Standing]:
+        """Where each program stands on the highest rung that it reached, after round `step`."""
+        found: dict[str, Standing] = {}
+        for each in self.decisions.all():
+            # By round, and elites are decided on anew in each: later ones replace earlier ones.
+            if each.step > step or each.mean is None or each.sd is None:
+                continue
+            known = found.get(each.program)
+            if known is not None and self._height(known.rung) > self._height(each.rung):
+                continue
+            reach = self.setup.settings.caution * each.sd
+            found[each.program] = Standing(
+                key=each.program,
+                program=self.desk.programs[each.program],
+                rung=each.rung,
+                mean=each.mean,
+                low=each.mean - reach,
+                high=each.mean + reach,
+                blocks=each.blocks,
+            )
+        return found
+
+    def _search(self) -> None:
+        """Do the next round, or close the search."""
+        found = self.archive.find_stage("observed")
+        step = 0 if found is None else found[0] + 1
+        plan = self.forecast()
+        reason = self._end_of_search(step, plan)
+        if reason is None:
+            try:
+                reason = self._round(step, plan.confirmation)
+            except BudgetExhausted:
+                # What is left pays for a confirmation of what earlier rounds found; a first round finds nothing yet.
+                if step == 0 or self._too_dear(plan.confirmation):
+                    raise
+                reason = "budget"
+        if reason is not None:
+            self.archive.set_stage(step, "closed", {"reason": reason, "rounds": step})
+            self._say(f"The search ends after {step} rounds: {reason}.")
+
+    def _end_of_search(self, step: int, plan: Forecast) -> str | None:
+        rounds = self.setup.settings.rounds
+        if rounds is not None and step >= rounds:
+            return "rounds"
+        # A round that has begun is not judged again: it was found to fit, and goes as far as the budget does.
+        if step == 0 or self.archive.calls(step) or not self._too_dear(plan.round + plan.confirmation):
+            return None
+        self.ledger.check(plan.confirmation)
+        return "budget"
+
+    def _too_dear(self, cost: Cost) -> bool:
+        return self.setup.budget.exceeded_by(self.ledger.spent() + cost) is not None
+
+    def _round(self, step: int, keep_back: Cost) -> str | None:
+        """One round; returns why there can be no other one, or None."""
+        standings = self.standings(step - 1)
+        elites = [each.program for each in self.decisions.elites(step - 1)]
+        cohort = self.desk.ask(step, [standings[key] for key in elites], keep_back)
+        if not cohort:
+            return "the proposer has nothing new"
+        for rung, blocks in zip(self.setup.rungs, self.setup.settings.blocks, strict=True):
+            cohort = self._climb(step, rung, blocks, cohort, elites, keep_back)
+        self.desk.tell(step, self.standings(step), self.decisions.all(step=step))
+        self._say(f"Round {step + 1}: {len(self.decisions.elites(step))} elites, {len(self.desk.programs)} programs.")
+        return None
+
+    def _climb(
+        self, step: int, rung: Rung, blocks: int, cohort: Sequence[str], elites: Sequence[str], keep_back: Cost
+    ) -> list[str]:
+        """Measure a cohort on a rung, in new blocks, with the elites beside it; returns who goes on."""
+        if self.archive.stage(step, f"rung/{rung.name}") is None:
+            fresh = make_blocks(self.setup.seed, rung.name, "search", step * blocks, blocks)
+            self._shop.do(step, self._jobs(rung, fresh, [*elites, *cohort]), keep_back=keep_back)
+            data = self.data(rung)
+            self._watch(rung, data)
+            with self.database.transaction():
+                self.decisions.save(self._decide(step, rung, data, cohort))
+                self.archive.set_stage(step, f"rung/{rung.name}", {"blocks": len(data.control)})
+        decided = self.decisions.all(step=step, rung=rung.name)
+        return [each.program for each in decided if each.kind in ("promoted", "audited")]
+
+    def _decide(self, step: int, rung: Rung, data: RungData, cohort: Sequence[str]) -> list[Decision]:
+        last = rung is self.setup.rungs[-1]
+        crowd, settings = self.candidates(data), self.setup.settings
+        found = cut(step, rung.name, data, cohort, crowd, settings, seed=self.setup.seed, last=last)
+        return found + (choose_elites(step, rung.name, data, crowd, settings) if last else [])
+
+    def _confirm(self) -> list[Claim]:
+        """Confirm the finalists once, on blocks, a split and tasks that the search never saw."""
+        if self.archive.find_stage("confirmed") is not None:
+            return []
+        closed = self.archive.find_stage("closed")
+        assert closed is not None
+        step, rounds = closed[0], closed[1]["rounds"]
+        settings = self.setup.settings
+        better = [each.program for each in self.decisions.elites(rounds - 1) if (each.mean or 0.0) > 0]
+        finalists, grounds = better[: settings.finalists], []
+        for rung in self.setup.grounds if finalists else ():
+            fresh = make_blocks(self.setup.seed, rung.name, "confirmation", 0, settings.confirmation_blocks)
+            self._shop.do(step, self._jobs(rung, fresh, finalists), keep_back=ZERO)
+            data = self.data(rung, "confirmation")
+            self._watch(rung, data)
+            grounds.append(Ground(name=rung.name, unseen=self.setup.is_unseen(rung), data=data))
+        claims = confirm(finalists, grounds, significance=settings.significance)
+        with self.database.transaction():
+            self.decisions.save_claims(claims)
+            self.archive.set_stage(step, "confirmed", {"finalists": finalists})
+        return claims
+
+    def _jobs(self, rung: Rung, blocks: Sequence[Block], programs: Sequence[str]) -> list[Job]:
+        canaries = [each.program.key for each in self.setup.canaries if each.program is not None]
+        return jobs_of_blocks(
+            rung.name,
+            rung.environment,
+            blocks,
+            control=self.setup.control.key,
+            canaries=canaries,
+            programs=list(dict.fromkeys(programs)),
+        )
+
+    def _watch(self, rung: Rung, data: RungData) -> list[CanaryFinding]:
+        found = inspect(rung.name, data, self.setup.canaries)
+        for each in found:
+            if each.state == "off":
+                raise HarnessError(
+                    f"Canary `{each.name}` ({each.kind}) is off on rung `{rung.name}`: its difference to the control "
+                    f"is {each.mean:.3g} [{each.low:.3g}, {each.high:.3g}] over {each.blocks} blocks, so the rung does "
+                    "not measure what it should."
+                )
+        return found
+
+    def _height(self, rung: str) -> int:
+        return [each.name for each in self.setup.rungs].index(rung)

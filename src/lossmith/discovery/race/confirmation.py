@@ -1,0 +1,90 @@
+r"""The claim: finalists against the control on fresh blocks, a fresh split and at least one unseen task or model.
+
+A finalist is announced where it is better on *every* ground. Each ground has the two-sided paired t over its fresh
+blocks; the finalist's p is the largest of them (Berger 1982: the intersection-union test needs no correction over
+grounds), 1 where a difference is not above 0; Holm corrects over the finalists. Nothing that was measured in the search
+enters, so the effect that stands beside the claim carries no winner's curse of the search.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lossmith.discovery.race.blocks import RungData
+from lossmith.evidence import NoiseFloor, PairedComparison, holm, noise_floor, paired_t
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """Where finalists are confirmed."""
+
+    name: str
+    unseen: bool
+    """Whether the search never saw this task and model."""
+    data: RungData
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundResult:
+    """One finalist on one ground."""
+
+    ground: str
+    unseen: bool
+    comparison: PairedComparison | None
+    """None where the finalist failed there or was not measured."""
+    floor: NoiseFloor | None
+    """The control against itself on other blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One finalist and what may be said of it."""
+
+    program: str
+    rank: int
+    """Place among the elites of the search, from 0."""
+    grounds: tuple[GroundResult, ...]
+    p_value: float
+    """Largest p over the grounds; 1 where it is not better on one of them."""
+    p_holm: float
+    """After Holm over all finalists."""
+    announced: bool
+    """Whether it is better than the control on every ground, at the level of the run."""
+
+
+def confirm(finalists: Sequence[str], grounds: Sequence[Ground], *, significance: float) -> list[Claim]:
+    """Claims for all finalists, in their order; none is announced without an unseen ground."""
+    results = {key: tuple(_on_ground(key, ground) for ground in grounds) for key in finalists}
+    p_values = [_p_of_all(results[key]) for key in finalists]
+    adjusted = holm(p_values) if finalists else []
+    allowed = any(ground.unseen for ground in grounds)
+    return [
+        Claim(
+            program=key,
+            rank=rank,
+            grounds=results[key],
+            p_value=p_values[rank],
+            p_holm=adjusted[rank],
+            announced=allowed and adjusted[rank] <= significance,
+        )
+        for rank, key in enumerate(finalists)
+    ]
+
+
+def _on_ground(key: str, ground: Ground) -> GroundResult:
+    control, own = ground.data.pairs(key)
+    failed = key in ground.data.failed or not own
+    floor = noise_floor(list(ground.data.control.values())) if ground.data.control else None
+    return GroundResult(
+        ground=ground.name, unseen=ground.unseen, comparison=None if failed else paired_t(control, own), floor=floor
+    )
+
+
+def _p_of_all(results: Sequence[GroundResult]) -> float:
+    values = []
+    for result in results:
+        comparison = result.comparison
+        if comparison is None or not comparison.difference > 0 or math.isnan(comparison.p_value):
+            return 1.0
+        values.append(comparison.p_value)
+    return max(values, default=1.0)

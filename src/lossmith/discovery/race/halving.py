@@ -1,0 +1,107 @@
+"""Who goes on: successive halving on posterior lower bounds, a few rejects beside them, and the elites."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lossmith.discovery.draws import draw
+from lossmith.discovery.race.blocks import RungData
+from lossmith.discovery.race.estimates import Estimate, estimate
+from lossmith.discovery.race.settings import RaceSettings
+
+Kind = Literal["promoted", "audited", "rejected", "failed", "unmeasured", "elite"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What was decided of one program after one rung of one round, and on which numbers."""
+
+    step: int
+    rung: str
+    program: str
+    kind: Kind
+    rank: int
+    """Place by lower bound among those decided on, from 0; failed and unmeasured ones come last."""
+    lower: float | None
+    mean: float | None
+    sd: float | None
+    blocks: int
+
+
+def cut(
+    step: int,
+    rung: str,
+    data: RungData,
+    cohort: Sequence[str],
+    crowd: Sequence[str],
+    settings: RaceSettings,
+    *,
+    seed: int,
+    last: bool = False,
+) -> list[Decision]:
+    """Decide who of a round's cohort goes on to the next rung.
+
+    Args:
+        step: The round.
+        rung: Name of the rung.
+        data: All evaluations of the rung so far.
+        cohort: The round's candidates on this rung.
+        crowd: All programs that say where the crowd is: the candidates of every round on this rung.
+        settings: Of the race.
+        seed: Of the run; draws which rejects are promoted anyway.
+        last: Whether this is the last rung, behind which there is nothing to audit.
+    """
+    _, found = estimate(data, crowd)
+    order = ranked({key: found[key] for key in cohort if key in found}, settings.caution)
+    kept = math.ceil(settings.keep * len(order) - 1e-9)
+    decisions = []
+    for rank, each in enumerate(order):
+        kind: Kind = "promoted"
+        if rank >= kept:
+            # One draw per program, so that it does not depend on who else is there.
+            lucky = draw(seed, step, f"audit/{rung}/{each.key}").random() < settings.audit_share
+            kind = "audited" if lucky and not last else "rejected"
+        decisions.append(_decided(step, rung, kind, rank, each, settings))
+    for key in sorted(set(cohort) - set(found)):
+        kind = "failed" if key in data.failed else "unmeasured"
+        decisions.append(
+            Decision(
+                step=step,
+                rung=rung,
+                program=key,
+                kind=kind,
+                rank=len(decisions),
+                lower=None,
+                mean=None,
+                sd=None,
+                blocks=len(data.differences(key)),
+            )
+        )
+    return decisions
+
+
+def choose_elites(step: int, rung: str, data: RungData, crowd: Sequence[str], settings: RaceSettings) -> list[Decision]:
+    """The best so far on the last rung, over all rounds and blocks."""
+    _, found = estimate(data, crowd)
+    order = ranked(found, settings.caution)[: settings.elites]
+    return [_decided(step, rung, "elite", rank, each, settings) for rank, each in enumerate(order)]
+
+
+def ranked(estimates: dict[str, Estimate], caution: float) -> list[Estimate]:
+    """Best lower bound first; programs that are equal to the last bit are ordered by key."""
+    return sorted(estimates.values(), key=lambda each: (-each.lower(caution), each.key))
+
+
+def _decided(step: int, rung: str, kind: Kind, rank: int, each: Estimate, settings: RaceSettings) -> Decision:
+    return Decision(
+        step=step,
+        rung=rung,
+        program=each.key,
+        kind=kind,
+        rank=rank,
+        lower=each.lower(settings.caution),
+        mean=each.mean,
+        sd=each.sd,
+        blocks=each.blocks,
+    )

@@ -1,0 +1,224 @@
+"""One round of proposals: ask, check, admit, and later tell what became of them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lossmith.discovery.costs import Cost
+from lossmith.discovery.gate import VerdictLike
+from lossmith.discovery.proposers.base import Batch, Context, Event, ProgramLike, Proposal, Standing
+from lossmith.discovery.race.halving import Decision
+from lossmith.discovery.rungs.base import HarnessError, InfrastructureError
+from lossmith.discovery.setup import Setup
+from lossmith.discovery.store.archive import Archive, StoredProgram, StoredProposal
+from lossmith.discovery.store.database import Database
+from lossmith.discovery.store.ledger import Ledger
+from lossmith.discovery.work import MachineOut
+
+_TRIES = 3
+
+
+@dataclass(kw_only=True)
+class Desk:
+    """Where proposals come in and verdicts go out."""
+
+    setup: Setup
+    database: Database
+    archive: Archive
+    ledger: Ledger
+    programs: dict[str, ProgramLike]
+    """Every program of the run by key, in order of admission."""
+
+    def open(self) -> None:
+        """Take up where an earlier session ended, or admit the control and the canaries of a new run."""
+        stored = self.archive.programs()
+        if not stored:
+            self._refuse_cheats()
+            with self.database.transaction():
+                self._admit(self.setup.control, "control", "control", "", (-1, 0, 0))
+                for place, canary in enumerate(self.setup.canaries):
+                    if canary.program is not None:
+                        self._admit(canary.program, "canary", canary.name, "", (-1, 1, place))
+            return
+        for each in stored:
+            program = self.setup.gate.from_json(each.payload)
+            if program.key != each.key:
+                raise HarnessError(f"Program `{each.key}` is read back as `{program.key}`.")
+            self.programs[each.key] = program
+            self.setup.gate.remember(each.name or each.key, program)
+        state = self.archive.last_state()
+        if state is not None:
+            self.setup.proposer.restore(state)
+
+    def ask(self, step: int, elites: Sequence[Standing], keep_back: Cost) -> list[str]:
+        """Ask until a round has enough candidates; returns the keys of those that are admitted, in order."""
+        settings = self.setup.settings
+        if self.archive.stage(step, "proposed") is None:
+            for call in range(len(self.archive.calls(step)), settings.calls):
+                missing = settings.candidates - len(self._admitted(step))
+                if missing <= 0:
+                    break
+                self._call(step, call, missing, elites, keep_back)
+            with self.database.transaction():
+                self.archive.set_stage(step, "proposed", {"admitted": len(self._admitted(step))})
+        return self._admitted(step)
+
+    def tell(self, step: int, standings: dict[str, Standing], decisions: Sequence[Decision]) -> None:
+        """Tell the proposer what became of the round's proposals, and keep its state."""
+        if self.archive.stage(step, "observed") is not None:
+            return
+        order = _places(decisions, [rung.name for rung in self.setup.rungs])
+        calls = self.archive.calls(step)
+        broken = {each.program for each in decisions if each.kind in ("failed", "unmeasured")}
+        events = []
+        for each in self.archive.proposals(step):
+            returned, cost = calls[each.call]
+            kind = each.kind if each.kind != "admitted" else "failed" if each.key in broken else "measured"
+            events.append(
+                Event(
+                    step=step,
+                    call=each.call,
+                    position=each.position,
+                    proposer=each.proposer,
+                    kind=kind,  # pyright: ignore[reportArgumentType]
+                    category=each.category,
+                    reason=each.reason,
+                    line=each.line,
+                    key=each.key,
+                    program=self.programs.get(each.key or ""),
+                    parents=each.parents,
+                    standing=standings.get(each.key or ""),
+                    nearest=each.nearest,
+                    distance=each.distance,
+                    rank=order.get(each.key or "") if each.kind == "admitted" else None,
+                    cost_share=cost * (1 / returned),
+                )
+            )
+        self.setup.proposer.observe(events)
+        self.archive.set_stage(step, "observed", {"events": len(events)}, _plain(self.setup.proposer.state()))
+
+    def _call(self, step: int, call: int, n: int, elites: Sequence[Standing], keep_back: Cost) -> None:
+        proposer = self.setup.proposer
+        context = Context(
+            run_seed=self.setup.seed,
+            step=step,
+            call=call,
+            family=self.setup.gate.family,
+            rungs=tuple(rung.name for rung in self.setup.rungs),
+            control=self.setup.control,
+            elites=tuple(elites),
+            seen=frozenset(self.programs),
+            failures=self.archive.failures(),
+        )
+        expected, entry = proposer.expected_cost(n), f"propose/{step}/{call}"
+        self.ledger.check(expected + keep_back)
+        self.ledger.reserve(entry, "proposer", expected)
+        batch = self._answer(context, n)
+        with self.database.transaction():
+            stored = []
+            for position, proposal in enumerate(batch.proposals[:n]):
+                stored.append(self._judge(proposal, (step, call, position)))
+            self.archive.save_call(
+                step, call, asked=n, proposals=stored, cost=batch.cost, state=_plain(proposer.state())
+            )
+            self.ledger.settle(entry, expected, batch.cost)
+            self.database.touch()
+
+    def _answer(self, context: Context, n: int) -> Batch:
+        before = _plain(self.setup.proposer.state())
+        for attempt in range(_TRIES):
+            try:
+                return self.setup.proposer.propose(context, n)
+            except InfrastructureError as error:
+                self.setup.proposer.restore(before)
+                if attempt == _TRIES - 1:
+                    raise MachineOut(f"Proposer `{self.setup.proposer.name}` cannot be reached: {error}") from error
+        raise AssertionError
+
+    def _judge(self, proposal: Proposal, place: tuple[int, int, int]) -> StoredProposal:
+        verdict = self.setup.gate.check(proposal)
+        program = verdict.program
+        key = None if program is None else program.key
+        kind, category, reason = "rejected", verdict.category, verdict.reason
+        if key is not None and key in self.programs:
+            kind, reason = "duplicate", reason or f"The run knows it as `{key}`."
+            category = category if category.startswith("duplicate") else "duplicate-of-run"
+        elif verdict.accepted and program is not None:
+            kind = "admitted"
+            self._admit(program, "candidate", proposal.name, proposal.proposer, place)
+        elif category.startswith("duplicate"):
+            kind = "duplicate"
+        return _stored(proposal, verdict, kind, category, reason, key, place)
+
+    def _admit(self, program: ProgramLike, role: str, name: str, proposer: str, place: tuple[int, int, int]) -> None:
+        step, call, position = place
+        payload = _plain(program.to_json())
+        back = self.setup.gate.from_json(payload)
+        if back.key != program.key:
+            raise HarnessError(f"Program `{program.key}` is read back from its own JSON as `{back.key}`.")
+        self.archive.add_program(
+            StoredProgram(
+                key=program.key, role=role, name=name, proposer=proposer, step=step, call=call, position=position,
+                payload=payload,
+            )
+        )  # fmt: skip
+        # What was read back is used from here on, so that a resumed run works with the same objects.
+        self.programs[program.key] = back
+        self.setup.gate.remember(name or program.key, back)
+
+    def _admitted(self, step: int) -> list[str]:
+        return [each.key for each in self.archive.proposals(step) if each.kind == "admitted" and each.key]
+
+    def _refuse_cheats(self) -> None:
+        for canary in self.setup.canaries:
+            if canary.kind == "cheating" and canary.proposal is not None:
+                verdict = self.setup.gate.check(canary.proposal)
+                if verdict.accepted:
+                    raise HarnessError(f"The cheating canary `{canary.name}` was admitted: the checks do not work.")
+
+
+def _stored(
+    proposal: Proposal,
+    verdict: VerdictLike,
+    kind: str,
+    category: str,
+    reason: str,
+    key: str | None,
+    place: tuple[int, int, int],
+) -> StoredProposal:
+    nearest = verdict.nearest
+    return StoredProposal(
+        step=place[0],
+        call=place[1],
+        position=place[2],
+        proposer=proposal.proposer,
+        kind=kind,
+        category=category,
+        reason=reason,
+        line=verdict.line,
+        key=key,
+        name=proposal.name,
+        note=proposal.note,
+        source=proposal.source,
+        parents=proposal.parents,
+        flags=tuple(verdict.flags),
+        nearest=None if nearest is None else nearest.name,
+        distance=None if nearest is None else float(nearest.distance),
+    )
+
+
+def _places(decisions: Sequence[Decision], rungs: Sequence[str]) -> dict[str, int]:
+    """Key -> place in the round: those that came furthest first, and by rank on the rung where they ended."""
+    last: dict[str, tuple[int, int]] = {}
+    for each in decisions:
+        if each.kind != "elite":
+            reached = rungs.index(each.rung)
+            if each.program not in last or -reached < last[each.program][0]:
+                last[each.program] = (-reached, each.rank)
+    return {key: place for place, key in enumerate(sorted(last, key=lambda key: (*last[key], key)))}
+
+
+def _plain(value: Any) -> Any:
+    """The value as it comes back from the database: a state that is no plain JSON fails here and not after a kill."""
+    return json.loads(json.dumps(value, allow_nan=False))

@@ -1,0 +1,106 @@
+"""What a run may spend and has spent: reserved before it is spent, settled after, and what a kill lost counts too."""
+
+from lossmith.discovery.costs import RESOURCES, ZERO, Budget, Cost, show_amount
+from lossmith.discovery.store.database import Database
+from lossmith.errors import LossmithError
+
+_KINDS = ("reserved", "settled", "lost")
+_HELD = [name for name in RESOURCES if name != "wall_seconds"]  # the clock of the sessions counts the wall's time
+
+
+class BudgetExhausted(LossmithError):
+    """What comes next does not fit in what is left; everything before it is kept."""
+
+    def __init__(self, resource: str, spent: float, limit: float, next_cost: float):
+        self.resource = resource
+        super().__init__(
+            f"The budget of {show_amount(resource, limit)} is used up: {show_amount(resource, spent)} are spent and "
+            f"what comes next needs {show_amount(resource, next_cost)}."
+        )
+
+
+class Ledger:
+    """The accounts of one run against one budget."""
+
+    def __init__(self, database: Database, budget: Budget):
+        self._database = database
+        self.budget = budget
+        self._used = self._total(_KINDS)
+
+    def spent(self) -> Cost:
+        """All that is settled, lost or reserved, and the wall time of all sessions."""
+        return self._used + Cost(wall_seconds=self._database.wall_seconds())
+
+    def check(self, cost: Cost) -> None:
+        """Say no where `cost` does not fit in what is left.
+
+        Raises:
+            BudgetExhausted: Names the first resource that is short.
+        """
+        spent = self.spent()
+        short = self.budget.exceeded_by(spent + cost)
+        if short is not None:
+            raise BudgetExhausted(short, getattr(spent, short), self.budget.limits()[short], getattr(cost, short))
+
+    def reserve(self, entry: str, kind: str, cost: Cost) -> None:
+        """Put `cost` aside under a name, before it is spent; a name that was lost to a kill may be used again.
+
+        Raises:
+            BudgetExhausted: If it does not fit; nothing is reserved then.
+        """
+        self.check(cost)
+        columns = ", ".join(f"{name}_reserved" for name in RESOURCES)
+        update = ", ".join(f"{name}_reserved = excluded.{name}_reserved" for name in RESOURCES)
+        amounts = [getattr(cost, name) if name in _HELD else 0.0 for name in RESOURCES]
+        with self._database.transaction() as connection:
+            connection.execute(
+                f"INSERT INTO ledger (entry, kind, open, {columns}) VALUES (?, ?, 1, {', '.join('?' * len(amounts))}) "
+                f"ON CONFLICT (entry) DO UPDATE SET open = 1, {update}",
+                (entry, kind, *amounts),
+            )
+        self._used = self._used + _held(cost)
+
+    def settle(self, entry: str, reserved: Cost, actual: Cost) -> None:
+        """Replace what was put aside by what was spent."""
+        changes = ", ".join(f"{name}_reserved = 0, {name}_settled = {name}_settled + ?" for name in RESOURCES)
+        with self._database.transaction() as connection:
+            connection.execute(
+                f"UPDATE ledger SET open = 0, {changes} WHERE entry = ?",
+                (*(getattr(actual, name) for name in RESOURCES), entry),
+            )
+        self._used = self._used + _held(actual) + -1.0 * _held(reserved)
+
+    def write_off(self) -> Cost:
+        """Count what was reserved when a process was killed as lost: nobody knows how much of it was spent."""
+        lost = self._total(("reserved",))
+        # A job that is done again is one job; its first attempt is known from its attempts.
+        changes = ", ".join(
+            f"{name}_lost = {name}_lost + {'0' if name == 'jobs' else f'{name}_reserved'}, {name}_reserved = 0"
+            for name in RESOURCES
+        )
+        with self._database.transaction() as connection:
+            connection.execute(f"UPDATE ledger SET {changes} WHERE open = 1")
+        self._used = self._total(_KINDS)
+        return lost
+
+    def by_kind(self) -> dict[str, Cost]:
+        """What was settled, per kind of entry, for the report."""
+        columns = ", ".join(f"SUM({name}_settled)" for name in RESOURCES)
+        rows = self._database.rows(f"SELECT kind, {columns} FROM ledger GROUP BY kind ORDER BY kind")
+        return {row[0]: Cost(**dict(zip(RESOURCES, row[1:], strict=True))) for row in rows}
+
+    def measured(self, rung: str) -> Cost | None:
+        """Mean cost of a finished evaluation on a rung; None where there is none yet."""
+        row = self._database.rows(
+            "SELECT COUNT(*), AVG(device_seconds), AVG(wall_seconds) FROM evaluation WHERE rung = ? AND status = 'ok'",
+            (rung,),
+        )[0]
+        return None if not row[0] else Cost(device_seconds=row[1], wall_seconds=row[2], jobs=1)
+
+    def _total(self, kinds: tuple[str, ...]) -> Cost:
+        sums = ", ".join(f"COALESCE(SUM({' + '.join(f'{name}_{kind}' for kind in kinds)}), 0)" for name in _HELD)
+        return ZERO + Cost(**dict(zip(_HELD, self._database.rows(f"SELECT {sums} FROM ledger")[0], strict=True)))
+
+
+def _held(cost: Cost) -> Cost:
+    return Cost(**{name: getattr(cost, name) for name in _HELD})

@@ -1,0 +1,177 @@
+"""Doing jobs: evaluations in worker threads, while this thread alone writes what becomes of them."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import isfinite
+
+from lossmith.discovery.costs import Cost
+from lossmith.discovery.proposers.base import ProgramLike
+from lossmith.discovery.rungs.base import EvaluationError, HarnessError, Metrics, Rung, Status
+from lossmith.discovery.store.database import Database
+from lossmith.discovery.store.jobs import LEASE_SECONDS, Job, Jobs
+from lossmith.discovery.store.ledger import Ledger
+from lossmith.errors import LossmithError
+
+FAILURES_OF_A_JOB = 3
+"""So often the machine may fail at one job before the job is given up, unscored."""
+FAILURES_IN_A_ROW = 6
+"""So often it may fail at whatever it tries before the run stops."""
+
+
+class MachineOut(LossmithError):
+    """The machine fails at everything, or at the control: the run stops, and can go on later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """How one evaluation ended."""
+
+    status: Status
+    metrics: Metrics | None
+    error: str | None
+    seconds: float
+
+
+@dataclass(kw_only=True)
+class Workshop:
+    """All that jobs need, and how they are done."""
+
+    database: Database
+    jobs: Jobs
+    ledger: Ledger
+    rungs: Mapping[str, Rung]
+    find: Callable[[str], ProgramLike]
+    """Key -> program."""
+    control: str
+    workers: int
+    """Threads; 0 evaluates in this one, without heartbeats."""
+    price: Callable[[Rung], Cost]
+    """What an evaluation is expected to take."""
+    in_a_row: int = 0
+
+    def do(self, step: int, jobs: Sequence[Job], *, keep_back: Cost) -> None:
+        """Do all jobs that are not done yet; what is running is always ended and kept before an error is raised.
+
+        Args:
+            step: The round, for the queue.
+            jobs: In the order in which they are begun.
+            keep_back: What must be left over after each of them.
+
+        Raises:
+            BudgetExhausted: If a job does not fit beside `keep_back`.
+            HarnessError: If our own code broke.
+            MachineOut: If the machine did.
+        """
+        self.jobs.enqueue(step, jobs)
+        waiting, stopped = deque(self.jobs.unfinished(jobs)), None
+        with ThreadPoolExecutor(self.workers) if self.workers else nullcontext() as pool:
+            running: dict[Future[Attempt], tuple[Job, Cost]] = {}
+            while running or (waiting and stopped is None):
+                try:
+                    while waiting and stopped is None and len(running) < max(1, self.workers):
+                        self._begin(waiting, running, pool, keep_back)
+                    for future in self._ended(running):
+                        job, reserved = running.pop(future)
+                        if not self._keep(job, reserved, future.result()):
+                            waiting.append(job)
+                except LossmithError as error:
+                    stopped = stopped or error
+        if stopped is not None:
+            raise stopped
+
+    def _begin(
+        self,
+        waiting: deque[Job],
+        running: dict[Future[Attempt], tuple[Job, Cost]],
+        pool: ThreadPoolExecutor | None,
+        keep_back: Cost,
+    ) -> None:
+        job = waiting[0]
+        rung = self.rungs[job.rung]
+        price = self.price(rung)
+        self.ledger.check(price + keep_back)
+        with self.database.transaction():
+            if not self.jobs.lease(job):
+                raise HarnessError(f"Another owner holds a lease on `{job.entry}` though this process owns the run.")
+            self.ledger.reserve(job.entry, f"rung/{job.rung}/{job.block.split}", price)
+        waiting.popleft()
+        program = self.find(job.program)
+        if pool is None:
+            future: Future[Attempt] = Future()
+            future.set_result(attempt(rung, program, job))
+        else:
+            future = pool.submit(attempt, rung, program, job)
+        running[future] = (job, price)
+
+    def _ended(self, running: dict[Future[Attempt], tuple[Job, Cost]]) -> list[Future[Attempt]]:
+        """Those that ended, in the order in which they began; renews the leases of the others while it waits."""
+        while running:
+            done, _ = wait(running, timeout=LEASE_SECONDS / 4, return_when=FIRST_COMPLETED)
+            if done:
+                return [future for future in running if future in done]
+            self.jobs.heartbeat(job for job, _ in running.values())
+        return []
+
+    def _keep(self, job: Job, reserved: Cost, found: Attempt) -> bool:
+        """Write what became of a job; False where it must be done again."""
+        self.in_a_row = self.in_a_row + 1 if found.status == "infrastructure_error" else 0
+        is_control, failures = job.program == self.control, 0
+        # A control that broke is no result: the run stops, and does it again when it goes on.
+        again = found.status == "harness" or (is_control and found.status != "ok")
+        with self.database.transaction():
+            if again or found.status == "infrastructure_error":
+                failures = self.jobs.give_back(job, found.error)
+                again = again or failures < FAILURES_OF_A_JOB
+            if not again:
+                self.jobs.finish(job, found.status, found.metrics, error=found.error, seconds=found.seconds)
+            actual = spent(found) + Cost(jobs=0.0 if again else 1.0)
+            self.ledger.settle(job.entry, reserved, actual)
+            self.database.touch()
+        if found.status != "ok":
+            self._stop_where_hopeless(job, found, failures if is_control else 0)
+        return not again
+
+    def _stop_where_hopeless(self, job: Job, found: Attempt, control_failures: int) -> None:
+        where = f"rung `{job.rung}`, block {job.block.index}"
+        if found.status == "harness":
+            raise HarnessError(f"Our own code broke on {where}: {found.error}")
+        if job.program == self.control and found.status != "infrastructure_error":
+            raise HarnessError(f"The control itself failed on {where}: {found.error}")
+        if self.in_a_row >= FAILURES_IN_A_ROW or control_failures >= FAILURES_OF_A_JOB:
+            raise MachineOut(f"The machine fails again and again, last on {where}: {found.error}")
+
+
+def attempt(rung: Rung, program: ProgramLike, job: Job) -> Attempt:
+    """Evaluate, and sort what happens into whose fault it is; whatever is not told apart is ours."""
+    begun = time.perf_counter()
+    status, metrics, error = "ok", None, None
+    try:
+        metrics = rung.evaluate(program, job.block)
+        numbers = [metrics.fitness, *metrics.values.values()]
+        if not isfinite(metrics.fitness):
+            status, error = "candidate_error", f"The fitness is {metrics.fitness}."
+        elif not all(isfinite(number) for number in numbers):
+            status, error = "harness", f"The metrics are not finite: {dict(metrics.values)}."
+    except EvaluationError as failure:
+        status, error = failure.status, str(failure)
+    except Exception as failure:
+        status, error = "harness", f"{type(failure).__name__}: {failure}"
+    return Attempt(
+        status=status,
+        metrics=metrics if status == "ok" else None,
+        error=error,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def spent(found: Attempt) -> Cost:
+    """What an attempt took."""
+    metrics = found.metrics
+    if metrics is None:
+        return Cost(device_seconds=found.seconds, wall_seconds=found.seconds)
+    device = found.seconds if metrics.device_seconds is None else metrics.device_seconds
+    return Cost(money_usd=metrics.money_usd, tokens=metrics.tokens, device_seconds=device, wall_seconds=found.seconds)
