@@ -125,3 +125,13 @@ def write_pairs(path: Path, *, count: int = 40) -> Path:
     rows = [{"prompt": f"{i}+{i}?", "chosen": f" yes {2 * i}", "rejected": f" no {i}, not"} for i in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def write_rated(path: Path, *, count: int = 60) -> Path:
+    """Answers to sums as a JSONL file, rated one by one; a third is good, and the good ones are the shorter ones."""
+    rows = [
+        {"prompt": f"{i}+{i}?", "completion": f" no {i}, not" if i % 3 else f" yes {2 * i}", "label": i % 3 == 0}
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

@@ -21,6 +21,7 @@ SMALL = ("epochs=1", "max_length=64", "shown_answers=0", "curve_examples=0", "--
 def lossmith(tmp_path, monkeypatch):
     tiny.write_causal_model(tmp_path / "model")
     tiny.write_pairs(tmp_path / "prefs.jsonl")
+    tiny.write_rated(tmp_path / "rated.jsonl")
     monkeypatch.setenv("LOSSMITH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
@@ -41,6 +42,22 @@ def test_train_on_a_file_of_pairs_behind_the_flag(lossmith, tmp_path, capsys):
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_train_on_rated_answers_behind_the_flag(lossmith, tmp_path, capsys):
+    words = ("--task", "rated.jsonl", "--model", "model", "--out", "out", *SMALL)
+    assert lossmith("train", *words) == 0
+    assert "kto, seed 0: auc" in capsys.readouterr().out
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_compare_rated_answers(lossmith, tmp_path, capsys):
+    words = ("rated.jsonl", "--losses", "kto", "cross_entropy", "--seeds", "1", "--model", "model", "--out", "out")
+    assert lossmith("compare", *words, *SMALL) == 0
+    assert {"objectives.png", "shifts.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "training rated answers per seed (" in page
+    assert "AUC of the implied reward" in page
+
+
 def test_compare_a_file_of_pairs(lossmith, tmp_path, capsys):
     words = ("prefs.jsonl", "--losses", "dpo", "kto", "--seeds", "1", "--model", "model", "--out", "out", *SMALL)
     assert lossmith("compare", *words) == 0
@@ -54,6 +71,7 @@ def test_compare_a_file_of_pairs(lossmith, tmp_path, capsys):
         (("train", "a.jsonl", "--task", "b.jsonl"), "The task is given twice, as 'a.jsonl' and as --task 'b.jsonl'"),
         (("train",), "Say what to train on"),
         (("train", "prefs.jsonl", "betas=[0.1,0.2]", "--loss", "dpo"), "One model has one beta"),
+        (("train", "rated.jsonl", "--loss", "dpo", "--model", "model"), "answers are rated one by one: take an"),
         (("compare", "prefs.jsonl", "--losses", "triplet_margin", "--model", "model"), "is a metric loss"),
         (("compare", "mr", "betas=[0.1]", "--losses", "focal"), "none of focal takes a beta"),
     ],

@@ -19,7 +19,6 @@ from lossmith.evaluation.preferences import PairLogps
 from lossmith.evidence import VOLATILE_FIELDS
 from lossmith.integrations.causal_lm.loading import load_causal_lm
 from lossmith.integrations.models import resolve_model
-from lossmith.integrations.preference_rows import EncodedPairs
 from lossmith.studies import (
     CompletionConfig,
     PreferenceConfig,
@@ -30,8 +29,8 @@ from lossmith.studies import (
     open_results,
     train,
 )
+from lossmith.studies.answer_kinds import swapped
 from lossmith.studies.comparison import open_setting
-from lossmith.studies.preference import Scored, _swapped
 from lossmith.studies.preference_training import make_preference_trainer
 from lossmith.studies.run import run_block
 from lossmith.tasks.preference import Pair
@@ -247,18 +246,10 @@ def test_columns_look_swapped_where_the_reference_prefers_what_is_called_worse(w
     # Per token: the chosen answers have -1, the rejected ones -3, but for the first `worse` pairs -0.5.
     unlikely[:worse] = -1.0
     logps = PairLogps(likely, unlikely, *lengths)
-    empty = EncodedPairs(rows=(), places=(), max_length=9, given=0)
-    found = _swapped(Scored(pairs=empty, start=logps, reference=logps))
+    found = swapped(logps)
     assert bool(found) == warns
     if warns:
         assert "in 8 of 10 test pairs" in found[0]
-
-
-def test_rows_that_are_rated_one_by_one_are_no_pairs(settings, tmp_path):
-    rows = [{"prompt": f"{i}?", "completion": f"a{i}", "label": i % 2 == 0} for i in range(20)]
-    (tmp_path / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    with pytest.raises(DataError, match="holds answers that are rated one by one"):
-        open_setting(make_config(settings | {"task": str(tmp_path / "rated.jsonl"), "losses": ["kto"]}))
 
 
 def test_a_diverged_run_is_recorded_and_the_others_go_on(settings, tmp_path, listener):

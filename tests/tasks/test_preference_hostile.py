@@ -141,7 +141,7 @@ def test_answers_of_one_kind_teach_nothing(tmp_path):
 def test_unpaired_rows_are_not_taken_for_pairs(tmp_path):
     assert complaint(save(tmp_path, "rows.jsonl", [rating(n) for n in range(9)])) == (
         "`rows.jsonl` holds unpaired rows (`prompt`, `completion` and `label`), and pairs are needed, with `chosen` "
-        "and `rejected`: `load_unpaired_task` reads unpaired rows, and the KTOTrainer of lossmith trains on them."
+        "and `rejected`: `load_unpaired_task` reads unpaired rows, and kto and bco train on them."
     )
 
 

@@ -51,7 +51,7 @@ TRAIN_MODULES = (
 def config_of(task: str, overrides: list[str] | None, flags: dict[str, Any], *, one_loss: bool = False) -> Any:
     """The checked settings of a comparison: the recipe or task, then key=value, then flags."""
     from lossmith import studies
-    from lossmith.tasks import is_preference_task
+    from lossmith.tasks import is_preference_task, is_unpaired_task
     from lossmith.tasks.sentiment import is_sentiment_task
 
     values, given, place = settings_of(task, overrides or [], flags, apply=studies.apply_overrides)
@@ -61,7 +61,8 @@ def config_of(task: str, overrides: list[str] | None, flags: dict[str, Any], *, 
             raise ConfigurationError(f"The recipe names {len(losses)} losses: say which with --loss.")
         name = str(values.get("task"))
         compares = is_preference_task(name) or is_sentiment_task(name)
-        given["losses"] = losses or ["dpo" if compares else "cross_entropy"]
+        compared = "kto" if is_unpaired_task(name) else "dpo"
+        given["losses"] = losses or [compared if compares else "cross_entropy"]
     if one_loss and (values | given).get("betas"):
         raise ConfigurationError("One model has one beta: write it into the loss, as in --loss 'dpo(beta=0.05)'.")
     return studies.make_config(values | given, place=place)

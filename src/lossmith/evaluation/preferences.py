@@ -1,20 +1,16 @@
 """What a policy prefers: log-probabilities of both answers of each pair, and what they say beside the reference's."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from lossmith.integrations.fingerprints import Fingerprint
-from lossmith.integrations.lm_head import HeadLoss
+from lossmith.evaluation.answer_logps import OnBatch, answer_logps, stored_answer_logps
 from lossmith.integrations.preference_rows import PairRow
-from lossmith.integrations.reference import completion_logps
-from lossmith.integrations.reference_cache import ReferenceCache
-from lossmith.nn import IGNORE_INDEX
 
-COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+SIDES = {"chosen": "chosen_ids", "rejected": "rejected_ids"}
+"""What the log-probabilities of an answer are called -> the column of its tokens."""
 STAGES, BINS = 4, 60
 """Equal parts of training, and bins, of the histogram of margins."""
 
@@ -44,7 +40,7 @@ def score_pairs(
     *,
     pad_token_id: int,
     batch_size: int,
-    on_batch: Callable[[int, int], None] | None = None,
+    on_batch: OnBatch | None = None,
 ) -> PairLogps:
     """One forward pass per answer, in batches of answers of similar length; nothing of size tokens x vocabulary.
 
@@ -56,14 +52,7 @@ def score_pairs(
         on_batch: Called after every batch with the answers that are done and all there are.
     """
     answers = [(row.prompt_ids, ids) for row in rows for ids in (row.chosen_ids, row.rejected_ids)]
-    order = sorted(range(len(answers)), key=lambda place: -len(answers[place][0]) - len(answers[place][1]))
-    head, found = HeadLoss(model), np.zeros(len(answers))
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        batch = _batch([answers[place] for place in places], pad_token_id, next(model.parameters()).device)
-        found[places] = completion_logps(head, model, batch).double().cpu().numpy()
-        if on_batch is not None:
-            on_batch(start + len(places), len(order))
+    found = answer_logps(model, answers, pad_token_id=pad_token_id, batch_size=batch_size, on_batch=on_batch)
     lengths = np.array([len(ids) for _, ids in answers], dtype=float)
     return PairLogps(found[::2], found[1::2], lengths[::2], lengths[1::2])
 
@@ -85,24 +74,10 @@ def stored_scores(
         ConfigurationError: If the file cannot be read or written.
         ModelError: If a log-probability is no number.
     """
+    table = [{column: getattr(row, column) for column in ("prompt_ids", *SIDES.values())} for row in rows]
+    found = stored_answer_logps(model, tokenizer, table, SIDES, batch_size=batch_size, name=name, folder=folder)
     lengths = np.array([(len(row.chosen_ids), len(row.rejected_ids)) for row in rows], dtype=float).reshape(-1, 2)
-    if not rows:
-        return PairLogps(np.zeros(0), np.zeros(0), lengths[:, 0], lengths[:, 1])
-    order = sorted(range(len(rows)), key=lambda place: -_tokens(rows[place]))
-    table = [{column: getattr(rows[place], column) for column in COLUMNS} for place in order]
-    settings = {"dtype": str(model.dtype), "device": model.device.type, "scored": "whole"}
-    mark = Fingerprint.of(model, tokenizer, table, columns=list(COLUMNS), settings=settings)
-
-    def compute(places: list[int]) -> Mapping[str, torch.Tensor]:
-        scored = score_pairs(
-            model, [rows[order[p]] for p in places], pad_token_id=tokenizer.pad_token_id, batch_size=batch_size
-        )
-        return {"chosen": torch.from_numpy(scored.chosen), "rejected": torch.from_numpy(scored.rejected)}
-
-    kept = ReferenceCache(folder).load_or_compute(name, mark, len(rows), compute, rows_per_call=max(batch_size // 2, 1))
-    found = np.zeros((2, len(rows)))
-    found[:, order] = [kept[side].double().numpy() for side in ("chosen", "rejected")]
-    return PairLogps(found[0], found[1], lengths[:, 0], lengths[:, 1])
+    return PairLogps(found["chosen"], found["rejected"], lengths[:, 0], lengths[:, 1])
 
 
 def preference_metrics(policy: PairLogps, reference: PairLogps) -> tuple[dict[str, float], dict[str, list[float]]]:
@@ -181,26 +156,3 @@ def margin_histogram(
 def _right(margin: np.ndarray) -> np.ndarray:
     """1 where positive, 0.5 for a tie."""
     return (np.sign(margin) + 1) / 2
-
-
-def _tokens(row: PairRow) -> int:
-    return len(row.prompt_ids) + max(len(row.chosen_ids), len(row.rejected_ids))
-
-
-def _batch(
-    answers: Sequence[tuple[list[int], list[int]]], pad_token_id: int, device: torch.device
-) -> dict[str, torch.Tensor]:
-    width = max(len(prompt) + len(ids) for prompt, ids in answers)
-    inputs = torch.full((len(answers), width), pad_token_id)
-    mask = torch.zeros_like(inputs)
-    labels = torch.full_like(inputs, IGNORE_INDEX)
-    for place, (prompt, ids) in enumerate(answers):
-        end = len(prompt) + len(ids)
-        inputs[place, :end] = torch.tensor([*prompt, *ids])
-        mask[place, :end] = 1
-        labels[place, len(prompt) : end] = torch.tensor(ids)
-    return {
-        "input_ids": inputs.to(device),
-        "attention_mask": mask.to(device),
-        "labels": labels.to(device),
-    }

@@ -67,6 +67,12 @@ PREFERENCE_NATS = ("margin", "policy_margin", "chosen_shift", "rejected_shift")
 """Mean log-ratios (those of the policy: log-probabilities) of whole answers."""
 PREFERENCE_TOKEN_NATS = ("margin_per_token", "chosen_shift_per_token", "rejected_shift_per_token")
 """The same per token."""
+RATED_SHARES = ("auc", "auc_per_token", "policy_auc", "rated_accuracy")
+"""Whether answers that are rated good gained more than those that are rated bad."""
+RATED_NATS = ("shift_gap", "desirable_shift", "undesirable_shift")
+"""Mean log-ratios of good and bad answers, and their difference."""
+RATED_TOKEN_NATS = ("desirable_shift_per_token", "undesirable_shift_per_token")
+"""The same per token."""
 
 KL_NATS = ("kl", "kl_sampled", "kl_per_token", "kl_released")
 """How far a policy has moved from the one before training, by `lossmith.evaluation.divergence`."""
@@ -74,7 +80,11 @@ PREFERENCE_ONLY = (
     *(
         prefix + name
         for prefix in ("", START)
-        for name in (*PREFERENCE_ACCURACIES, *PREFERENCE_NATS, *PREFERENCE_TOKEN_NATS, *(("nll",) if prefix else ()))
+        for name in (
+            *(*PREFERENCE_ACCURACIES, *PREFERENCE_NATS, *PREFERENCE_TOKEN_NATS),
+            *(*RATED_SHARES, *RATED_NATS, *RATED_TOKEN_NATS),
+            *(("nll",) if prefix else ()),
+        )
     ),
     *("reward", START + "reward", START + "stopped", *KL_NATS),
 )
@@ -83,17 +93,18 @@ PREFERENCE_ONLY = (
 
 def _preferences(prefix: str = "") -> tuple[MetricStyle, ...]:
     """Styles of what a policy prefers."""
+    whole = (*PREFERENCE_NATS, *RATED_NATS)
     return (
-        *_points(*(prefix + name for name in PREFERENCE_ACCURACIES)),
+        *_points(*(prefix + name for name in (*PREFERENCE_ACCURACIES, *RATED_SHARES))),
         *(
             MetricStyle(
                 name=prefix + name,
-                unit="nats" if name in PREFERENCE_NATS else "nats per token",
+                unit="nats" if name in whole else "nats per token",
                 scale=1.0,
-                decimals=2 if name in PREFERENCE_NATS else 3,
-                higher_is_better="rejected" not in name,
+                decimals=2 if name in whole else 3,
+                higher_is_better="rejected" not in name and "undesirable" not in name,
             )
-            for name in (*PREFERENCE_NATS, *PREFERENCE_TOKEN_NATS)
+            for name in (*whole, *PREFERENCE_TOKEN_NATS, *RATED_TOKEN_NATS)
         ),
     )
 

@@ -81,31 +81,86 @@ def encode_pairs(
         >>> tokenizer.convert_ids_to_tokens(found.rows[0].chosen_ids)
         ['2', '<end>']
     """
+    fitted = fit_answers(
+        tokenizer,
+        [prompt for prompt, _, _ in pairs],
+        [(chosen, rejected) for _, chosen, rejected in pairs],
+        max_length=max_length,
+        max_prompt_length=max_prompt_length,
+    )
+    rows, places, lost = [], [], Lost()
+    for place, found in enumerate(fitted):
+        if not all(text.strip() for text in pairs[place][1:]):
+            lost.empty += 1
+            continue
+        row = PairRow(found.prompt_ids, *found.answers)
+        if row.chosen_ids == row.rejected_ids:
+            lost.same += 1
+            continue
+        rows.append(row)
+        places.append(place)
+        lost.count(found)
+    return EncodedPairs(rows=tuple(rows), places=tuple(places), max_length=max_length, given=len(pairs), **vars(lost))
+
+
+@dataclass(frozen=True, slots=True)
+class FittedAnswers:
+    """Token ids of a prompt and of answers to it within a maximum length, and what was cut for that."""
+
+    prompt_ids: list[int]
+    """The prompt, without what was cut on its left."""
+    answers: list[list[int]]
+    """The answers, each with the stop token unless it was cut on its right."""
+    cut_prompt: int
+    """Tokens that the prompt lost."""
+    cut: list[int]
+    """Tokens that each answer lost."""
+
+
+@dataclass(kw_only=True)
+class Lost:
+    """What an encoding cost so far."""
+
+    cut_prompts: int = 0
+    cut_prompt_tokens: int = 0
+    cut_answers: int = 0
+    cut_answer_tokens: int = 0
+    empty: int = 0
+    same: int = 0
+
+    def count(self, found: FittedAnswers) -> None:
+        """Add the cuts of a row that is kept."""
+        self.cut_prompts += found.cut_prompt > 0
+        self.cut_prompt_tokens += found.cut_prompt
+        self.cut_answers += sum(tokens > 0 for tokens in found.cut)
+        self.cut_answer_tokens += sum(found.cut)
+
+
+def fit_answers(
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[str]],
+    *,
+    max_length: int,
+    max_prompt_length: int | None = None,
+) -> list[FittedAnswers]:
+    """Token ids of prompts with one or more answers each, as `encode_pairs` cuts them.
+
+    Raises:
+        ConfigurationError: For lengths out of range, or chats where the tokenizer has no template.
+        ModelError: If the tokenizer has no end-of-sequence token, or its template refuses a chat.
+    """
     check_max_length(max_length)
     if max_prompt_length is not None and not 1 <= max_prompt_length < max_length:
         raise ConfigurationError(
             f"`max_prompt_length` must be >= 1 and < `max_length` = {max_length}, got {max_prompt_length}."
         )
-    prompts, forms = _prompts(tokenizer, [prompt for prompt, _, _ in pairs])
-    sides = [_answers(forms, texts) for texts in ([c for _, c, _ in pairs], [r for _, _, r in pairs])]
-    rows, places = [], []
-    lost = dict.fromkeys(("cut_prompts", "cut_prompt_tokens", "cut_answers", "cut_answer_tokens", "empty", "same"), 0)
-    for place, (form, prompt, *answers) in enumerate(zip(forms, prompts, *sides, strict=True)):
-        if not all(text.strip() for text in pairs[place][1:]):
-            lost["empty"] += 1
-            continue
-        row = _fit(form, prompt, answers, max_length, max_prompt_length)
-        if row.chosen_ids == row.rejected_ids:
-            lost["same"] += 1
-            continue
-        rows.append(row)
-        places.append(place)
-        cut = [len(ids) - len(kept) for ids, kept in zip(answers, (row.chosen_ids, row.rejected_ids), strict=True)]
-        lost["cut_prompts"] += len(row.prompt_ids) < len(prompt)
-        lost["cut_prompt_tokens"] += len(prompt) - len(row.prompt_ids)
-        lost["cut_answers"] += sum(tokens > 0 for tokens in cut)
-        lost["cut_answer_tokens"] += sum(cut)
-    return EncodedPairs(rows=tuple(rows), places=tuple(places), max_length=max_length, given=len(pairs), **lost)
+    whole, forms = _prompts(tokenizer, prompts)
+    sides = [_answers(forms, texts) for texts in zip(*answers, strict=True)]
+    return [
+        _fit(form, ids, own, max_length, max_prompt_length)
+        for form, ids, *own in zip(forms, whole, *sides, strict=True)
+    ]
 
 
 def encode_prompts(
@@ -131,7 +186,19 @@ def pairs_sentence(encoded: EncodedPairs, split: str) -> str | None:
         >>> pairs_sentence(EncodedPairs(rows=(), places=(), max_length=64, given=9, same=2, empty=1), "train")
         '1 of 9 train pairs was left out: an answer is empty. 2 of 9 train pairs were left out: both answers are equal.'
     """
-    of, most = f"of {encoded.given:,} {split} pairs", f"{encoded.max_length:,} tokens"
+    return lost_sentence(encoded, split, "pairs", answers=2 * encoded.given)
+
+
+def lost_sentence(encoded: Any, split: str, rows: str, *, answers: int) -> str | None:
+    """What an encoding cost, for a report; None where it cost nothing.
+
+    Args:
+        encoded: With `given`, `max_length` and the fields of `Lost`.
+        split: Name of the split.
+        rows: What its rows are called.
+        answers: How many answers they hold.
+    """
+    of, most = f"of {encoded.given:,} {split} {rows}", f"{encoded.max_length:,} tokens"
     sentences = []
     if encoded.cut_prompts:
         sentences.append(
@@ -140,7 +207,7 @@ def pairs_sentence(encoded: EncodedPairs, split: str) -> str | None:
         )
     if encoded.cut_answers:
         sentences.append(
-            f"{encoded.cut_answers:,} of {2 * encoded.given:,} {split} answers {_were(encoded.cut_answers)} cut on the "
+            f"{encoded.cut_answers:,} of {answers:,} {split} answers {_were(encoded.cut_answers)} cut on the "
             f"right to fit {most}, and so have no end ({_tokens(encoded.cut_answer_tokens)} lost): raise `max_length`."
         )
     for count, cause in ((encoded.empty, "an answer is empty"), (encoded.same, "both answers are equal")):
@@ -183,12 +250,13 @@ def _answers(forms: Sequence[PromptFormat], texts: Sequence[str]) -> list[list[i
 
 def _fit(
     form: PromptFormat, prompt: list[int], answers: Sequence[list[int]], max_length: int, max_prompt_length: int | None
-) -> PairRow:
+) -> FittedAnswers:
     """The row within its lengths."""
     left = max(max_length - max(len(answer) for answer in answers), max_length // 2)
     kept, _ = form.prompt_cut(prompt, left if max_prompt_length is None else min(left, max_prompt_length))
-    chosen, rejected = (answer[: max_length - len(kept)] for answer in answers)
-    return PairRow(kept, chosen, rejected)
+    short = [answer[: max_length - len(kept)] for answer in answers]
+    cut = [len(ids) - len(own) for ids, own in zip(answers, short, strict=True)]
+    return FittedAnswers(kept, short, len(prompt) - len(kept), cut)
 
 
 def _is_text(prompt: Prompt) -> bool:

@@ -34,6 +34,7 @@ CURVES = {
     "validation_exact_match": "validation exact match (%)",
     "validation_preference_accuracy": "validation preference accuracy (%)",
     "validation_margin": "validation margin (nats)",
+    "validation_auc": "validation AUC (%)",
 }
 """Curves that mean the same under every loss, and so can be compared; the objective itself cannot."""
 

@@ -12,8 +12,8 @@ from lossmith.report.confusion import confusion_figure
 from lossmith.report.figures import CURVES, curves_figure, forest_figure, seeds_figure
 from lossmith.report.frontier import FrontierParts, frontier_figure, is_sentiment
 from lossmith.report.outcomes import in_order, outcome_counts, outcome_name, outcomes_figure
-from lossmith.report.preference_figures import objectives_figure, shifts_figure, sweep_figure
-from lossmith.report.preferences import is_preference
+from lossmith.report.preference_figures import OTHERS, objectives_figure, shifts_figure, sweep_figure
+from lossmith.report.preferences import better_and_worse, is_preference
 from lossmith.report.wording import level, level_unit, metric_name
 
 
@@ -92,6 +92,7 @@ def _curve_names(records: Sequence[RunRecord], written: bool) -> str:
 
 
 def _preferences(summary: StudySummary, records: Sequence[RunRecord]) -> list[ReportFigure]:
+    better = better_and_worse(records)[-1]
     figures = [
         ReportFigure(
             name="objectives",
@@ -107,9 +108,9 @@ def _preferences(summary: StudySummary, records: Sequence[RunRecord]) -> list[Re
         ReportFigure(
             name="shifts",
             title="Displacement",
-            caption="How far the log-probability of chosen and rejected test answers moved from the reference, a point "
-            "per seed. Above the diagonal the margin grew. Left below, both became less likely: the margin was won by "
-            "pushing the rejected answers down faster, which is called displacement.",
+            caption=f"How far the log-probability of {better} and {OTHERS[better]} test answers moved from the "
+            "reference, a point per seed. Above the diagonal the margin grew. Left below, both became less likely: "
+            f"the margin was won by pushing the {OTHERS[better]} answers down faster, which is called displacement.",
             description="; ".join(f"{row.loss}: {row.sentence}" for row in summary.rows),
             figure=shifts_figure(summary, records),
         ),

@@ -28,12 +28,15 @@ from lossmith.explain.canvas import (
 )
 from lossmith.explain.curves import Curve, loss_curve
 from lossmith.nn import Composition, parse_composition
+from lossmith.report.preferences import better_and_worse
 from lossmith.report.wording import level_unit, metric_name
 
 PANELS = 24
 """Most losses whose curves are drawn."""
 COLUMNS = 2
 FAMILIES = ("preference", "unpaired")
+OTHERS = {"chosen": "rejected", "good": "bad"}
+"""What the better answers are called -> the worse ones."""
 
 Histogram = tuple[np.ndarray, np.ndarray]
 """Edges, and counts by stage of training."""
@@ -70,11 +73,12 @@ def shifts_figure(summary: StudySummary, records: Sequence[RunRecord]) -> Figure
     """How far chosen and rejected answers moved, a point per seed; above the diagonal the margin grew."""
     losses = [row.loss for row in summary.rows]
     styles = loss_styles(losses, summary.baseline)
+    better, worse, _, name = better_and_worse(records)
     points = {
         loss: [
-            (run.metrics["rejected_shift"], run.metrics["chosen_shift"])
+            (run.metrics[worse], run.metrics[better])
             for run in records
-            if run.loss == loss and run.status == "finished" and "chosen_shift" in run.metrics
+            if run.loss == loss and run.status == "finished" and better in run.metrics
         ]
         for loss in losses
     }
@@ -96,8 +100,8 @@ def shifts_figure(summary: StudySummary, records: Sequence[RunRecord]) -> Figure
         axes.scatter(*zip(*points[loss], strict=True), s=44, color=look.colour, marker=look.marker, edgecolors=PAPER)
     axes.set_xlim(reach)
     axes.set_ylim(reach)
-    axes.set_xlabel("shift of rejected answers (nats); shaded: the margin grew")
-    axes.set_ylabel("shift of chosen answers (nats)")
+    axes.set_xlabel(f"shift of {OTHERS[name]} answers (nats); shaded: the margin grew")
+    axes.set_ylabel(f"shift of {name} answers (nats)")
     _legend(figure, drawn, styles)
     return figure
 

@@ -15,15 +15,24 @@ from lossmith.report.steps import raw_steps_table, step_rows, steps_table
 from lossmith.report.tables import Table, number_column, text_column
 from lossmith.report.wording import level, level_unit, metric_name
 
-KIND = "preferences"
-"""What the records of such a study call it."""
+KINDS = {"preferences": "pairs", "rated": "rated answers"}
+"""What the records of such a study call it -> what it trains on."""
 BEFORE = "(before training)"
 DISPLACED_NATS = 1.0
 """Chosen answers that lost so much are called displaced, as in training logs."""
+MOVED = (
+    ("chosen_shift", "rejected_shift", "margin", "chosen"),
+    ("desirable_shift", "undesirable_shift", "shift_gap", "good"),
+)
+"""Shift of the better and of the worse answers, their difference, and what the better ones are called."""
+SIDES = ("chosen", "rejected", "good answer", "bad answer")
+"""Answers of the data that stand beside what a model wrote."""
 LEVELS = (
     *PREFERENCE_ACCURACIES[:1],
     *PREFERENCE_ACCURACIES[2:],
-    *("margin", "chosen_shift", "rejected_shift", "chosen_shift_per_token", "nll"),
+    *("auc", "auc_per_token", "policy_auc", "rated_accuracy"),
+    *("margin", "chosen_shift", "rejected_shift", "chosen_shift_per_token"),
+    *("shift_gap", "desirable_shift", "undesirable_shift", "desirable_shift_per_token", "nll"),
 )
 """Columns of the table of levels."""
 SHOWN_CHARACTERS = 600
@@ -39,7 +48,7 @@ class Shown:
     prompt: tuple[str, ...]
     """Lines of the prompt."""
     given: tuple[tuple[str, tuple[str, ...]], ...]
-    """`chosen` and `rejected` with their lines."""
+    """Answers of the data, by what they are called, with their lines."""
     written: tuple[tuple[str, tuple[str, ...]], ...]
     """Loss and lines."""
 
@@ -48,6 +57,8 @@ class Shown:
 class PreferenceParts:
     """The parts of a report that only studies of preferences have."""
 
+    rated: bool
+    """Whether answers are rated one by one; else they come in pairs."""
     levels: Table
     """Means by loss, the model before training first."""
     metrics: Table
@@ -63,8 +74,17 @@ class PreferenceParts:
 
 
 def is_preference(records: Sequence[RunRecord]) -> bool:
-    """Whether the runs trained on pairs of answers; failed runs say so too."""
-    return any(run.config.get("kind") == KIND for run in records)
+    """Whether the runs trained on given answers; failed runs say so too."""
+    return _kind(records) is not None
+
+
+def _kind(records: Sequence[RunRecord]) -> str | None:
+    return next((kind for run in records if (kind := run.config.get("kind")) in KINDS), None)
+
+
+def better_and_worse(records: Sequence[RunRecord]) -> tuple[str, str, str, str]:
+    """Metrics of how far both sides moved and of their difference, and what the better answers are called."""
+    return MOVED[_kind(records) == "rated"]
 
 
 def preference_parts(summary: StudySummary, records: Sequence[RunRecord]) -> PreferenceParts | None:
@@ -80,6 +100,7 @@ def preference_parts(summary: StudySummary, records: Sequence[RunRecord]) -> Pre
     rows = step_rows(summary, trained)
     seed = min((run.seed for run in finished if run.config.get("shown")), default=None)
     return PreferenceParts(
+        rated=_kind(records) == "rated",
         levels=_levels_table(summary, finished),
         metrics=steps_table(rows),
         raw=raw_steps_table(rows),
@@ -91,9 +112,13 @@ def preference_parts(summary: StudySummary, records: Sequence[RunRecord]) -> Pre
 
 def pair_sizes(records: Sequence[RunRecord]) -> str:
     """How much data a run saw."""
-    config = next((run.config for run in records if run.config.get("kind") == KIND), {})
+    kind = _kind(records)
+    config = next((run.config for run in records if kind and run.config.get("kind") == kind), {})
     train, test = (one_line(config.get(f"{split}_texts")) for split in ("train", "test"))
-    return f"{train} training pairs per seed, {test} test pairs"
+    counted = (config.get(f"{split}_labels") or {} for split in ("train", "test"))
+    good = [f" ({one_line(labels['good'])} good)" if "good" in labels else "" for labels in counted]
+    rows = KINDS[kind or "preferences"]
+    return f"{train} training {rows} per seed{good[0]}, {test} test {rows}{good[1]}"
 
 
 def _levels_table(summary: StudySummary, finished: Sequence[RunRecord]) -> Table:
@@ -110,16 +135,15 @@ def _levels_table(summary: StudySummary, finished: Sequence[RunRecord]) -> Table
 
 
 def _displaced(summary: StudySummary, finished: Sequence[RunRecord]) -> tuple[str, ...]:
+    better, _, gap, name = better_and_worse(finished)
     sentences = []
     for row in summary.rows:
-        runs = [run for run in finished if run.loss == row.loss and "chosen_shift" in run.metrics]
-        fell = [
-            run for run in runs if run.metrics["chosen_shift"] < -DISPLACED_NATS and run.metrics.get("margin", 0) > 0
-        ]
+        runs = [run for run in finished if run.loss == row.loss and better in run.metrics]
+        fell = [run for run in runs if run.metrics[better] < -DISPLACED_NATS and run.metrics.get(gap, 0) > 0]
         if fell:
-            mean = _mean([run.metrics["chosen_shift"] for run in fell])
+            mean = _mean([run.metrics[better] for run in fell])
             sentences.append(
-                f"{one_line(row.loss)}: in {len(fell)} of {len(runs)} runs the margin grew while the chosen answers "
+                f"{one_line(row.loss)}: in {len(fell)} of {len(runs)} runs the margin grew while the {name} answers "
                 f"became less likely (by {level(-(mean or 0.0), 'margin')} nats each on average): displacement."
             )
     return tuple(sentences)
@@ -141,7 +165,7 @@ def _shown(summary: StudySummary, runs: Sequence[RunRecord]) -> tuple[Shown, ...
             Shown(
                 title=title if len(title) <= 90 else title[:89] + "…",
                 prompt=_lines(first["prompt"]),
-                given=tuple((side, _lines(first[side])) for side in ("chosen", "rejected")),
+                given=tuple((side, _lines(first[side])) for side in SIDES if side in first),
                 written=written,
             )
         )

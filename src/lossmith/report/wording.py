@@ -51,6 +51,15 @@ METRIC_NAMES = {
     "rejected_shift": "shift of rejected",
     "chosen_shift_per_token": "shift of chosen per token",
     "rejected_shift_per_token": "shift of rejected per token",
+    "auc": "AUC of the implied reward",
+    "auc_per_token": "AUC of the implied reward per token",
+    "policy_auc": "AUC of the likelihood per token",
+    "rated_accuracy": "accuracy by the sign of the implied reward",
+    "shift_gap": "shift of good minus bad answers",
+    "desirable_shift": "shift of good answers",
+    "undesirable_shift": "shift of bad answers",
+    "desirable_shift_per_token": "shift of good answers per token",
+    "undesirable_shift_per_token": "shift of bad answers per token",
 }
 """Metrics whose key alone would not tell a reader what they are."""
 

@@ -6,7 +6,7 @@ from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
 from lossmith.studies.encoded import write_tokens
 from lossmith.studies.predicting import Prediction, Predictor, open_predictor, predict
-from lossmith.studies.preference_config import PreferenceConfig
+from lossmith.studies.preference_config import PreferenceConfig, RatedConfig
 from lossmith.studies.recipes import apply_overrides, make_config, read_recipe
 from lossmith.studies.schema import described_settings, json_schema
 from lossmith.studies.sentiment_config import SentimentConfig
@@ -18,6 +18,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "PreferenceConfig",
+    "RatedConfig",
     "SentimentConfig",
     "SharedConfig",
     "Study",

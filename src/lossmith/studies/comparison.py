@@ -14,7 +14,7 @@ from lossmith.evidence import EvidenceStore, RunIsTaken, RunRecord, StudySummary
 from lossmith.evidence.chance import chance_notices
 from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
-from lossmith.studies.preference_config import PreferenceConfig
+from lossmith.studies.preference_config import AnswerFields
 from lossmith.studies.recipes import make_config
 from lossmith.studies.run import Setting, run_block
 from lossmith.studies.sentiment_config import SentimentConfig
@@ -87,7 +87,7 @@ def open_setting(config: SharedConfig) -> Setting:
         from lossmith.studies.sentiment import open_sentiment
 
         setting = open_sentiment(config)
-    elif isinstance(config, PreferenceConfig):
+    elif isinstance(config, AnswerFields):
         from lossmith.studies.preference import open_preference
 
         setting = open_preference(config)

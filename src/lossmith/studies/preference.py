@@ -1,8 +1,12 @@
-"""Studies of preferences: a causal language model is trained on pairs of answers and then asked which it prefers."""
+"""Studies of preferences: a causal language model is trained on given answers and then asked which it prefers.
+
+The answers are pairs, or are rated one by one; `answer_kinds.py` has what differs.
+"""
 
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,60 +14,63 @@ from typing import Any
 import torch
 
 from lossmith.errors import ConfigurationError, DataError, LossmithError, LossmithWarning, TrainingDivergedError
-from lossmith.evaluation.preferences import (
-    PairLogps,
-    margin_histogram,
-    preference_metrics,
-    score_pairs,
-    stored_scores,
-)
+from lossmith.evaluation.preferences import margin_histogram
 from lossmith.evidence import START
 from lossmith.integrations.causal_lm.generation import generate
 from lossmith.integrations.causal_lm.loading import adapted_modules, load_causal_lm, save_causal_lm
 from lossmith.integrations.models import ResolvedModel, resolve_model, token_limit
-from lossmith.integrations.preference_rows import EncodedPairs, pairs_sentence
-from lossmith.studies.preference_config import PreferenceConfig
-from lossmith.studies.preference_training import AnyTrainer, encode_study_pairs, make_trainer, trained_by
+from lossmith.studies.answer_kinds import (
+    RATED,
+    AnswerKind,
+    AnyEncoded,
+    AnyItem,
+    AnyLogps,
+    AnyRow,
+    AnyTask,
+    check_both_kinds,
+    kind_of,
+    label_counts,
+)
+from lossmith.studies.preference_config import AnswerFields
+from lossmith.studies.preference_training import AnyTrainer, make_trainer, no_pairs, trained_by
 from lossmith.studies.run import TRAINING_SHARE, Progress, Setting, build_loss, data_notice, pick_device
-from lossmith.tasks import PreferenceTask, draw_problems, is_unpaired_task, load_preference_task
-from lossmith.tasks.preference import Pair, prompt_text
+from lossmith.tasks import draw_problems
+from lossmith.tasks.preference import prompt_text
 
 SUBSET_SEED = 20240
 """Seed of the test pairs, which are the same for all blocks."""
 CHECKED_ROWS = 4
 """Training pairs of the trainers that are made, and not used, before a study begins."""
-SWAPPED_SHARE, SWAPPED_ROWS = 0.8, 10
-"""The columns look swapped where the reference finds the rejected answer likelier, per token, in this share of at least
-so many pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Pairs as token rows, with their log-probabilities before training and under the reference."""
+    """Answers as token rows, with their log-probabilities before training and under the reference."""
 
-    pairs: EncodedPairs
-    start: PairLogps
-    reference: PairLogps
+    encoded: AnyEncoded
+    start: AnyLogps
+    reference: AnyLogps
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSetting(Setting):
-    """Pairs of answers, and a causal language model that is trained anew for every block."""
+    """Given answers, and a causal language model that is trained anew for every block."""
 
-    config: PreferenceConfig
-    task: PreferenceTask
+    config: AnswerFields
+    kind: AnswerKind
+    task: AnyTask
     tokenizer: Any
     reference: ResolvedModel | None
     """A reference of its own; None for the model before training."""
     validation: Scored
-    """Pairs for the learning curve, perhaps none."""
+    """Rows for the learning curve, perhaps none."""
     test: Scored
-    """Pairs of the final test."""
-    shown: tuple[tuple[Pair, list[int]], ...]
-    """Test pairs, with the token ids of their prompts, that are answered for the report."""
+    """Rows of the final test."""
+    shown: tuple[tuple[AnyItem, list[int]], ...]
+    """Test rows, with the token ids of their prompts, that are answered for the report."""
     notices: tuple[str, ...]
     """What a reader of the report must know of all runs."""
-    made: dict[int, EncodedPairs] = field(default_factory=dict, init=False, repr=False, compare=False)
+    made: dict[int, AnyEncoded] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Seed -> its training rows, made once."""
 
     def identity(self) -> dict[str, Any]:
@@ -79,28 +86,36 @@ class PreferenceSetting(Setting):
 
     def described(self, seed: int) -> dict[str, Any]:
         """See `Setting`."""
-        rows = self.drawn(seed)
-        cut = pairs_sentence(rows, "train")
+        encoded = self.drawn(seed)
+        cut = self.kind.sentence(encoded, "train")
         return {
             "config": {
-                "kind": "preferences",
+                "kind": self.kind.name,
                 "task_fingerprint": self.task.fingerprint,
                 "attribution": data_notice(self.task),
                 "notices": [*self.notices, *([cut] if cut else [])],
-                "train_texts": len(rows.rows),
-                "test_texts": len(self.test.pairs.rows),
+                "train_texts": len(encoded.rows),
+                "test_texts": len(self.test.encoded.rows),
+                "train_labels": label_counts(encoded.rows),
+                "test_labels": label_counts(self.test.encoded.rows),
             }
         }
 
-    def drawn(self, seed: int) -> EncodedPairs:
-        """The training rows of a block."""
+    def drawn(self, seed: int) -> AnyEncoded:
+        """The training rows of a block.
+
+        Raises:
+            DataError: If no row is left, or none of one kind where rows are rated.
+        """
         draw = 0 if self.config.train_examples is None else seed
         if draw not in self.made:
-            pairs = draw_problems(self.task.train, self.config.train_examples, seed=draw)
+            items = draw_problems(self.task.train, self.config.train_examples, seed=draw)
             if self.config.order == "file":
-                places = {id(pair): place for place, pair in enumerate(self.task.train)}
-                pairs = tuple(sorted(pairs, key=lambda pair: places[id(pair)]))
-            self.made[draw] = encode_study_pairs(self.config, self.tokenizer, pairs, "train")
+                places = {id(item): place for place, item in enumerate(self.task.train)}
+                items = tuple(sorted(items, key=lambda item: places[id(item)]))
+            self.made[draw] = self.kind.encode(self.config, self.tokenizer, items, "train")
+            if self.kind is RATED:
+                check_both_kinds(self.made[draw].rows, "training")
         return self.made[draw]
 
     def prepare(self, text: str, seed: int, workspace: Path, report: Progress) -> AnyTrainer:
@@ -140,25 +155,25 @@ class PreferenceSetting(Setting):
             **settings,
         )
 
-    def scores(self, model: Any, pairs: EncodedPairs, **settings: Any) -> PairLogps:
-        """Log-probabilities of pairs under a model."""
+    def scores(self, model: Any, encoded: AnyEncoded, **settings: Any) -> AnyLogps:
+        """Log-probabilities of given answers under a model."""
         pad, size = self.tokenizer.pad_token_id, self.config.eval_batch_size
-        return score_pairs(model, pairs.rows, pad_token_id=pad, batch_size=size, **settings)
+        return self.kind.score(model, encoded.rows, pad_token_id=pad, batch_size=size, **settings)
 
     def _validate(self, trainer: AnyTrainer, step: int, total: int) -> None:
         """A point of the validation curves, at evenly spaced steps; draws no random numbers."""
         points = min(self.config.curve_points, total)
-        pairs = self.validation.pairs
-        if not pairs.rows or step not in {round(point * total / points) for point in range(1, points + 1)}:
+        encoded = self.validation.encoded
+        if not encoded.rows or step not in {round(point * total / points) for point in range(1, points + 1)}:
             return
-        found = self.scores(trainer.model, pairs)
+        found = self.scores(trainer.model, encoded)
         if found.finite:
-            metrics, _ = preference_metrics(found, self.validation.reference)
-            for name in ("preference_accuracy", "margin"):
+            metrics, _ = self.kind.metrics(found, self.validation.reference)
+            for name in self.kind.curves:
                 trainer.curves.setdefault(f"validation_{name}", []).append([float(step), metrics[name]])
 
     def evaluate(self, trainer: AnyTrainer, report: Progress) -> dict[str, Any]:
-        """What the trained model prefers on the test pairs, beside the model before training.
+        """What the trained model prefers on the test rows, beside the model before training.
 
         Raises:
             TrainingDivergedError: If it gives log-probabilities that are no numbers.
@@ -168,12 +183,12 @@ class PreferenceSetting(Setting):
         def scored(done: int, total: int) -> None:
             report(TRAINING_SHARE + (1 - TRAINING_SHARE) * done / total)
 
-        found = self.scores(trainer.model, self.test.pairs, on_batch=scored)
+        found = self.scores(trainer.model, self.test.encoded, on_batch=scored)
         if not found.finite:
             recent = [point[1] for point in trainer.curves["train_objective"][-4:]]
             raise TrainingDivergedError(trainer.state.global_step, [*recent, float("nan")])
-        metrics, scores = preference_metrics(found, self.test.reference)
-        before, _ = preference_metrics(self.test.start, self.test.reference)
+        metrics, scores = self.kind.metrics(found, self.test.reference)
+        before, _ = self.kind.metrics(self.test.start, self.test.reference)
         return {
             "metrics": metrics | {START + name: value for name, value in before.items()},
             "scores": scores,
@@ -199,13 +214,8 @@ class PreferenceSetting(Setting):
             merge=True,
         )
         return [
-            {
-                "prompt": prompt_text(pair.prompt),
-                "chosen": pair.chosen,
-                "rejected": pair.rejected,
-                "answer": answers[0].text,
-            }
-            for (pair, _), answers in zip(self.shown, written, strict=True)
+            {"prompt": prompt_text(item.prompt), **self.kind.sides(item), "answer": answers[0].text}
+            for (item, _), answers in zip(self.shown, written, strict=True)
         ]
 
     def save(self, trainer: AnyTrainer, folder: Path) -> None:
@@ -219,7 +229,9 @@ class PreferenceSetting(Setting):
             raise ConfigurationError(
                 f"`precision` fp16 needs a CUDA device, this is {self.device.type}: use bf16 or float32."
             )
-        rows = self.drawn(config.blocks[0]).rows[:CHECKED_ROWS]
+        for seed in config.blocks if self.kind is RATED else config.blocks[:1]:
+            self.drawn(seed)
+        rows = _few(self.drawn(config.blocks[0]).rows)
         network = self._network(self.model)
         try:
             with tempfile.TemporaryDirectory(prefix="lossmith-") as workspace:
@@ -236,31 +248,34 @@ class PreferenceSetting(Setting):
             raise ConfigurationError(f"The training settings are refused: {str(error).splitlines()[0]}") from error
 
 
-def open_preference(config: PreferenceConfig) -> PreferenceSetting:
+def _few(rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
+    """Some rows to make trainers with: of rated ones good and bad ones."""
+    half = CHECKED_ROWS // 2
+    kinds = [[row for row in rows if getattr(row, "label", None) is label][:half] for label in (True, False)]
+    return [*kinds[0], *kinds[1]] or rows[:CHECKED_ROWS]
+
+
+def open_preference(config: AnswerFields) -> PreferenceSetting:
     """Load what all runs share, score the test before training, and find every mistake that can be found by then.
 
     Warns of what the data and the encoding noticed, such as prompts that were cut.
 
     Raises:
-        LossmithError: If the task, model, reference, device, pairs or a loss cannot be used.
+        LossmithError: If the task, model, reference, device, rows or a loss cannot be used.
     """
+    kind = kind_of(config)
     for text in config.all_losses:
-        trained_by(text)
+        if trained_by(text) not in kind.trained:
+            raise ConfigurationError(no_pairs(text))
         build_loss(text, 0, {})
-    if is_unpaired_task(config.task):
-        raise DataError(
-            f"'{config.task}' holds answers that are rated one by one, and what a study measures is which answer of a "
-            f"pair is preferred: give pairs (kto and bco see their answers one by one), or train on such rows with "
-            f"lossmith.integrations.trl.KTOTrainer."
-        )
-    task = load_preference_task(config.task, data=config.data)
+    task = kind.load(config.task, data=config.data, test_fraction=config.test_fraction, split_seed=config.split_seed)
     for name, wanted, there in (
         ("train_examples", config.train_examples, len(task.train)),
         ("test_examples", config.test_examples, len(task.test)),
     ):
         if wanted is not None and wanted > there:
             raise DataError(
-                f"`{name}` is {wanted} and '{task.name}' has {there} such pairs: lower it, or leave it out."
+                f"`{name}` is {wanted} and '{task.name}' has {there} such {kind.rows}: lower it, or leave it out."
             )
     device, model = pick_device(config.device), resolve_model(config.model)
     weights = torch.bfloat16 if config.weights == "bfloat16" else torch.float32
@@ -272,17 +287,16 @@ def open_preference(config: PreferenceConfig) -> PreferenceSetting:
         )
     reference = None if config.reference is None else resolve_model(config.reference)
     other = None if reference is None else _other_reference(reference, network, tokenizer, weights, device)
-    given = {"test": task.test, "validation": task.validation[: config.curve_examples]}
-    if config.test_examples is not None:
-        given["test"] = draw_problems(task.test, config.test_examples, seed=SUBSET_SEED)
-    sets = {name: encode_study_pairs(config, tokenizer, pairs, name) for name, pairs in given.items()}
-    found = {name: _scored(config, pairs, network, other, tokenizer, name) for name, pairs in sets.items()}
-    said = [pairs_sentence(encoded, name) for name, encoded in sets.items()]
-    notices = (*task.warnings, *(sentence for sentence in said if sentence), *_swapped(found["test"]))
+    given = _tested(config, kind, task)
+    sets = {name: kind.encode(config, tokenizer, items, name) for name, items in given.items()}
+    found = {name: _scored(config, kind, rows, network, other, tokenizer, name) for name, rows in sets.items()}
+    said = [kind.sentence(encoded, name) for name, encoded in sets.items()]
+    notices = (*task.warnings, *(sentence for sentence in said if sentence), *kind.noticed(found["test"].reference))
     for notice in notices:
         warnings.warn(notice, LossmithWarning, stacklevel=2)
     return PreferenceSetting(
         config=config,
+        kind=kind,
         model=model,
         device=device,
         task=task,
@@ -295,10 +309,27 @@ def open_preference(config: PreferenceConfig) -> PreferenceSetting:
     )
 
 
+def _tested(config: AnswerFields, kind: AnswerKind, task: AnyTask) -> dict[str, Any]:
+    """Items of the test and of the learning curve, the same for all blocks.
+
+    Raises:
+        DataError: If answers are rated and one kind is not drawn for the test.
+    """
+    given: dict[str, Any] = {"test": task.test, "validation": task.validation[: config.curve_examples]}
+    if config.test_examples is not None:
+        given["test"] = draw_problems(task.test, config.test_examples, seed=SUBSET_SEED)
+    if kind is RATED:
+        check_both_kinds(given["test"], "test")
+        if len({row.label for row in given["validation"]}) < 2:
+            # Nothing can be told apart on the way.
+            given["validation"] = ()
+    return given
+
+
 def _shown(
-    config: PreferenceConfig, pairs: tuple[Pair, ...], encoded: EncodedPairs, limit: int | None
-) -> tuple[tuple[Pair, list[int]], ...]:
-    """Test pairs at even distances, with prompts that leave room for an answer."""
+    config: AnswerFields, items: Sequence[AnyItem], encoded: AnyEncoded, limit: int | None
+) -> tuple[tuple[AnyItem, list[int]], ...]:
+    """Test rows at even distances, with prompts that leave room for an answer."""
     if limit is not None and config.shown_answers and config.shown_tokens >= limit:
         raise ConfigurationError(
             f"`shown_tokens` must be < {limit}, the most that the model reads, got {config.shown_tokens}."
@@ -307,18 +338,18 @@ def _shown(
     chosen = range(0, len(encoded.rows), step)[: config.shown_answers]
     room = None if limit is None else limit - config.shown_tokens
     return tuple(
-        (pairs[encoded.places[row]], encoded.rows[row].prompt_ids[-room if room else None :]) for row in chosen
+        (items[encoded.places[row]], encoded.rows[row].prompt_ids[-room if room else None :]) for row in chosen
     )
 
 
 def _scored(
-    config: PreferenceConfig, pairs: EncodedPairs, network: Any, other: Any, tokenizer: Any, name: str
+    config: AnswerFields, kind: AnswerKind, encoded: AnyEncoded, network: Any, other: Any, tokenizer: Any, name: str
 ) -> Scored:
     start, reference = (
-        stored_scores(model, tokenizer, pairs.rows, batch_size=config.eval_batch_size, name=name)
+        kind.stored(model, tokenizer, encoded.rows, batch_size=config.eval_batch_size, name=name)
         for model in (network, network if other is None else other)
     )
-    return Scored(pairs=pairs, start=start, reference=reference)
+    return Scored(encoded=encoded, start=start, reference=reference)
 
 
 def _other_reference(
@@ -339,15 +370,3 @@ def _other_reference(
             f"with the same tokenizer, or leave `reference` out."
         )
     return other
-
-
-def _swapped(test: Scored) -> tuple[str, ...]:
-    """A sentence where the reference prefers what the data call worse."""
-    found = test.reference
-    prefers = found.chosen / found.chosen_lengths < found.rejected / found.rejected_lengths
-    if len(prefers) < SWAPPED_ROWS or prefers.mean() < SWAPPED_SHARE:
-        return ()
-    return (
-        f"The reference finds the rejected answer likelier, per token, in {int(prefers.sum()):,} of {len(prefers):,} "
-        f"test pairs: look at some of them, the columns `chosen` and `rejected` may be swapped.",
-    )

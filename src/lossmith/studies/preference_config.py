@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from lossmith.evidence.metrics import RATED_NATS, RATED_SHARES
 from lossmith.nn import Composition, parse_composition
 from lossmith.studies.config import LoraConfig, PositiveFloat, PositiveInt, SharedConfig
 
@@ -20,6 +21,9 @@ DECIDING = (
     "nll",
 )
 """Metrics that a study of preferences can be judged by."""
+
+RATED_DECIDING = (*RATED_SHARES, *RATED_NATS)
+"""Metrics that a study of rated answers can be judged by; no other kind of study has them."""
 
 
 def with_beta(text: str, beta: float) -> str | None:
@@ -140,36 +144,73 @@ class PreferenceFields(SharedConfig):
         return tuple(dict.fromkeys((self.baseline, *spread)))
 
 
-class PreferenceConfig(PreferenceFields):
-    """A comparison of losses on pairs of answers, paired by block."""
+class AnswerFields(PreferenceFields):
+    """What studies share that are tested on given answers: pairs of them, or answers rated one by one."""
 
-    model_config = ConfigDict(title="lossmith study of preferences")
+    free: ClassVar[frozenset[str]] = PreferenceFields.free | {
+        *("data", "test_fraction", "split_seed"),
+        *("shown_answers", "shown_tokens"),
+    }
 
-    free: ClassVar[frozenset[str]] = PreferenceFields.free | {"data", "shown_answers", "shown_tokens"}
-
-    task: str = "polite_pairs"
-    """A shipped set of pairs (polite_pairs, pandalm, persona_pairs), a known one whose rows `data` brings, a file of
-    pairs, or a folder with train and test."""
     data: str = "shipped"
     """Where a known set's rows are: `shipped`, a folder, `hub`, or `hub:owner/name`."""
-    metric: str = "preference_accuracy"
-    """Test metric that decides: preference_accuracy, margin, policy_accuracy, nll and others."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the prompts that is kept for the test where the data bring no test rows."""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of that split; the same for all blocks."""
     train_examples: PositiveInt | None = None
-    """Training pairs, drawn per seed; None takes all."""
+    """Training rows, drawn per seed; None takes all."""
     test_examples: PositiveInt | None = None
-    """Test pairs, drawn once for all blocks; None takes all."""
+    """Test rows, drawn once for all blocks; None takes all."""
     curve_examples: Annotated[int, Field(ge=0)] = 32
-    """Validation pairs for the learning curve (never used to choose anything); 0 draws none."""
+    """Validation rows for the learning curve (never used to choose anything); 0 draws none."""
     curve_points: PositiveInt = 4
-    """How often, evenly spaced and at the end, the validation pairs are scored."""
+    """How often, evenly spaced and at the end, the validation rows are scored."""
     shown_answers: Annotated[int, Field(ge=0)] = 4
     """Test prompts that each trained model answers for the report; 0 writes none."""
     shown_tokens: PositiveInt = 64
     """Tokens that it may write for each."""
+
+
+class PreferenceConfig(AnswerFields):
+    """A comparison of losses on pairs of answers, paired by block."""
+
+    model_config = ConfigDict(title="lossmith study of preferences")
+
+    task: str = "polite_pairs"
+    """A shipped set of pairs (polite_pairs, pandalm, persona_pairs), a known one whose rows `data` brings, a file of
+    pairs, or a folder with train and test."""
+    metric: str = "preference_accuracy"
+    """Test metric that decides: preference_accuracy, margin, policy_accuracy, nll and others."""
 
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, metric: str) -> str:
         if metric not in DECIDING:
             raise ValueError(f"must be one of {', '.join(DECIDING)}, got '{metric}'")
+        return metric
+
+
+class RatedConfig(AnswerFields):
+    """A comparison of losses on answers that are rated one by one, good or bad, paired by block."""
+
+    model_config = ConfigDict(title="lossmith study of rated answers")
+
+    task: str
+    """A file of rated answers (`prompt`, `completion`, `label`), or a folder with train and test."""
+    losses: Annotated[tuple[str, ...], Field(min_length=1)] = ("kto", "bco")
+    """Unpaired losses (kto, bco), perhaps with terms on the good answers (kto + 0.1*cross_entropy), or such terms
+    alone, which is supervised fine-tuning on the good answers (cross_entropy)."""
+    baseline: str = "kto"
+    """The loss that the others are compared with; it is run even if `losses` does not name it, at its own beta."""
+    metric: str = "auc"
+    """Test metric that decides: auc, auc_per_token, policy_auc, rated_accuracy, shift_gap and the shifts."""
+    batch_size: PositiveInt = 16
+    """Answers per step on the device."""
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, metric: str) -> str:
+        if metric not in RATED_DECIDING:
+            raise ValueError(f"must be one of {', '.join(RATED_DECIDING)}, got '{metric}'")
         return metric

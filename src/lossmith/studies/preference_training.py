@@ -13,11 +13,13 @@ from lossmith.errors import ConfigurationError, DataError, LossmithWarning
 from lossmith.integrations.causal_lm.collator import CompletionCollator
 from lossmith.integrations.causal_lm.loading import add_lora, lora_settings, switch_off_dropout
 from lossmith.integrations.preference_rows import EncodedPairs, PairRow, Prompt, encode_pairs, pairs_sentence
+from lossmith.integrations.rated_rows import EncodedRated, RatedRow, encode_rated, rated_sentence
 from lossmith.integrations.trl.study import AnswerTrainer, PairTrainer, SingleTrainer, quiet_making
 from lossmith.nn import parse_composition
 from lossmith.studies.preference_config import PreferenceFields
 from lossmith.studies.run import TRAINING_SHARE, Progress, build_loss, seed_everything, trainer_arguments
 from lossmith.tasks.preference import Pair, as_messages, chat
+from lossmith.tasks.unpaired import Rated
 
 LOGGED_POINTS = 50
 """Points of the training curves."""
@@ -121,8 +123,21 @@ def encode_study_pairs(config: PreferenceFields, tokenizer: Any, pairs: Sequence
     return encoded
 
 
-def given_prompt(config: PreferenceFields, pair: Pair) -> Prompt:
-    """The prompt of a pair as it is put before the model."""
+def encode_study_rated(config: PreferenceFields, tokenizer: Any, answers: Sequence[Rated], split: str) -> EncodedRated:
+    """Rated answers as token rows, as the settings of a study say.
+
+    Raises:
+        DataError: If there are answers and none is left.
+    """
+    rows = [(given_prompt(config, row), row.completion, row.label) for row in answers]
+    encoded = encode_rated(tokenizer, rows, max_length=config.max_length, max_prompt_length=config.max_prompt_length)
+    if answers and not encoded.rows:
+        raise DataError(f"No {split} row is left: {rated_sentence(encoded, split)}")
+    return encoded
+
+
+def given_prompt(config: PreferenceFields, pair: Pair | Rated) -> Prompt:
+    """The prompt of a row as it is put before the model."""
     if isinstance(pair.prompt, str) and config.prompts == "given":
         return pair.prompt
     return as_messages(chat(pair.prompt))
@@ -132,7 +147,7 @@ def make_trainer(
     config: PreferenceFields,
     model: Any,
     tokenizer: Any,
-    rows: Sequence[PairRow],
+    rows: Sequence[PairRow] | Sequence[RatedRow],
     *,
     text: str,
     seed: int,
@@ -143,8 +158,12 @@ def make_trainer(
     measure: Callable[[int, int], None] | None = None,
     reference: Any = None,
 ) -> AnyTrainer:
-    """As `make_preference_trainer`, for token rows."""
+    """As `make_preference_trainer`, for token rows of pairs, or of answers that are rated one by one."""
     kind = trained_by(text)
+    rated = [row for row in rows if isinstance(row, RatedRow)]
+    pairs = [row for row in rows if isinstance(row, PairRow)]
+    if rated and kind == "pairs":
+        raise ConfigurationError(no_pairs(text))
     switch_off_dropout(model)
     # Before the adapters are drawn, so that they are the block's own and the same for every loss.
     seed_everything(seed)
@@ -156,15 +175,23 @@ def make_trainer(
         "loss": loss,
     }
     with quiet_making():
-        told["args"] = _arguments(config, kind, seed=seed, workspace=workspace, on_cpu=on_cpu, rows=len(rows))
+        # Fine-tuning sees the good answers alone.
+        seen = sum(row.label for row in rated) if rated and kind == "answers" else len(rows)
+        doubled = kind == "singles" and not rated
+        told["args"] = _arguments(
+            config, kind, seed=seed, workspace=workspace, on_cpu=on_cpu, rows=seen, doubled=doubled
+        )
         if kind == "answers":
+            good = [(row.prompt_ids, row.completion_ids) for row in rated if row.label]
+            chosen = good or [(row.prompt_ids, row.chosen_ids) for row in pairs]
             return AnswerTrainer(
                 model=model if config.lora is None else add_lora(model, **config.lora.model_dump()),
-                train_dataset=_answers(rows),
+                train_dataset=_answers(chosen),
                 data_collator=CompletionCollator(tokenizer.pad_token_id, labels="answer"),
                 **told,
             )
-        make, dataset = (PairTrainer, _pairs(rows)) if kind == "pairs" else (SingleTrainer, _singles(rows))
+        singles = _rated(rated) if rated else _singles(pairs)
+        make, dataset = (PairTrainer, _pairs(pairs)) if kind == "pairs" else (SingleTrainer, singles)
         trainer = make(
             model=model,
             ref_model=reference if any(name.startswith("ref_") for name in loss.required) else None,
@@ -172,7 +199,7 @@ def make_trainer(
             # TRL puts them on itself: of adapters that are there already it would keep a copy.
             peft_config=None if config.lora is None else lora_settings(**config.lora.model_dump()),
             reference_cache=reference_cache,
-            group=1 if kind == "pairs" else 2,
+            group=2 if doubled else 1,
             **told,
         )
     # Its log-probabilities are columns of the rows by now.
@@ -180,8 +207,16 @@ def make_trainer(
     return trainer
 
 
-def _answers(rows: Sequence[PairRow]) -> list[dict[str, Any]]:
-    return [{"input_ids": [*row.prompt_ids, *row.chosen_ids], "answer_start": len(row.prompt_ids)} for row in rows]
+def no_pairs(text: str) -> str:
+    """Why a loss of pairs cannot be trained on rated answers."""
+    return (
+        f"'{text}' compares the answers of a pair, and here answers are rated one by one: take an unpaired loss (kto, "
+        f"bco), or cross_entropy on the good answers."
+    )
+
+
+def _answers(rows: Sequence[tuple[list[int], list[int]]]) -> list[dict[str, Any]]:
+    return [{"input_ids": [*prompt, *answer], "answer_start": len(prompt)} for prompt, answer in rows]
 
 
 def _pairs(rows: Sequence[PairRow]) -> Dataset:
@@ -200,8 +235,15 @@ def _singles(rows: Sequence[PairRow]) -> Dataset:
     )
 
 
-def _arguments(config: PreferenceFields, kind: str, *, seed: int, workspace: Path, on_cpu: bool, rows: int) -> Any:
-    """The Trainer's arguments; a step of losses that see answers one by one has those of as many pairs."""
+def _rated(rows: Sequence[RatedRow]) -> Dataset:
+    names = ("prompt_ids", "completion_ids", "label")
+    return Dataset.from_dict({name: [getattr(row, name) for row in rows] for name in names})
+
+
+def _arguments(
+    config: PreferenceFields, kind: str, *, seed: int, workspace: Path, on_cpu: bool, rows: int, doubled: bool
+) -> Any:
+    """The Trainer's arguments; where pairs are seen answer by answer (`doubled`), a step has those of as many pairs."""
     steps = config.epochs * -(-rows // (config.batch_size * config.accumulation))
     further: dict[str, Any] = {
         "logging_strategy": "steps",
@@ -217,6 +259,6 @@ def _arguments(config: PreferenceFields, kind: str, *, seed: int, workspace: Pat
             "gradient_checkpointing": False,
             "precompute_ref_batch_size": max(config.eval_batch_size // 2, 1),
         }
-    if kind == "singles":
+    if doubled:
         config = config.model_copy(update={"batch_size": 2 * config.batch_size})
     return trainer_arguments(config, seed=seed, workspace=workspace, on_cpu=on_cpu, steps=steps, **further)

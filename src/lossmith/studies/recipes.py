@@ -10,9 +10,15 @@ from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, LossmithError
 from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import SharedConfig, StudyConfig
-from lossmith.studies.preference_config import PreferenceConfig
+from lossmith.studies.preference_config import RATED_DECIDING, PreferenceConfig, RatedConfig
 from lossmith.studies.sentiment_config import SentimentConfig
-from lossmith.tasks import is_completion_task, is_preference_task, list_completion_tasks, list_preference_tasks
+from lossmith.tasks import (
+    is_completion_task,
+    is_preference_task,
+    is_unpaired_task,
+    list_completion_tasks,
+    list_preference_tasks,
+)
 from lossmith.tasks.sentiment import is_sentiment_task
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -22,7 +28,7 @@ GROUPS = ("trainer", "lora")
 
 
 def make_config(values: dict[str, Any], *, place: str = "settings") -> SharedConfig:
-    """Checked settings: `CompletionConfig`, `PreferenceConfig` or `SentimentConfig` by the task, else `StudyConfig`.
+    """Checked settings: written answers, preferences, rated answers or sentiment by the task, else `StudyConfig`.
 
     Args:
         values: Settings by name.
@@ -41,6 +47,8 @@ def kind_of_study(values: dict[str, Any]) -> type[SharedConfig]:
         return CompletionConfig
     if is_sentiment_task(task):
         return SentimentConfig
+    if values.get("metric") in RATED_DECIDING or (task and is_unpaired_task(task)):
+        return RatedConfig
     return PreferenceConfig if "betas" in values or (task and is_preference_task(task)) else StudyConfig
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lossmith.studies.completion_config import CompletionConfig
 from lossmith.studies.config import LoraConfig, StudyConfig
-from lossmith.studies.preference_config import PreferenceConfig
+from lossmith.studies.preference_config import PreferenceConfig, RatedConfig
 from lossmith.studies.recipes import kind_of_study
 from lossmith.studies.sentiment_config import SentimentConfig
 from lossmith.studies.tuning_config import TuningConfig
@@ -15,7 +15,10 @@ from lossmith.studies.tuning_space import SETTINGS
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of a recipe: a comparison of any kind, or a tuning."""
-    kinds = [kind.model_json_schema() for kind in (StudyConfig, CompletionConfig, PreferenceConfig, SentimentConfig)]
+    kinds = [
+        kind.model_json_schema()
+        for kind in (StudyConfig, CompletionConfig, PreferenceConfig, RatedConfig, SentimentConfig)
+    ]
     definitions: dict[str, Any] = {"space_entry": _SPACE_ENTRY}
     for schema in kinds:
         definitions |= schema.pop("$defs", {})

@@ -120,7 +120,7 @@ def read_pairs(split: str, rows: Sequence[RawRow]) -> tuple[tuple[Pair, ...], tu
     if layout == "ratings":
         raise DataError(
             f"{where} holds unpaired rows ({RATED_COLUMNS}), and pairs are needed, with `chosen` and `rejected`: "
-            "`load_unpaired_task` reads unpaired rows, and the KTOTrainer of lossmith trains on them."
+            "`load_unpaired_task` reads unpaired rows, and kto and bco train on them."
         )
     has_prompt = any(row.values.get("prompt") is not None for row in rows)
     return read_items(split, rows, pair_reader(layout, has_prompt=has_prompt))
