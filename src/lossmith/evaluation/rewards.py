@@ -1,4 +1,4 @@
-"""Rewards of texts: the probability that a classifier gives to its positive class."""
+"""Rewards of texts: the probability that a classifier gives to its positive class, or what a reward model scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from lossmith.integrations.causal_lm.generation import OnBatch
 from lossmith.integrations.classification import encode, predict_logits
 from lossmith.integrations.classifiers import load_saved
 from lossmith.integrations.models import resolve_model, token_limit
+from lossmith.tasks.preference import Message, Prompt, as_messages, prompt_text
 
 POSITIVE_NAMES = ("positive", "pos", "label_1")
 """Names of a positive class, in lower case, the first that a classifier has counts."""
@@ -22,12 +23,12 @@ LONGEST = 512
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModel:
-    """A classifier whose probability of one class is the reward. Made by `open_reward`."""
+    """A classifier whose probability of one class, or whose one output, is the reward. Made by `open_reward`."""
 
     name: str
     """As the user wrote it."""
     label: str
-    """The class whose probability is the reward."""
+    """The class whose probability is the reward; empty for a model with one output."""
     label_names: tuple[str, ...]
     """Name of each class id."""
     fingerprint: str
@@ -39,8 +40,13 @@ class RewardModel:
     tokenizer: Any
     """Its tokenizer."""
 
+    @property
+    def is_score(self) -> bool:
+        """Whether rewards are the one output of a reward model, which is no probability."""
+        return len(self.label_names) == 1
+
     def score(self, texts: Sequence[str], *, batch_size: int = 64, on_batch: OnBatch | None = None) -> list[float]:
-        """The reward of each text, in [0, 1]. Draws no random numbers.
+        """The reward of each text, in [0, 1], or the model's one output. Draws no random numbers.
 
         Args:
             texts: Whole texts, prompt and answer.
@@ -56,27 +62,48 @@ class RewardModel:
         logits = predict_logits(self.model, self.tokenizer, rows, batch_size, on_batch)
         if not bool(torch.isfinite(logits).all()):
             raise ModelError(f"The reward `{self.name}` gives scores that are not finite: its training has diverged.")
+        if self.is_score:
+            return logits.double()[:, 0].tolist()
         return torch.softmax(logits.double(), dim=-1)[:, self.label_names.index(self.label)].tolist()
 
+    def answer_text(self, prompt: Prompt, answer: str) -> str:
+        """A prompt and its answer as the one text that is scored.
 
-def open_reward(name: str, *, label: str | None = None, device: torch.device | str = "cpu") -> RewardModel:
+        Chats are put into the chat template of the reward's tokenizer where it has one, else a line for each turn; the
+        answer to a text continues it.
+        """
+        if isinstance(prompt, str):
+            return prompt + answer
+        turns = (*prompt, Message("assistant", answer))
+        if getattr(self.tokenizer, "chat_template", None):
+            return str(self.tokenizer.apply_chat_template(as_messages(turns), tokenize=False))
+        return prompt_text(turns)
+
+
+def open_reward(
+    name: str, *, label: str | None = None, device: torch.device | str = "cpu", scores: bool = False
+) -> RewardModel:
     """Load a classifier as a reward.
 
     Args:
         name: Folder of a classifier that `lossmith train` or transformers saved, or a hub id.
         label: Its class whose probability is the reward; None finds it by the names positive, pos and LABEL_1.
         device: Where it works.
+        scores: Whether a model with one output will do, whose reward is no probability.
 
     Raises:
-        ModelError: If there is no trained classifier of two classes or more.
+        ModelError: If there is no trained classifier of two classes or more, or of one where `scores` allows it.
         ConfigurationError: If it has no such class.
     """
     found = resolve_model(name)
     saved = load_saved(Path(found.location))
     limit = token_limit(saved.model, saved.tokenizer) or LONGEST
+    is_score = scores and len(saved.label_names) == 1
+    if is_score and label is not None:
+        raise ConfigurationError(f"`reward_label` has nothing to act on: `{name}` has one output, got '{label}'.")
     return RewardModel(
         name=name,
-        label=positive_label(saved.label_names, label, name=name),
+        label="" if is_score else positive_label(saved.label_names, label, name=name),
         label_names=saved.label_names,
         fingerprint=found.fingerprint,
         max_length=limit if saved.inference is None else saved.inference.max_length,

@@ -87,6 +87,7 @@ PREFERENCE_ONLY = (
         )
     ),
     *("reward", START + "reward", START + "stopped", *KL_NATS),
+    *("reward_score", START + "reward_score", "reward_win_rate", "likelihood_win_rate"),
 )
 """Metrics that only studies of preferences have."""
 
@@ -138,7 +139,11 @@ METRICS: dict[str, MetricStyle] = {
         *_preferences(),
         *_preferences(START),
         *_nats(START + "nll"),
-        *_points("reward", START + "reward", START + "stopped"),
+        *_points("reward", START + "reward", START + "stopped", "reward_win_rate", "likelihood_win_rate"),
+        *(
+            MetricStyle(name=name, unit="of the score", scale=1.0, decimals=2, higher_is_better=True)
+            for name in ("reward_score", START + "reward_score")
+        ),
         *_divergences(),
     )
 }

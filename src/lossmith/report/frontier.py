@@ -25,6 +25,7 @@ from lossmith.explain.canvas import (
     loss_styles,
 )
 from lossmith.explain.text import MISSING, one_line
+from lossmith.report.preferences import is_preference
 from lossmith.report.tables import Table, number_column, raw_column, text_column
 from lossmith.report.wording import decimal, known, level, p_value
 
@@ -71,8 +72,8 @@ def is_sentiment(records: Sequence[RunRecord]) -> bool:
 def frontier_parts(
     summary: StudySummary, records: Sequence[RunRecord], settings: Mapping[str, Any]
 ) -> FrontierParts | None:
-    """The parts that a study of sentiment adds; None for others, and where no run finished."""
-    points = measured_points(records) if is_sentiment(records) else ()
+    """The parts that sampled answers with rewards add to a study; None where no finished run has them."""
+    points = measured_points(records) if is_sentiment(records) or is_preference(records) else ()
     if not points:
         return None
     given = settings.get("kl_range")
@@ -120,7 +121,7 @@ def frontier_figure(found: Frontier) -> Figure:
     axes.annotate(
         "before training", (0, 100 * found.start_reward), xytext=(12, -4), textcoords="offset points", fontsize=9
     )
-    axes.set_xlabel("KL(policy || policy before training) per answer (nats)")
+    axes.set_xlabel("KL(policy || reference) per answer (nats)")
     axes.set_ylabel("mean reward (%)")
     axes.grid()
     _legend(figure, list(families), styles)
@@ -195,14 +196,14 @@ def _points_table(found: Frontier, finished: Sequence[RunRecord]) -> Table:
             ),
             number_column(
                 "kl",
-                "KL(policy || start) per answer (nats) [95% interval]",
+                "KL(policy || reference) per answer (nats) [95% interval]",
                 [("0", 0.0), *((_interval(point.kl, 1, 2), point.kl.difference) for point in found.points)],
             ),
             number_column("kl_sampled", "the same by Monte Carlo", [("0", 0.0), *_cells(means["kl_sampled"], 2)]),
             number_column("kl_per_token", "per token", [("0", 0.0), *_cells(means["kl_per_token"], 3)]),
             number_column(
                 "kl_released",
-                "KL(start || policy) per token, as released",
+                "KL(reference || policy) per token, as released",
                 [("0", 0.0), *_cells(means["kl_released"], 3)],
             ),
             number_column(

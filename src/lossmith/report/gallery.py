@@ -80,7 +80,8 @@ def study_figures(
         ),
         *([_outcomes(records, losses)] if completion else []),
         *(_preferences(summary, records) if preference else []),
-        *(_sentiment(summary, sentiment) if sentiment else []),
+        *([_frontier(sentiment)] if sentiment else []),
+        *(_sweep(summary) if preference or sentiment else []),
         *([_confusion(records, losses)] if not written or any(run.predictions for run in records) else []),
     )
 
@@ -93,7 +94,7 @@ def _curve_names(records: Sequence[RunRecord], written: bool) -> str:
 
 def _preferences(summary: StudySummary, records: Sequence[RunRecord]) -> list[ReportFigure]:
     better = better_and_worse(records)[-1]
-    figures = [
+    return [
         ReportFigure(
             name="objectives",
             title="What each objective asks, and where training was",
@@ -115,15 +116,14 @@ def _preferences(summary: StudySummary, records: Sequence[RunRecord]) -> list[Re
             figure=shifts_figure(summary, records),
         ),
     ]
-    return figures + _sweep(summary)
 
 
-def _sentiment(summary: StudySummary, parts: FrontierParts) -> list[ReportFigure]:
+def _frontier(parts: FrontierParts) -> ReportFigure:
     points = (
         f"{point.loss}: reward {level(point.reward.difference, 'reward')}% at KL {point.kl.difference:.2f}"
         for point in parts.found.points
     )
-    figure = ReportFigure(
+    return ReportFigure(
         name="frontier",
         title="Reward against divergence",
         caption="Each loss from the policy before training over its betas, which stand at the points; lines along both "
@@ -132,7 +132,6 @@ def _sentiment(summary: StudySummary, parts: FrontierParts) -> list[ReportFigure
         description="; ".join(points),
         figure=frontier_figure(parts.found),
     )
-    return [figure, *_sweep(summary)]
 
 
 def _sweep(summary: StudySummary) -> list[ReportFigure]:

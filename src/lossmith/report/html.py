@@ -74,10 +74,10 @@ def render_html(
         failures=[record for record in records if record.status == "failed"],
         provenance=origin,
         notices=(*notices, *origin.warnings),
-        sizes=sample_sizes(records)
-        if sentiment
-        else pair_sizes(records)
+        sizes=pair_sizes(records)
         if preferences
+        else sample_sizes(records)
+        if sentiment
         else _sizes(records)
         if parts is None
         else sizes(records),

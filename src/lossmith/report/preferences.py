@@ -33,6 +33,7 @@ LEVELS = (
     *("auc", "auc_per_token", "policy_auc", "rated_accuracy"),
     *("margin", "chosen_shift", "rejected_shift", "chosen_shift_per_token"),
     *("shift_gap", "desirable_shift", "undesirable_shift", "desirable_shift_per_token", "nll"),
+    *("kl", "reward", "reward_score", "reward_win_rate", "likelihood_win_rate"),
 )
 """Columns of the table of levels."""
 SHOWN_CHARACTERS = 600

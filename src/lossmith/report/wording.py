@@ -16,10 +16,13 @@ from lossmith.explain.text import MISSING
 
 METRIC_NAMES = {
     "reward": "mean reward",
-    "kl": "KL(policy || start) per answer",
-    "kl_sampled": "KL(policy || start) per answer, Monte Carlo",
-    "kl_per_token": "KL(policy || start) per token",
-    "kl_released": "KL(start || policy) per token with the prompt, as the released code",
+    "reward_score": "mean score of the reward model",
+    "reward_win_rate": "wins over the model before training, by the reward",
+    "likelihood_win_rate": "wins over the model before training, by likelihood",
+    "kl": "KL(policy || reference) per answer",
+    "kl_sampled": "KL(policy || reference) per answer, Monte Carlo",
+    "kl_per_token": "KL(policy || reference) per token",
+    "kl_released": "KL(reference || policy) per token with the prompt, as the released code",
     "nll": "test NLL",
     "macro_f1": "macro F1",
     "weighted_f1": "weighted F1",

@@ -31,6 +31,7 @@ from lossmith.studies.answer_kinds import (
     kind_of,
     label_counts,
 )
+from lossmith.studies.answer_sampling import AnswerSampling, open_sampling
 from lossmith.studies.preference_config import AnswerFields
 from lossmith.studies.preference_training import AnyTrainer, make_trainer, no_pairs, trained_by
 from lossmith.studies.run import TRAINING_SHARE, Progress, Setting, build_loss, data_notice, pick_device
@@ -68,6 +69,8 @@ class PreferenceSetting(Setting):
     """Rows of the final test."""
     shown: tuple[tuple[AnyItem, list[int]], ...]
     """Test rows, with the token ids of their prompts, that are answered for the report."""
+    sampling: AnswerSampling | None
+    """Answers that trained models sample, where that is asked for."""
     notices: tuple[str, ...]
     """What a reader of the report must know of all runs."""
     made: dict[int, AnyEncoded] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -82,6 +85,7 @@ class PreferenceSetting(Setting):
             "model_fingerprint": self.model.fingerprint,
             "reference_fingerprint": self.reference and self.reference.fingerprint,
             "device": self.device.type,
+            **(self.sampling.identity if self.sampling else {}),
         }
 
     def described(self, seed: int) -> dict[str, Any]:
@@ -189,11 +193,16 @@ class PreferenceSetting(Setting):
             raise TrainingDivergedError(trainer.state.global_step, [*recent, float("nan")])
         metrics, scores = self.kind.metrics(found, self.test.reference)
         before, _ = self.kind.metrics(self.test.start, self.test.reference)
+        sampled: dict[str, Any] = {"metrics": {}, "scores": {}, "config": {}}
+        if self.sampling is not None:
+            recent = [point[1] for point in trainer.curves["train_objective"][-4:]]
+            sampled = self.sampling.measure(trainer.model, step=trainer.state.global_step, losses=recent)
         return {
-            "metrics": metrics | {START + name: value for name, value in before.items()},
-            "scores": scores,
+            "metrics": metrics | {START + name: value for name, value in before.items()} | sampled["metrics"],
+            "scores": scores | sampled["scores"],
             "evaluation_seconds": time.perf_counter() - begun,
             "config": {
+                **sampled["config"],
                 "rho": margin_histogram(trainer.seen),
                 "shown": self._answers(trainer.model),
                 "adapted_modules": adapted_modules(trainer.model),
@@ -305,6 +314,16 @@ def open_preference(config: AnswerFields) -> PreferenceSetting:
         validation=found["validation"],
         test=found["test"],
         shown=_shown(config, given["test"], sets["test"], limit),
+        sampling=open_sampling(
+            config,
+            tokenizer,
+            given["test"],
+            sets["test"],
+            start=model,
+            reference=reference,
+            device=device,
+            limit=limit,
+        ),
         notices=notices,
     )
 

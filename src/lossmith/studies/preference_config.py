@@ -25,6 +25,15 @@ DECIDING = (
 RATED_DECIDING = (*RATED_SHARES, *RATED_NATS)
 """Metrics that a study of rated answers can be judged by; no other kind of study has them."""
 
+SAMPLED_METRICS = {
+    "kl": "sampled_prompts",
+    "reward": "reward",
+    "reward_score": "reward",
+    "reward_win_rate": "reward",
+    "likelihood_win_rate": "likelihood",
+}
+"""Deciding metrics of answers that the trained models sample -> the setting that they are measured with."""
+
 
 def with_beta(text: str, beta: float) -> str | None:
     """The loss with this beta in every term that takes one, in canonical form; None where no term does.
@@ -148,7 +157,7 @@ class AnswerFields(PreferenceFields):
     """What studies share that are tested on given answers: pairs of them, or answers rated one by one."""
 
     free: ClassVar[frozenset[str]] = PreferenceFields.free | {
-        *("data", "test_fraction", "split_seed"),
+        *("data", "test_fraction", "split_seed", "reward", "likelihood"),
         *("shown_answers", "shown_tokens"),
     }
 
@@ -170,6 +179,32 @@ class AnswerFields(PreferenceFields):
     """Test prompts that each trained model answers for the report; 0 writes none."""
     shown_tokens: PositiveInt = 64
     """Tokens that it may write for each."""
+    sampled_prompts: Annotated[int, Field(ge=0)] = 0
+    """Test prompts that each trained model answers at random, for KL(policy || reference) and, with `reward` and
+    `likelihood`, for those; 0 measures none of them."""
+    sampled_tokens: PositiveInt = 64
+    """Most tokens of such an answer, the stop token among them."""
+    sampling_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of these answers, the same for all runs."""
+    reward: str | None = None
+    """Sequence classifier (folder or hub id) that scores the sampled answers: a reward model with one output, or one
+    whose probability of `reward_label` is the reward."""
+    reward_label: str | None = None
+    """Its class; None finds it by the names positive, pos, LABEL_1."""
+    likelihood: str | None = None
+    """Causal language model by which sampled answers are likelier, per token, than those before training, or not."""
+
+    @model_validator(mode="after")
+    def _consistent_sampling(self) -> "AnswerFields":
+        for name in ("reward", "likelihood"):
+            if getattr(self, name) is not None and not self.sampled_prompts:
+                raise ValueError(f"`{name}` needs sampled answers: give `sampled_prompts`, such as 64")
+        if self.reward_label is not None and self.reward is None:
+            raise ValueError(f"`reward_label` has nothing to act on without `reward`, got '{self.reward_label}'")
+        wanted = SAMPLED_METRICS.get(self.metric)
+        if wanted is not None and not getattr(self, wanted):
+            raise ValueError(f"`metric` {self.metric} is measured with `{wanted}` alone: give it")
+        return self
 
 
 class PreferenceConfig(AnswerFields):
@@ -186,8 +221,8 @@ class PreferenceConfig(AnswerFields):
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, metric: str) -> str:
-        if metric not in DECIDING:
-            raise ValueError(f"must be one of {', '.join(DECIDING)}, got '{metric}'")
+        if metric not in (*DECIDING, *SAMPLED_METRICS):
+            raise ValueError(f"must be one of {', '.join((*DECIDING, *SAMPLED_METRICS))}, got '{metric}'")
         return metric
 
 
@@ -211,6 +246,6 @@ class RatedConfig(AnswerFields):
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, metric: str) -> str:
-        if metric not in RATED_DECIDING:
-            raise ValueError(f"must be one of {', '.join(RATED_DECIDING)}, got '{metric}'")
+        if metric not in (*RATED_DECIDING, *SAMPLED_METRICS):
+            raise ValueError(f"must be one of {', '.join((*RATED_DECIDING, *SAMPLED_METRICS))}, got '{metric}'")
         return metric

@@ -1,0 +1,222 @@
+"""What trained models sample as answers to test prompts: divergence from the reference, reward, win rates."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lossmith.errors import ConfigurationError, DataError, TrainingDivergedError
+from lossmith.evaluation.divergence import divergence
+from lossmith.evaluation.judging import likelihood_score
+from lossmith.evaluation.rewards import RewardModel, open_reward
+from lossmith.evaluation.sampling import SampledAnswer, sample_answers
+from lossmith.integrations.causal_lm.divergence import row_divergences
+from lossmith.integrations.causal_lm.loading import load_causal_lm
+from lossmith.integrations.models import ResolvedModel, resolve_model
+from lossmith.studies.answer_kinds import AnyEncoded, AnyItem
+from lossmith.studies.preference_config import AnswerFields
+from lossmith.tasks.preference import Prompt, prompt_text
+
+Scorer = Callable[[Sequence[tuple[Prompt, str]]], list[float]]
+"""The value of each (prompt, answer), the higher the better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSampling:
+    """Test prompts, the model before training, and what scores answers. Made by `open_sampling`."""
+
+    config: AnswerFields
+    tokenizer: Any
+    start: ResolvedModel
+    """The model before training."""
+    reference: ResolvedModel
+    """What the divergence is from."""
+    device: torch.device
+    prompts: tuple[Prompt, ...]
+    """As the data have them."""
+    prompt_ids: tuple[list[int], ...]
+    """As they are put before a model."""
+    reward: RewardModel | None
+    likelihood: ResolvedModel | None
+    kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What all runs share, made once: answers before training, their values, and the model that judges likelihoods."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Fingerprints of what scores."""
+        return {
+            "reward_fingerprint": self.reward and self.reward.fingerprint,
+            "likelihood_fingerprint": self.likelihood and self.likelihood.fingerprint,
+        }
+
+    @property
+    def reward_name(self) -> str:
+        """The metric that the reward is."""
+        return "reward_score" if self.reward is not None and self.reward.is_score else "reward"
+
+    def measure(self, policy: Any, *, step: int, losses: Sequence[float]) -> dict[str, Any]:
+        """Fields of a record: `metrics`, `scores` by prompt, and `config`.
+
+        Args:
+            policy: The trained model.
+            step: Optimiser steps so far, for a message.
+            losses: The last losses, for the same.
+
+        Raises:
+            TrainingDivergedError: If the policy gives numbers that are not finite.
+        """
+        answers = self._sampled(policy)
+        rows = [(answer.row_ids, len(answer.prompt_ids)) for answer in answers]
+        padding, size = self.tokenizer.pad_token_id, self.config.eval_batch_size
+        reference = self._network(self.reference)
+        compared = row_divergences(policy, reference, rows, padding=padding, batch_size=size)
+        if not all(abs(value) < float("inf") for row in compared for value in (*row.kl, *row.logps)):
+            raise TrainingDivergedError(step, [*losses, float("nan")])
+        found = divergence(compared, [ids for ids, _ in rows], left_out={self.tokenizer.eos_token_id, padding})
+        metrics = {name: getattr(found, name) for name in ("kl", "kl_sampled", "kl_per_token", "kl_released")}
+        metrics["stopped"] = _mean([float(answer.stopped) for answer in answers])
+        scores = {"kl": list(found.per_answer)}
+        for name, values, before in self._values(answers):
+            won = [(own > other) + 0.5 * (own == other) for own, other in zip(values, before, strict=True)]
+            scores[f"{name}_win_rate"] = won
+            metrics[f"{name}_win_rate"] = _mean(won)
+            if name == "reward":
+                scores[self.reward_name] = values
+                metrics |= {self.reward_name: _mean(values), f"start_{self.reward_name}": _mean(before)}
+        return {"metrics": metrics, "scores": scores, "config": self._described(metrics)}
+
+    def _described(self, metrics: dict[str, float]) -> dict[str, Any]:
+        """What a report draws a frontier from, which begins at the model before training and so needs it as reference.
+
+        Scores of a reward model have no scale that all frontiers share, probabilities have.
+        """
+        if "reward" not in metrics or self.reference is not self.start:
+            return {}
+        drawn = {name: [metrics[name]] for name in ("kl", "reward", "start_reward")}
+        return {"sampling": {"seeds": [self.config.sampling_seed], **drawn}, "test_prompts": len(self.prompts)}
+
+    def _values(self, answers: Sequence[SampledAnswer]) -> list[tuple[str, list[float], list[float]]]:
+        """Name, values of the answers, and values of those before training, for each that scores."""
+        scorers: dict[str, Scorer] = {}
+        if self.reward is not None:
+            scorers["reward"] = self._rewarded
+        if self.likelihood is not None:
+            scorers["likelihood"] = self._likelihoods
+        found = []
+        for name, score in scorers.items():
+            if name not in self.kept:
+                if "answers" not in self.kept:
+                    self.kept["answers"] = self._sampled(self._network(self.start))
+                self.kept[name] = score(self._paired(self.kept["answers"]))
+            before: list[float] = self.kept[name]
+            # An answer that did not change is a tie, whatever the last bits of another batch.
+            same = [own.ids == old.ids for own, old in zip(answers, self.kept["answers"], strict=True)]
+            values = score(self._paired(answers))
+            values = [old if equal else own for own, old, equal in zip(values, before, same, strict=True)]
+            found.append((name, values, before))
+        return found
+
+    def _sampled(self, model: Any) -> list[SampledAnswer]:
+        # The same random numbers for every model. Training is over, so that adding the adapters to the weights and
+        # taking them out again is harmless.
+        written = sample_answers(
+            model,
+            self.tokenizer,
+            self.prompt_ids,
+            seed=self.config.sampling_seed,
+            max_new_tokens=self.config.sampled_tokens,
+            batch_size=self.config.eval_batch_size,
+            merge=True,
+        )
+        return [own[0] for own in written]
+
+    def _paired(self, answers: Sequence[SampledAnswer]) -> list[tuple[Prompt, str]]:
+        return [(prompt, answer.answer) for prompt, answer in zip(self.prompts, answers, strict=True)]
+
+    def _rewarded(self, pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
+        assert self.reward is not None
+        return self.reward.score([self.reward.answer_text(prompt, answer) for prompt, answer in pairs])
+
+    def _likelihoods(self, pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
+        assert self.likelihood is not None
+        if "judge" not in self.kept:
+            self.kept["judge"] = load_causal_lm(self.likelihood, device=self.device)
+        score = likelihood_score(*self.kept["judge"], batch_size=self.config.eval_batch_size)
+        return list(score([(_request(prompt), answer) for prompt, answer in pairs]))
+
+    def _network(self, model: ResolvedModel) -> Any:
+        weights = torch.bfloat16 if self.config.weights == "bfloat16" else torch.float32
+        return load_causal_lm(model, device=self.device, dtype=weights)[0]
+
+
+def open_sampling(
+    config: AnswerFields,
+    tokenizer: Any,
+    items: Sequence[AnyItem],
+    encoded: AnyEncoded,
+    *,
+    start: ResolvedModel,
+    reference: ResolvedModel | None,
+    device: torch.device,
+    limit: int | None,
+) -> AnswerSampling | None:
+    """What a study samples; None where it does not.
+
+    Args:
+        config: The study.
+        tokenizer: Of its model.
+        items: Test rows.
+        encoded: The same as token rows; rows that share a prompt give it once.
+        start: The model before training.
+        reference: A reference of its own.
+        device: Where to work.
+        limit: Most tokens that the model reads.
+
+    Raises:
+        ConfigurationError: If the reward has no such class, or there is no room for an answer.
+        DataError: If there are fewer different test prompts than wanted.
+        ModelError: If the reward or the model of likelihoods cannot be used.
+    """
+    count = config.sampled_prompts
+    if not count:
+        return None
+    if limit is not None and config.sampled_tokens >= limit:
+        raise ConfigurationError(
+            f"`sampled_tokens` must be < {limit}, the most that the model reads, got {config.sampled_tokens}."
+        )
+    first = {tuple(row.prompt_ids): place for row, place in zip(encoded.rows, encoded.places, strict=True)}
+    if count > len(first):
+        raise DataError(f"`sampled_prompts` is {count} and the test has {len(first)} different prompts: lower it.")
+    every = list(first.items())
+    drawn = [every[place * len(every) // count] for place in range(count)]
+    room = None if limit is None else limit - config.sampled_tokens
+    reward = (
+        open_reward(config.reward, label=config.reward_label, device=device, scores=True) if config.reward else None
+    )
+    likelihood = resolve_model(config.likelihood) if config.likelihood else None
+    found = AnswerSampling(
+        config=config,
+        tokenizer=tokenizer,
+        start=start,
+        reference=reference or start,
+        device=device,
+        prompts=tuple(items[place].prompt for _, place in drawn),
+        prompt_ids=tuple(list(ids)[-room if room else None :] for ids, _ in drawn),
+        reward=reward,
+        likelihood=likelihood,
+    )
+    if config.metric in ("reward", "reward_score") and config.metric != found.reward_name:
+        raise ConfigurationError(f"`metric` must be {found.reward_name} with this reward, got '{config.metric}'.")
+    return found
+
+
+def _request(prompt: Prompt) -> str:
+    """What is asked, in one text; of a chat of one turn the turn alone."""
+    if not isinstance(prompt, str) and len(prompt) == 1:
+        return prompt[0].content
+    return prompt_text(prompt)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
