@@ -14,11 +14,11 @@ from lossmith.objectives import list_losses, objective
 
 
 def __getattr__(name: str) -> Any:
-    # `lossmith.testing` is imported when it is first asked for; it stands above this module's imports.
-    if name == "testing":
+    # These are imported when they are first asked for; they stand above this module's imports.
+    if name in ("testing", "discovery"):
         import importlib
 
-        return importlib.import_module("lossmith.testing")
+        return importlib.import_module(f"lossmith.{name}")
     raise AttributeError(f"module 'lossmith' has no attribute '{name}'")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from lossmith.cli import baseline, explain, judge, library, predict, rank, studies, tune
+from lossmith.cli import baseline, discover, explain, judge, library, predict, rank, studies, tune
 from lossmith.cli.shared import plain
 from lossmith.errors import ConfigurationError, LossmithError, LossmithWarning
 
@@ -45,6 +45,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(library.losses_app, name="losses")
+app.add_typer(discover.discover_app, name="discover")
 
 SPREAD = {
     "compare": ("--losses",),

@@ -4,7 +4,7 @@ from lossmith.discovery.program.canonical import canonical_form, exact_hash, ske
 from lossmith.discovery.program.interpret import as_objective, torch_function
 from lossmith.discovery.program.limits import MAX_AST_NODES, MAX_BYTES, MAX_DEPTH, MAX_NODES, check_size
 from lossmith.discovery.program.nodes import LEAVES, Node, const, make, names_of, order, read, replace, setting
-from lossmith.discovery.program.operators import FLOATS, MASKS, OPERATORS, Operator, ProgramError
+from lossmith.discovery.program.operators import FLOATS, MASKS, OPERATORS, WORDS, Operator, ProgramError
 from lossmith.discovery.program.program import INPUTS, ITEM, Program, inputs_of
 from lossmith.discovery.program.render import from_json, one_line, to_json, to_latex, to_python
 
@@ -19,6 +19,7 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_NODES",
     "OPERATORS",
+    "WORDS",
     "Node",
     "Operator",
     "Program",

@@ -105,6 +105,23 @@ class Program:
             node.op in reductions or (node.op == "mean_masked" and node.type == "scalar") for node in order(self.root)
         )
 
+    def to_json(self) -> str:
+        """One line of JSON; `from_json` gives the same program, hash for hash."""
+        from lossmith.discovery.program.render import to_json
+
+        return to_json(self)
+
+    @staticmethod
+    def from_json(text: str) -> "Program":
+        """The program that `to_json` wrote.
+
+        Raises:
+            ProgramError: For anything that is no such program.
+        """
+        from lossmith.discovery.program.render import from_json
+
+        return from_json(text)
+
     def with_defaults(self, **values: float) -> "Program":
         """The same expression with other defaults.
 

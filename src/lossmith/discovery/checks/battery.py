@@ -1,0 +1,294 @@
+"""The hard checks, one function each: a sentence where the rule is broken, None where it is kept."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossmith.discovery.checks import points
+from lossmith.discovery.identity.probes import Probes
+from lossmith.discovery.program import ITEM, WORDS, Program, order, torch_function
+from lossmith.discovery.program.arrays import Array
+from lossmith.discovery.program.differentiate import evaluate, value_and_gradients
+
+DIRECTION = -0.1
+"""Mean over mean absolute gradient along the margin: DPO has -1, IPO -0.2 to -0.5, LRML -0.7 to -0.95, a
+straight-through cheat +1."""
+STEP, SLOPE_ERROR = 1e-4, 1e-3
+
+
+@dataclass
+class Candidate:
+    """A program under check, with what several checks look at."""
+
+    program: Program
+    direction: bool = True
+    """Whether it must push the right way; a penalty that is added to a loss need not."""
+
+    @cached_property
+    def ordinary(self) -> tuple[Array, dict[str, Array]]:
+        """Value and gradients at the public probe points."""
+        return self.at(points.ordinary(self.program.family))
+
+    def at(self, where: Probes) -> tuple[Array, dict[str, Array]]:
+        """Value and gradients of everything that is trained."""
+        return value_and_gradients(self.program.literal_root, where.inputs, where.trained)
+
+    @cached_property
+    def holds(self) -> bool:
+        """Whether something is held constant by `detach`."""
+        return any(node.op == "detach" for node in order(self.program.root))
+
+    @cached_property
+    def spreads(self) -> bool:
+        """Whether it reads a spread over the batch, whose divisor n - 1 sees the size of the batch."""
+        return any(node.op in ("var_batch", "std_batch") for node in order(self.program.root))
+
+    @cached_property
+    def function(self) -> Callable[..., torch.Tensor]:
+        """The torch function that would be trained."""
+        return torch_function(self.program)
+
+    @property
+    def item(self) -> str:
+        """`pair`, `token` or `anchor`."""
+        return ITEM[self.program.family]
+
+
+def value_type(candidate: Candidate) -> tuple[str, str] | None:
+    """One number per item."""
+    kind = candidate.program.root.type
+    if kind == "item":
+        return None
+    category = "bad-type" if kind in ("flag", "mask", "table_mask") else "shape"
+    hint = " Leave the mean to the trainer." if kind == "scalar" and candidate.program.inputs else ""
+    return category, f"It gives {WORDS[kind]} where a number per {candidate.item} is needed.{hint}"
+
+
+def ordinary_values(candidate: Candidate) -> tuple[str, str] | None:
+    """Finite value and gradient at ordinary inputs."""
+    return _unless_finite(*candidate.ordinary, where="at ordinary inputs")
+
+
+def has_gradient(candidate: Candidate) -> tuple[str, str] | None:
+    """A path from the value to something that is trained."""
+    if candidate.ordinary[1]:
+        return None
+    names = " or ".join(f"`{name}`" for name in points.ordinary(candidate.program.family).trained)
+    return "no-grad", f"No gradient reaches {names}."
+
+
+def gradient_is_not_zero(candidate: Candidate) -> tuple[str, str] | None:
+    """A gradient that is not zero everywhere."""
+    where = points.ordinary(candidate.program.family)
+    if np.any(where.chained(candidate.ordinary[1])):
+        return None
+    return "zero-grad", "The gradient is zero at every ordinary input."
+
+
+def one_item_alone(candidate: Candidate) -> tuple[str, str] | None:
+    """Finite for a batch of one item."""
+    found = candidate.at(points.alone(candidate.program.family))
+    hint = " A spread over one item is 0: do not divide by it." if candidate.spreads else ""
+    return _unless_finite(*found, where=f"for a batch of one {candidate.item}", hint=hint)
+
+
+def the_ends(candidate: Candidate) -> tuple[str, str] | None:
+    """Finite at the ends of what the family can meet, in float64."""
+    said = {
+        "preference": f"where a log-probability is {points.REACH:.0f} nats or less from its reference",
+        "token": "where a probability rounds to 0 or 1",
+        "metric": "where a class has one row, or all rows are of one class",
+    }[candidate.program.family]
+    for where in points.far(candidate.program.family):
+        broken = _unless_finite(*candidate.at(where), where=said)
+        if broken:
+            return broken
+    return None
+
+
+def _unless_finite(value: Array, gradients: dict[str, Array], *, where: str, hint: str = "") -> tuple[str, str] | None:
+    if not np.isfinite(value).all():
+        return "nonfinite", f"Its value is not finite {where}.{hint}"
+    for name, gradient in gradients.items():
+        if not np.isfinite(gradient).all():
+            return "nonfinite", f"Its gradient with respect to `{name}` is not finite {where}.{hint}"
+    return None
+
+
+def right_direction(candidate: Candidate) -> tuple[str, str] | None:
+    """Descent widens the margin (pairs), lifts the label (tokens), draws the class together (tables), on the whole."""
+    if not candidate.direction:
+        return None
+    pushes = DIRECTIONS[candidate.program.family](candidate)
+    for where, push in pushes:
+        if not push <= DIRECTION:
+            return (
+                "wrong-sign",
+                f"Its gradient has the wrong sign or none {where}: {push:+.2f}, at most -0.1 is needed.",
+            )
+    return None
+
+
+def _along_margins(candidate: Candidate) -> list[tuple[str, float]]:
+    where = points.antithetic()
+    _, gradients = candidate.at(where)
+    zero = np.zeros(where.inputs["chosen_logps"].shape)
+    along = (gradients.get("chosen_logps", zero) - gradients.get("rejected_logps", zero)) / 2
+    return [
+        (f"along margins of {spread:.0f} nats", _share(along[place]))
+        for place, spread in enumerate(points.MARGIN_SPREADS)
+    ]
+
+
+def _along_labels(candidate: Candidate) -> list[tuple[str, float]]:
+    where = points.ordinary("token")
+    assert where.labels is not None
+    slopes = where.chained(candidate.ordinary[1]).reshape(where.labels.shape)
+    return [("along the logit of the label", _share(slopes[where.labels == 1]))]
+
+
+def _along_classes(candidate: Candidate) -> list[tuple[str, float]]:
+    where = points.ordinary("metric")
+    slopes = where.chained(candidate.ordinary[1]).reshape(where.inputs["similarities"].shape)
+    signed = np.concatenate([slopes[where.inputs["same"]], -slopes[where.inputs["different"]]])
+    return [("between rows of one class and of others", _share(signed))]
+
+
+DIRECTIONS: dict[str, Callable[[Candidate], list[tuple[str, float]]]] = {
+    "preference": _along_margins,
+    "token": _along_labels,
+    "metric": _along_classes,
+}
+
+
+def _share(slopes: Array) -> float:
+    size = float(np.abs(slopes).mean())
+    return float(slopes.mean()) / size if size > 0 else 0.0
+
+
+def pure(candidate: Candidate) -> tuple[str, str] | None:
+    """The same twice, and inputs as they were."""
+    given = _tensors(candidate, 2)
+    before = {name: value.clone() for name, value in given.items()}
+    first, second = candidate.function(**given), candidate.function(**given)
+    if not torch.equal(first, second):
+        return "impure", "Two calls on the same inputs differ."
+    if not all(torch.equal(given[name], value) for name, value in before.items()):
+        return "impure", "It changes its inputs."
+    return None
+
+
+def equivariant(candidate: Candidate) -> tuple[str, str] | None:
+    """Shuffled items give shuffled losses; without coupling, what else is in the batch changes nothing."""
+    given = _tensors(candidate, 2)
+    whole = candidate.function(**given)
+    turned = torch.arange(len(whole)).flip(0)
+    shuffled = candidate.function(**{name: _picked(value, turned, candidate) for name, value in given.items()})
+    size = float(whole.abs().max()) + 1e-30
+    if not torch.allclose(shuffled, whole[turned], rtol=1e-9, atol=1e-12 * size):
+        return "not-equivariant", f"Its value depends on the order of the {candidate.item}s."
+    if candidate.program.batch_coupled:
+        return None
+    some = torch.arange(0, len(whole), 2)
+    fewer = candidate.function(**{name: _picked(value, some, candidate) for name, value in given.items()})
+    if not torch.allclose(fewer, whole[some], rtol=1e-9, atol=1e-12 * size):
+        return "not-equivariant", f"What else is in the batch changes the loss of a {candidate.item}."
+    return None
+
+
+def duplicates_with_its_batch(candidate: Candidate) -> bool:
+    """Whether a batch that holds everything twice gives every loss twice; the n - 1 divisor breaks it."""
+    if candidate.program.family == "metric":
+        return True
+    given = _tensors(candidate, 2)
+    whole = candidate.function(**given)
+    twice = torch.arange(len(whole)).repeat(2)
+    doubled = candidate.function(**{name: _picked(value, twice, candidate) for name, value in given.items()})
+    return bool(torch.allclose(doubled, whole.repeat(2), rtol=1e-9, atol=1e-12 * float(whole.abs().max())))
+
+
+def slopes_agree(candidate: Candidate) -> tuple[str, str] | None:
+    """The gradient that autograd gives is the slope of the value."""
+    where = points.ordinary(candidate.program.family)
+    trained = [name for name in candidate.program.inputs if name in where.trained]
+    generator = np.random.Generator(np.random.Philox(key=11))
+    moves = {name: generator.standard_normal(where.inputs[name].shape) for name in trained}
+    root = candidate.program.literal_root
+    ahead, behind = (
+        evaluate(root, {**where.inputs, **{name: where.inputs[name] + step * move for name, move in moves.items()}})
+        for step in (STEP, -STEP)
+    )
+    good = 0
+    batches = len(where.inputs[trained[0]])
+    for batch in range(batches):
+        slopes = autograd_slopes(candidate, batch, trained)
+        got = sum(float((slopes[name] * moves[name][batch].reshape(slopes[name].shape)).sum()) for name in trained)
+        size = sum(
+            float(np.abs(slopes[name] * moves[name][batch].reshape(slopes[name].shape)).sum()) for name in trained
+        )
+        wanted = float((ahead[batch] - behind[batch]).sum()) / (2 * STEP)
+        noise = 1e-14 * float(np.abs(ahead[batch]).sum()) / STEP
+        good += abs(got - wanted) <= SLOPE_ERROR * size + noise
+    # A jump or a kink may lie between two of the points, not in most batches.
+    if good * 2 > batches:
+        return None
+    return "grad-mismatch", f"Its gradient is not the slope of its value in {batches - good} of {batches} batches."
+
+
+def autograd_slopes(candidate: Candidate, batch: int, trained: list[str]) -> dict[str, Any]:
+    """Gradients by torch at one batch of the probe points."""
+    given = _tensors(candidate, batch)
+    leaves = [given[name].requires_grad_() for name in trained]
+    slopes = torch.autograd.grad(candidate.function(**given).sum(), leaves, allow_unused=True)
+    return {
+        name: (torch.zeros_like(leaf) if slope is None else slope).numpy()
+        for name, leaf, slope in zip(trained, [leaf.detach() for leaf in leaves], slopes, strict=True)
+    }
+
+
+def half_precision_finite(candidate: Candidate) -> bool:
+    """Whether value and gradient are finite on bfloat16 and float16 inputs."""
+    for dtype in (torch.bfloat16, torch.float16):
+        given = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in _tensors(candidate, 3).items()
+        }
+        where = points.ordinary(candidate.program.family)
+        leaves = [given[name].requires_grad_() for name in given if name in where.trained]
+        value = candidate.function(**given)
+        slopes = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+        finite = [value, *(slope for slope in slopes if slope is not None)]
+        if not all(bool(part.isfinite().all()) for part in finite):
+            return False
+    return True
+
+
+def _tensors(candidate: Candidate, batch: int) -> dict[str, torch.Tensor]:
+    given = points.ordinary(candidate.program.family).tensors(batch)
+    return {name: given[name] for name in candidate.program.inputs}
+
+
+def _picked(value: torch.Tensor, rows: torch.Tensor, candidate: Candidate) -> torch.Tensor:
+    if value.dim() == 0:
+        return value
+    if candidate.program.family == "metric":
+        return value[rows][:, rows]
+    return value[rows]
+
+
+CHECKS: dict[str, Callable[[Candidate], tuple[str, str] | None]] = {
+    "value_type": value_type,
+    "ordinary_values": ordinary_values,
+    "has_gradient": has_gradient,
+    "gradient_is_not_zero": gradient_is_not_zero,
+    "one_item_alone": one_item_alone,
+    "the_ends": the_ends,
+    "right_direction": right_direction,
+    "pure": pure,
+    "equivariant": equivariant,
+}
+"""The hard checks in the order in which they run; the first that fails decides. Slopes are compared behind them."""

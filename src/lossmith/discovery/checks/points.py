@@ -1,0 +1,99 @@
+"""Where the checks look: ordinary batches, one item alone, and the ends of what a family can meet."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from lossmith.discovery.identity.probes import Probes, anchor_points, probes, token_points
+from lossmith.discovery.program.arrays import Array
+
+REACH = 300.0
+"""How far a log-probability may be from its reference, in nats, with everything finite in float64."""
+_STEPS = np.array([-300.0, -120.0, -40.0, -5.0, 0.0, 5.0, 40.0, 120.0, 300.0])
+MARGIN_SPREADS = (10.0, 30.0)
+"""Standard deviations of the antithetic margins of the direction check, in nats."""
+LINE = np.linspace(-59.0, 59.0, 119)
+"""Margins of the line along which shapes are read, in nats."""
+_COMPANIONS = (-4.3, 1.1, 6.7)
+
+
+@lru_cache(maxsize=8)
+def ordinary(family: str) -> Probes:
+    """The public probe points."""
+    return probes(family)
+
+
+@lru_cache(maxsize=8)
+def alone(family: str) -> Probes:
+    """The same points as batches of one item; of two anchors of different classes for tables."""
+    if family == "metric":
+        rows = np.random.Generator(np.random.Philox(key=5)).standard_normal((4, 1, 5))
+        return anchor_points(rows, np.zeros(1, dtype=int))
+    if family == "token":
+        return _apart(probes(family))
+    return _apart(probes(family))
+
+
+def _apart(points: Probes) -> Probes:
+    inputs = {
+        name: values if values.shape[1] == 1 else values.reshape(-1, 1, 1) for name, values in points.inputs.items()
+    }
+    count = max(len(values) for values in inputs.values())
+    inputs = {name: values if len(values) == count else np.zeros((count, 1, 1)) for name, values in inputs.items()}
+    jacobians = {name: values.reshape(count, 1, -1) for name, values in points.jacobians.items()}
+    return Probes(points.family, points.seed, inputs, jacobians)
+
+
+@lru_cache(maxsize=8)
+def far(family: str) -> tuple[Probes, ...]:
+    """The ends: every pair of steps from the reference; probabilities that round to 0 and 1; classes without others."""
+    if family == "preference":
+        return (_far_pairs(),)
+    if family == "token":
+        sure = torch.tensor([[40.0, 0, 0, 0], [0, 200.0, 0, 1.0], [0, 1.0, 2.0, 30.0], [0.0, 0, 0, 0]])
+        return tuple(token_points(sure, torch.tensor(labels), 1) for labels in ([0, 1, 3, 0], [2, 0, 0, 1]))
+    rows = np.random.Generator(np.random.Philox(key=6)).standard_normal((2, 6, 5))
+    together = np.repeat(rows[:, :1], 6, axis=1) + 1e-3 * rows
+    one_class, no_class, mixed = np.zeros(6, dtype=int), np.arange(6), np.array([0, 0, 0, 1, 1, 2])
+    return (*(anchor_points(rows, labels) for labels in (one_class, no_class, mixed)), anchor_points(together, mixed))
+
+
+def _far_pairs() -> Probes:
+    size = len(_STEPS)
+    shape = (size, size, 1)
+    # References this low leave every log-probability below 0, so that 1 - p is defined wherever it is looked at.
+    reference = {"chosen": np.full(shape, -420.0), "rejected": np.full(shape, -450.0)}
+    inputs: dict[str, Array] = {"reward_shift": np.zeros((size, 1, 1))}
+    for side, steps in (("chosen", _STEPS.reshape(-1, 1, 1)), ("rejected", _STEPS.reshape(1, -1, 1))):
+        inputs[f"ref_{side}_logps"] = reference[side]
+        inputs[f"{side}_logps"] = reference[side] + steps
+        inputs[f"{side}_lengths"] = np.full(shape, 350.0)
+    return Probes("preference", 0, inputs, {})
+
+
+def pairs_at(margins: Array) -> Probes:
+    """Pairs whose log-ratio margin is given, [batches, items, 1]: half of it lifts the chosen completion."""
+    shape = margins.shape
+    inputs: dict[str, Array] = {"reward_shift": np.zeros((shape[0], 1, 1))}
+    for side, sign, reference in (("chosen", 0.5, -100.0), ("rejected", -0.5, -103.0)):
+        inputs[f"ref_{side}_logps"] = np.full(shape, reference)
+        inputs[f"{side}_logps"] = reference + sign * margins
+        inputs[f"{side}_lengths"] = np.full(shape, 80.0)
+    return Probes("preference", 0, inputs, {})
+
+
+@lru_cache(maxsize=1)
+def antithetic() -> Probes:
+    """One batch per spread, every margin with its opposite."""
+    half = np.random.Generator(np.random.Philox(key=7)).standard_normal((1, 64, 1))
+    spread = np.array(MARGIN_SPREADS).reshape(-1, 1, 1)
+    return pairs_at(np.concatenate([half, -half], axis=1) * spread)
+
+
+@lru_cache(maxsize=1)
+def line() -> Probes:
+    """One pair at each margin of the line; batches of four, so that coupled losses see a batch."""
+    moving = LINE.reshape(-1, 1, 1)
+    rest = np.broadcast_to(np.array(_COMPANIONS).reshape(1, -1, 1), (len(LINE), len(_COMPANIONS), 1))
+    return pairs_at(np.concatenate([moving, rest], axis=1))
