@@ -134,6 +134,60 @@ def test_a_spent_budget_is_said_and_the_same_command_continues(capsys, tmp_path,
         assert len(server.bodies) == 24
 
 
+def test_a_judge_without_a_verdict_leaves_its_replies_and_one_sentence(capsys, tmp_path, files):
+    with scripted.judge_server(lambda body: "I would rather not say.") as server:
+        words = ("judge", "tldr", files[0], "--baseline", files[1], "--base-url", server.base_url, "--model", "j")
+        code, _, errors = run(capsys, *words, "--concurrency", "1", "--out", tmp_path / "out")
+        asked = len(server.bodies)
+    assert code == 2
+    assert len(errors.strip().splitlines()) == 1
+    assert "no verdict in the asked format in any of 20 replies" in errors
+    assert f"Read them in {tmp_path / 'out' / 'judgements.jsonl'}" in errors
+    lines = [json.loads(line) for line in (tmp_path / "out" / "judgements.jsonl").read_text().splitlines()]
+    assert len(lines) == 24
+    assert sum(line["reply"] == "I would rather not say." for line in lines) in (20, asked)
+    assert {line["problem"] for line in lines} == {"no JSON in the last line", "not asked"}
+    assert {line["model"] for line in lines} == {"ours"}
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_grades_that_were_given_before_are_kept_where_the_baseline_has_none(capsys, tmp_path):
+    rows = {str(n): ["zebra", "zebra"] for n in range(81, 84)}
+    ours = answers_file(tmp_path / "ours.jsonl", "ours", rows, [])
+    theirs = answers_file(tmp_path / "theirs.jsonl", "theirs", {name: ["odd", "odd"] for name in rows}, [])
+
+    def answer(body):
+        return "Rating: [[5]]" if "zebra" in body["messages"][1]["content"] else "Well."
+
+    with scripted.judge_server(answer) as server:
+        words = ("judge", "mt_bench", ours, "--baseline", theirs, "--base-url", server.base_url, "--model", "j")
+        assert run(capsys, *words, "--out", tmp_path / "out")[0] == 2
+    lines = [json.loads(line) for line in (tmp_path / "out" / "judgements.jsonl").read_text().splitlines()]
+    assert [(line["model"], line["value"]) for line in lines] == [("ours", 5.0)] * 6 + [("theirs", None)] * 6
+
+
+def test_difficulties_beside_the_instructions_are_read(capsys, tmp_path):
+    folder = tmp_path / "alpaca"
+    folder.mkdir()
+    rows = [{"instruction": f"{n}?", "output": "y" * 35, "generator": "gpt4_1106_preview"} for n in range(12)]
+    (folder / "alpaca_eval.json").write_text(json.dumps(rows))
+    (folder / "instruction_difficulty.csv").write_text(
+        ",instruction_difficulty\n" + "".join(f"{n},{0.1 * n - 0.5}\n" for n in range(12))
+    )
+    own = [
+        {"id": f"alpaca_eval:{n}", "model": "ours", "turns": [f"{n}?"], "answers": ["x" * (20 + 3 * n)]}
+        for n in range(12)
+    ]
+    (tmp_path / "ours.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    with scripted.judge_server(scripted.choose(longer_first)) as server:
+        words = ("judge", "pairs", tmp_path / "ours.jsonl", "--baseline", f"alpaca_eval:{folder}")
+        words = (*words, "--base-url", server.base_url, "--model", "j", "--out", tmp_path / "out")
+        code, shown, errors = run(capsys, *words)
+    assert code == 0, errors
+    assert "The leaderboard's model with its instruction difficulties and without its gamed baseline rows" in shown
+    assert f"note: read {folder / 'instruction_difficulty.csv'}, which lies beside the instructions" in shown
+
+
 def test_offline_judges_are_named_as_such(capsys, tmp_path, files):
     model = tiny.write_causal_model(tmp_path / "tiny")
     words = ("judge", "likelihood", files[0], "--baseline", files[1], "--model", model, "--device", "cpu")

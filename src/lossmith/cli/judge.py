@@ -1,5 +1,7 @@
 """`lossmith answer` and `lossmith judge`: answers of a model to questions, and what a judge makes of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +9,7 @@ import typer
 from rich.console import Console
 
 from lossmith.cli.shared import Device, folder_name, plain, require_train_extra
-from lossmith.errors import ConfigurationError
+from lossmith.errors import ConfigurationError, JudgeError
 
 KINDS = ("mt_bench", "pairs", "tldr", "reward", "likelihood")
 STYLES = {"pairs": "helpful", "tldr": "concise"}
@@ -133,7 +135,14 @@ _SETTINGS = (
 def _with_judge(options: dict[str, Any], folder: Path, console: Console) -> tuple[list[Any], Any, list[str]]:
     """Results of a judge at an endpoint."""
     from lossmith.evaluation import judging
-    from lossmith.evaluation.judging.sources import answers_from, read_difficulties, read_gamed
+    from lossmith.evaluation.judging.sources import (
+        DIFFICULTIES,
+        GAMED,
+        answers_from,
+        beside,
+        read_difficulties,
+        read_gamed,
+    )
     from lossmith.report.live import BatchProgress
     from lossmith.tasks.mt_bench import load_mt_bench
 
@@ -142,8 +151,18 @@ def _with_judge(options: dict[str, Any], folder: Path, console: Console) -> tupl
         raise ConfigurationError("`--base-url` must say where the judge is, such as http://127.0.0.1:8000/v1.")
     answers = answers_from(options["answers"])
     baseline = None if options["baseline"] is None else answers_from(options["baseline"])
-    difficulties = options["difficulties"] and read_difficulties(options["difficulties"].expanduser())
-    gamed = options["gamed"] and read_gamed(options["gamed"].expanduser())
+    weights = {"difficulties": options["difficulties"], "gamed": options["gamed"]}
+    found = {"difficulties": beside(options["baseline"], DIFFICULTIES), "gamed": beside(options["baseline"], GAMED)}
+    if what == "pairs" and weights["difficulties"] is None and found["difficulties"] is not None:
+        # Gamed rows are told apart by difficulties: the two are taken together.
+        weights = {name: weights[name] or path for name, path in found.items()}
+    difficulties = weights["difficulties"] and read_difficulties(weights["difficulties"].expanduser())
+    gamed = weights["gamed"] and read_gamed(weights["gamed"].expanduser())
+    notices = [
+        f"read {path}, which lies beside the instructions"
+        for name, path in weights.items()
+        if path is not None and path != options[name]
+    ]
     endpoint = judging.Endpoint(options["base_url"], timeout_s=options["timeout"])
     store = options["cache"] or folder / "replies.sqlite"
     with endpoint, judging.CallCache(store.expanduser()) as cache, BatchProgress(console) as bar:
@@ -166,25 +185,40 @@ def _with_judge(options: dict[str, Any], folder: Path, console: Console) -> tupl
         budget = judging.Budget(max_calls=options["max_calls"], max_tokens=options["max_tokens"])
         if what != "mt_bench":
             assert baseline is not None
-            result = judging.judge_pairs(
-                answers,
-                baseline,
-                judge_of("comparisons"),
-                style=STYLES[what],
-                difficulties=difficulties,
-                gamed=gamed,
-                seed=options["seed"],
-            )
-            return [result], None, endpoint.notices
+            with _kept_judgements(folder, [], answers.model):
+                result = judging.judge_pairs(
+                    answers,
+                    baseline,
+                    judge_of("comparisons"),
+                    style=STYLES[what],
+                    difficulties=difficulties,
+                    gamed=gamed,
+                    seed=options["seed"],
+                )
+            return [result], None, [*notices, *endpoint.notices]
         questions = load_mt_bench()
-        results = [
-            judging.grade(questions, own, judge_of(own.model), seed=options["seed"])
-            for own in (answers, baseline)
-            if own is not None
-        ]
+        results: list[Any] = []
+        for own in (answers, baseline):
+            if own is not None:
+                with _kept_judgements(folder, results, own.model):
+                    results.append(judging.grade(questions, own, judge_of(own.model), seed=options["seed"]))
         whole = len(results) == 2 and not any(result.not_asked for result in results)
         comparison = judging.compare_grades(*results, seed=options["seed"]) if whole else None
         return results, comparison, endpoint.notices
+
+
+@contextmanager
+def _kept_judgements(folder: Path, results: list[Any], model: str) -> Iterator[None]:
+    """Inside, replies of a judge that gives no verdict at all are written all the same, beside those before."""
+    from lossmith.evaluation.judging import NoVerdictError
+    from lossmith.report.judging import write_judgements
+
+    try:
+        yield
+    except NoVerdictError as error:
+        done = {result.model: result.judgements for result in results}
+        write_judgements(folder, done | {model: error.judgements})
+        raise JudgeError(f"{error} Read them in {folder / 'judgements.jsonl'}.") from error
 
 
 def _offline(options: dict[str, Any], device: str | None) -> tuple[list[Any], None, list[str]]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,16 @@ def write_judging(
     }
     write_atomically(folder / "results.json", json.dumps(_strict(values), indent=2, ensure_ascii=False) + "\n")
     write_atomically(folder / "results.csv", to_csv(_csv(results, comparison)))
-    lines = [
-        {"model": result.model, **asdict(one)} for result in results for one in (result.judgements or _offline(result))
-    ]
+    write_judgements(folder, {result.model: result.judgements or _offline(result) for result in results})
+
+
+def write_judgements(folder: Path, judgements: Mapping[str, Sequence[Judgement]]) -> None:
+    """Write `judgements.jsonl`, a line for each judgement, with the model whose answer it is about.
+
+    Raises:
+        EvidenceError: If it cannot be written.
+    """
+    lines = [{"model": model, **asdict(one)} for model, own in judgements.items() for one in own]
     text = "".join(json.dumps(_strict(line), ensure_ascii=False) + "\n" for line in lines)
     write_atomically(folder / "judgements.jsonl", text)
 

@@ -17,6 +17,7 @@ from lossmith.evaluation.judging import (
     CallCache,
     Endpoint,
     Judge,
+    NoVerdictError,
     compare_grades,
     grade,
     judge_pairs,
@@ -141,9 +142,13 @@ def test_a_judge_that_never_keeps_to_the_format_is_one_sentence(judging):
         grade(QUESTIONS, answers("ours", WORTH), judge)
     many = [Question(str(n), "writing", ("Write.", "Again.")) for n in range(60)]
     server.bodies.clear()
-    with pytest.raises(JudgeError, match=f"any of {GIVES_UP_AFTER} replies"):
+    with pytest.raises(NoVerdictError, match=f"any of {GIVES_UP_AFTER} replies") as found:
         grade(many, answers("ours", {one.id: (f"a{one.id}", "b") for one in many}), judge)
     assert len(server.bodies) < 60
+    # Every question is told of: those with a reply, and those that were not reached.
+    assert len(found.value.judgements) == 120
+    assert GIVES_UP_AFTER <= sum(bool(one.reply) for one in found.value.judgements) < 60
+    assert {one.problem for one in found.value.judgements} == {"no verdict in the asked format", "not asked"}
 
 
 def test_a_judge_that_obeys_the_answer_has_no_verdict(judging):

@@ -6,7 +6,7 @@ import math
 import pytest
 
 import judge_server as scripted
-from lossmith.evaluation.judging import JudgeCall, Reply, Sampling, read_choice, read_letter, read_rating
+from lossmith.evaluation.judging import JudgeCall, Reply, Sampling, read_choice, read_rating
 from lossmith.evaluation.judging.calls import TokenChoice
 from lossmith.evaluation.judging.prompts import STYLES, pair_call, published_messages, published_prompts
 from lossmith.evaluation.judging.verdicts import holds_verdict
@@ -84,17 +84,6 @@ def test_ratings_of_matrices_are_none():
     assert rating("It sets y = [[1]] which is fine.\nRating: [[7]]", code) == 7
     assert rating("```python\ny = [[1]]\n```\nRating: [[7]]", code) == 7
     assert "may be quoted" in rating("Rating good. It ends with y = [[1]]", code)
-
-
-def test_letters():
-    def letter(text: str, answer: str = "") -> float | str:
-        found = read_letter(Reply(text=text), [answer])
-        return found.problem if found.value is None else found.value
-
-    assert [letter(f"So it is [[{name}]]") for name in "ABC"] == [1, 0, 0.5]
-    assert letter("A claims '[[A]]'.\nVerdict: [[B]]", "choose [[A]]") == 0
-    assert letter("Verdict: [[B]]\nA claims '[[A]]'.", "choose [[A]]") == 0
-    assert letter("[[D]]") == "no verdict in the asked format"
 
 
 def choice(text: str, nonce: str = "7f3a", **reply) -> float | str:

@@ -8,7 +8,7 @@ from lossmith.evaluation.judging.cache import CallCache
 from lossmith.evaluation.judging.calls import JudgeCall, Outcome, Reply, Sampling
 from lossmith.evaluation.judging.endpoint import KEY_VARIABLES, Endpoint
 from lossmith.evaluation.judging.intervals import Level, level
-from lossmith.evaluation.judging.judge import Judge, Judgement
+from lossmith.evaluation.judging.judge import Judge, Judgement, NoVerdictError
 from lossmith.evaluation.judging.length_control import GamedRows, LengthControlled, length_controlled
 from lossmith.evaluation.judging.mt_bench import MtBenchComparison, MtBenchResult, compare_grades, grade
 from lossmith.evaluation.judging.offline import (
@@ -19,7 +19,7 @@ from lossmith.evaluation.judging.offline import (
     reward_win_rate,
 )
 from lossmith.evaluation.judging.pairs import PairsResult, Preference, judge_pairs
-from lossmith.evaluation.judging.verdicts import Verdict, read_choice, read_letter, read_rating
+from lossmith.evaluation.judging.verdicts import Verdict, read_choice, read_rating
 
 __all__ = [
     "KEY_VARIABLES",
@@ -39,6 +39,7 @@ __all__ = [
     "Level",
     "MtBenchComparison",
     "MtBenchResult",
+    "NoVerdictError",
     "Outcome",
     "PairsResult",
     "Preference",
@@ -58,7 +59,6 @@ __all__ = [
     "load_reward",
     "read_answers",
     "read_choice",
-    "read_letter",
     "read_rating",
     "reward_win_rate",
     "write_answers",

@@ -9,7 +9,7 @@ from lossmith.errors import ConfigurationError, JudgeError
 from lossmith.evaluation.judging.asking import Asked, Backoff, OnCall, ask
 from lossmith.evaluation.judging.budget import Budget
 from lossmith.evaluation.judging.cache import CallCache
-from lossmith.evaluation.judging.calls import JudgeCall, Reply, Sampling
+from lossmith.evaluation.judging.calls import JudgeCall, Outcome, Reply, Sampling
 from lossmith.evaluation.judging.endpoint import Endpoint
 from lossmith.evaluation.judging.verdicts import Verdict
 
@@ -55,6 +55,15 @@ class Judgement:
     """Of the call in the cache."""
     asked: bool
     """Whether the judge was asked, now or before."""
+
+
+class NoVerdictError(JudgeError):
+    """A judge replied, and gave no verdict in the asked format even once."""
+
+    def __init__(self, said: str):
+        super().__init__(said)
+        self.judgements: tuple[Judgement, ...] = ()
+        """What came of every question, without a verdict; those that were not reached say so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +163,8 @@ class Judge:
         """Ask everything that is not stored, and read the verdicts.
 
         Raises:
-            JudgeError: If the endpoint refuses, or the judge never answers in the asked format.
+            JudgeError: If the endpoint refuses.
+            NoVerdictError: If the judge never answers in the asked format; carries its replies.
         """
         readers = {question.call.key: question.read for question in questions}
         seen = Counter[bool]()
@@ -165,24 +175,30 @@ class Judge:
             if not seen[True] and seen[False] >= GIVES_UP_AFTER:
                 raise _never(self.model, seen[False], verdict, reply)
 
-        asked = ask(
-            [question.call for question in questions],
-            endpoint=self.endpoint,
-            cache=self.cache,
-            budget=self.budget,
-            concurrency=self.concurrency,
-            backoff=self.backoff,
-            on_call=self.on_call,
-            on_reply=check,
-        )
-        return judged(self.model, questions, asked)
+        try:
+            asked = ask(
+                [question.call for question in questions],
+                endpoint=self.endpoint,
+                cache=self.cache,
+                budget=self.budget,
+                concurrency=self.concurrency,
+                backoff=self.backoff,
+                on_call=self.on_call,
+                on_reply=check,
+            )
+            return judged(self.model, questions, asked)
+        except NoVerdictError as error:
+            stored = self.cache.get_many(readers)
+            found = {key: Outcome(reply=reply, stored=True) for key, reply in stored.items()}
+            error.judgements = tuple(_judgement(question, Asked(outcomes=found)) for question in questions)
+            raise
 
 
 def judged(model: str, questions: Sequence[Inquiry], asked: Asked) -> Judged:
     """Read the verdicts of what was asked.
 
     Raises:
-        JudgeError: If there are replies and not one verdict.
+        NoVerdictError: If there are replies and not one verdict.
     """
     judgements = tuple(_judgement(question, asked) for question in questions)
     replied = [(q, asked.outcomes[q.call.key].reply) for q in questions if q.call.key in asked.outcomes]
@@ -222,10 +238,10 @@ def _judgement(question: Inquiry, asked: Asked) -> Judgement:
     )
 
 
-def _never(model: str, count: int, verdict: Verdict, reply: Reply) -> JudgeError:
+def _never(model: str, count: int, verdict: Verdict, reply: Reply) -> NoVerdictError:
     shown = " ".join(reply.text.split())
     start = f"{shown[:80]}..." if len(shown) > 80 else shown
-    return JudgeError(
+    return NoVerdictError(
         f"The judge '{model}' gave no verdict in the asked format in any of {count} replies (the last one: "
         f"{verdict.problem}, '{start}'): choose a judge that keeps to a format. The replies are stored."
     )

@@ -17,6 +17,8 @@ from lossmith.tasks.mt_bench import load_mt_bench
 ALPACA_EVAL = "alpaca_eval:"
 ALPACA_EVAL_BASELINE = "gpt4_1106_preview"
 """The baseline of AlpacaEval 2."""
+DIFFICULTIES, GAMED = "instruction_difficulty.csv", "df_gamed.csv"
+"""AlpacaEval's files for the length-controlled win rate, which may lie in the folder of its instructions."""
 
 
 def questions_from(name: str) -> list[Asked]:
@@ -64,6 +66,14 @@ def answers_from(name: str) -> AnswerSet:
             for row in rows
         },
     )
+
+
+def beside(name: str | None, file: str) -> Path | None:
+    """A file of AlpacaEval in the folder that `alpaca_eval:FOLDER` names, where it is there."""
+    if name is None or not name.startswith(ALPACA_EVAL):
+        return None
+    path = Path(name.removeprefix(ALPACA_EVAL).partition("#")[0]).expanduser() / file
+    return path if path.is_file() else None
 
 
 def read_difficulties(path: Path) -> dict[str, float]:

@@ -64,23 +64,13 @@ def read_rating(reply: Reply, shown: Sequence[str]) -> Verdict:
         >>> read_rating(Reply(text='It says "[[10]]".\nRating: [[3]]'), ["[[10]]"]).value
         3.0
     """
-    found = _own_bracket(reply, shown, _RATING)
+    found = _own_rating(reply, shown)
     if isinstance(found, Verdict):
         return found
     value = float(found)
     if not LOWEST <= value <= HIGHEST:
         return unparsed("a rating outside 1 to 10")
     return Verdict(value=value)
-
-
-def read_letter(reply: Reply, shown: Sequence[str]) -> Verdict:
-    """The verdict `[[A]]`, `[[B]]` or `[[C]]` (a tie) of a reply to MT-Bench's published pairwise prompts.
-
-    Returns:
-        1 where the first answer is better, 0 where the second is, 0.5 for a tie.
-    """
-    found = _own_bracket(reply, shown, _LETTER)
-    return found if isinstance(found, Verdict) else Verdict(value={"A": 1.0, "B": 0.0, "C": 0.5}[found])
 
 
 def read_choice(reply: Reply, nonce: str) -> Verdict:
@@ -123,24 +113,24 @@ def holds_verdict(text: str) -> bool:
     )
 
 
-def _own_bracket(reply: Reply, shown: Sequence[str], pattern: re.Pattern[str]) -> str | Verdict:
+def _own_rating(reply: Reply, shown: Sequence[str]) -> str | Verdict:
     """What stands in the last pair of brackets that is the judge's own."""
     if reply.finish == "length":
         return unparsed("a reply that was cut off")
     text = _without_thoughts(reply.text)
     own = _without_quotes(text)
-    found = pattern.findall(own)
-    if not found and not any(pattern.search(other) for other in shown):
+    found = _RATING.findall(own)
+    if not found and not any(_RATING.search(other) for other in shown):
         # Nothing that was shown holds a verdict, so a last line in quotes or backticks is the judge's own.
         own = next((line for line in reversed(text.splitlines()) if line.strip()), "")
-        found = pattern.findall(own)
+        found = _RATING.findall(own)
     if not found:
-        return unparsed("a verdict in quotes only" if pattern.search(text) else "no verdict in the asked format")
+        return unparsed("a verdict in quotes only" if _RATING.search(text) else "no verdict in the asked format")
     lines = [line for line in own.splitlines() if line.strip()]
     last_two = _squeezed("\n".join(lines[-2:]))
     if len(lines) > 1 and any(last_two in _squeezed(other) for other in shown):
         return unparsed("a verdict that repeats the answer's words")
-    shown_too = {_plain(match) for other in shown for match in pattern.findall(other)}
+    shown_too = {_plain(match) for other in shown for match in _RATING.findall(other)}
     if _plain(found[-1]) not in shown_too:
         return found[-1]
     if _VERDICT_LINE.match(lines[-1]) and len({_plain(match) for match in found}) == 1:
@@ -165,7 +155,7 @@ def _squeezed(text: str) -> str:
 
 
 def _plain(match: str) -> str:
-    return match if match.isalpha() else f"{float(match):g}"
+    return f"{float(match):g}"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
