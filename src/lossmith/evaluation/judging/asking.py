@@ -213,7 +213,7 @@ class _Work:
             try:
                 reply = self._paid(call)
             except CallRefused as error:
-                return Outcome(reply=None, problem=f"a refusal of this call ({error})")
+                return Outcome(reply=None, problem=f"a refusal of this call ({error})", refused=True)
             except Passing as error:
                 problem = f"{error} after {tried} {'try' if tried == 1 else 'tries'}"
                 if tried == self._backoff.tries:

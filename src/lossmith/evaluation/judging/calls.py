@@ -52,10 +52,14 @@ class JudgeCall:
     """Name and version of the prompt, such as `mt-bench/single-v1`."""
     repeat: int = 0
     """Number of the repetition, >= 0: the same question asked once more is another call."""
+    schema: str = ""
+    """JSON schema that the reply must keep to, where the endpoint can force it; empty for free text."""
 
     @property
     def key(self) -> str:
         """SHA-256, in hex, over all of the call; neither the address nor the key of the endpoint enters."""
+        # Calls without a schema keep the keys that they had before there were any.
+        forced = {"schema": self.schema} if self.schema else {}
         return digest(
             {
                 "model": self.model,
@@ -63,6 +67,7 @@ class JudgeCall:
                 "sampling": vars(self.sampling),
                 "prompt": self.prompt,
                 "repeat": self.repeat,
+                **forced,
             }
         )
 
@@ -70,7 +75,7 @@ class JudgeCall:
     def most_tokens(self) -> int:
         """No fewer tokens than the call can cost: one per byte of text, and room for what a chat template adds."""
         written = sum(len(content.encode("utf-8", "replace")) + 16 for _, content in self.messages)
-        return written + TEMPLATE_TOKENS + self.sampling.max_tokens
+        return written + len(self.schema) + TEMPLATE_TOKENS + self.sampling.max_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +131,8 @@ class Outcome:
     """Why there is none, in words."""
     stored: bool = False
     """Whether it was read from the cache and cost nothing."""
+    refused: bool = False
+    """Whether the endpoint refused this very call, and would again."""
 
 
 def digest(values: Mapping[str, Any]) -> str:

@@ -56,19 +56,31 @@ class Endpoint:
     Args:
         base_url: Address up to and with `/v1`, as `http://127.0.0.1:8000/v1`.
         timeout_s: Seconds until a request that has not been answered whole is given up, > 0.
+        key_variables: Where the key is looked for in the environment, in order.
+        purpose: What it is asked for, where `openai` is missing.
+        extra: The extra that installs it.
 
     Raises:
         ConfigurationError: For an address that cannot be used, or no key for one that is not local.
         MissingExtraError: If `openai` is not installed.
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float = 120.0):
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float = 120.0,
+        key_variables: tuple[str, ...] = KEY_VARIABLES,
+        purpose: str = "ask a judge",
+        extra: str = "judge",
+    ):
         if not timeout_s > 0:
             raise ConfigurationError(f"`timeout` must be > 0 seconds, got {timeout_s}.")
         self.base_url, self.timeout_s = base_url, timeout_s
         local = is_local(base_url)
-        self._key = judge_key(base_url, local=local)
-        self._openai: Any = require("openai", extra="judge", purpose="ask a judge")
+        self._key_variables = key_variables
+        self._key = key_of_environment(base_url, key_variables, local=local)
+        self._openai: Any = require("openai", extra=extra, purpose=purpose)
         # Proxies of the environment are for the network, not for this machine.
         transport = self._openai.DefaultHttpxClient(trust_env=not local)
         self._client = self._openai.OpenAI(
@@ -175,13 +187,13 @@ class Endpoint:
             wait_s = retry_after(error.response.headers)
             return Passing(f"status {status}", wait_s=wait_s, maybe_paid=False, full=status in (429, 503))
         if status in (401, 403):
-            key = f"Its key was read from {' or '.join(KEY_VARIABLES)}." if self._key else "No key was sent."
+            key = f"Its key was read from {' or '.join(self._key_variables)}." if self._key else "No key was sent."
             return Refused(f"The endpoint refuses the key (status {status}). {key}")
         if status in (400, 413) and (code in _ONE_CALL or "context length" in said.lower()):
             return CallRefused(f"status {status}: {said}")
-        if status == 400:
-            for name in ("max_tokens", "logprobs"):
-                if name in body and name in said and name not in self._left_out:
+        if status in (400, 422):
+            for name, word in (("max_tokens",) * 2, ("logprobs",) * 2, ("response_format", "json_schema")):
+                if name in body and (name in said or word in said) and name not in self._left_out:
                     return _Unsupported(name, said)
         return Refused(f"The endpoint refuses the request with status {status}: {said or 'without a reason'}.")
 
@@ -205,6 +217,9 @@ class Endpoint:
             body["seed"] = sampling.seed + call.repeat
         if sampling.top_logprobs:
             body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
+        if call.schema:
+            schema = {"name": "reply", "strict": True, "schema": json.loads(call.schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
         for name, other in self._left_out.items():
             value = body.pop(name, None)
             if other is not None and value is not None:
@@ -220,6 +235,8 @@ class Endpoint:
         self._left_out[error.name] = "max_completion_tokens" if error.name == "max_tokens" else None
         if error.name == "logprobs":
             self.notices.append("The endpoint gives no log-probabilities: the verdicts themselves are counted.")
+        if error.name == "response_format":
+            self.notices.append("The endpoint forces no JSON schema: replies are read as they come.")
 
 
 class _Unsupported(Exception):
@@ -263,13 +280,13 @@ def is_local(base_url: str) -> bool:
         return False
 
 
-def judge_key(base_url: str, *, local: bool) -> str:
+def key_of_environment(base_url: str, variables: tuple[str, ...] = KEY_VARIABLES, *, local: bool) -> str:
     """The key for an address, from the environment; empty where a local one needs none.
 
     Raises:
         ConfigurationError: If there is no key and the address is not local.
     """
-    for name in KEY_VARIABLES:
+    for name in variables:
         if key := os.environ.get(name, "").strip():
             if not key.isascii() or not key.isprintable():
                 raise ConfigurationError(f"{name} must hold a key of printable ASCII characters: set it again.")
@@ -277,7 +294,7 @@ def judge_key(base_url: str, *, local: bool) -> str:
     if local:
         return ""
     raise ConfigurationError(
-        f"No key for {urlsplit(base_url).hostname}: set {KEY_VARIABLES[0]} (or {KEY_VARIABLES[1]}) in the environment, "
+        f"No key for {urlsplit(base_url).hostname}: set {' or '.join(variables)} in the environment, "
         f"to any word if that server wants none. Local addresses such as http://127.0.0.1:8000/v1 need no key."
     )
 
@@ -308,8 +325,12 @@ def read_reply(content: bytes) -> Reply:
     try:
         values = json.loads(content)
         choice = values["choices"][0]
-        text = choice["message"]["content"]
+        message = choice["message"]
+        text = message["content"]
         finish = choice.get("finish_reason") or "stop"
+        if text is None and isinstance(message.get("refusal"), str):
+            # The model declines in the field that is meant for it: a reply without an answer, and so it would again.
+            text, finish = "", "refusal"
         usage = values.get("usage") or {}
         read, written = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         tokens = _tokens(choice.get("logprobs"))

@@ -1,0 +1,182 @@
+"""Several proposers as one: asks those more often that bring more new programs for what they cost.
+
+Every arm keeps a floor, and random and best-of-N are always among them: without them nobody can say what the clever
+ones are worth. Choices follow from counts and from the run's draws alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lossmith.discovery.costs import Cost
+from lossmith.discovery.proposers.base import Batch, Context, Event, Proposal, Proposer
+from lossmith.errors import ConfigurationError, EvidenceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortfolioSettings:
+    """How proposals are shared out."""
+
+    floor: float = 0.05
+    """Share of all proposals that every arm gets, in (0, 1 / arms]."""
+    usd_per_proposal: float = 0.02
+    """What checking and racing one proposal is worth, in money: the unit in which costs are compared."""
+    tokens_per_proposal: float = 20_000.0
+    """The same in tokens."""
+    seconds_per_proposal: float = 10.0
+    """The same in seconds of a device or of waiting."""
+    far: float = 0.05
+    """Distance to the closest known loss from which on a program counts as wholly new."""
+
+
+@dataclass
+class Tally:
+    """What is known of one arm, in counts."""
+
+    asked: int = 0
+    """Proposals that it was asked for."""
+    proposed: int = 0
+    """Proposals that it made and that were heard of."""
+    novelty: float = 0.0
+    """Sum over its admitted programs of their novelty, in [0, 1] each."""
+    cost: float = 0.0
+    """What its proposals cost, in proposals."""
+
+    def cost_of_one(self) -> float:
+        """Cost of a proposal and of what its admission entails, which is 1; never less than that."""
+        return 1.0 + self.cost / max(self.proposed, 1)
+
+
+class Portfolio:
+    """Shares every call out among arms.
+
+    Args:
+        arms: Proposers with different names, in the order in which they are asked; what an arm does not deliver is
+            asked of the arm `random` at the end of the call. `random` and `best-of` must be among them.
+        name: Of the whole, in the run's settings.
+        settings: Of the sharing.
+
+    Raises:
+        ConfigurationError: If an arm is missing, two have one name, or the floor is too high.
+    """
+
+    def __init__(self, arms: Sequence[Proposer], *, name: str = "portfolio", settings: PortfolioSettings | None = None):
+        names = [arm.name for arm in arms]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"The arms of a portfolio must have different names, got {names}.")
+        for needed in ("random", "best-of"):
+            if needed not in names:
+                raise ConfigurationError(
+                    f"A portfolio needs the arm `{needed}`, got {names}: it says what the others are worth."
+                )
+        self.settings = settings or PortfolioSettings()
+        if not 0 < self.settings.floor * len(names) <= 1:
+            raise ConfigurationError(
+                f"`floor` must be in (0, 1/{len(names)}] for {len(names)} arms, got {self.settings.floor}."
+            )
+        # The others first: random takes over what they do not deliver.
+        self._arms = {arm.name: arm for arm in sorted(arms, key=lambda arm: arm.name == "random")}
+        self.name = name
+        self.tallies = {each: Tally() for each in self._arms}
+
+    def expected_cost(self, n: int) -> Cost:
+        """No more than if every arm were asked for all of it."""
+        total = Cost()
+        for arm in self._arms.values():
+            total = total + arm.expected_cost(n)
+        return total
+
+    def propose(self, context: Context, n: int) -> Batch:
+        """`n` proposals of all arms; random fills up what others leave."""
+        shares = self.shares(context.draw(f"{self.name}/shares"), n)
+        seen, missing, cost = set(context.seen), 0, Cost()
+        found: list[Proposal] = []
+        for name, arm in self._arms.items():
+            wanted = shares[name] + (missing if name == "random" else 0)
+            if wanted == 0:
+                continue
+            batch = arm.propose(replace(context, seen=frozenset(seen)), wanted)
+            given = batch.proposals[:wanted]
+            missing += wanted - len(given)
+            found += given
+            cost = cost + batch.cost
+            seen |= {each.program.key for each in given if each.program is not None}
+            self.tallies[name].asked += wanted
+            self.tallies[name].cost += self._in_proposals(batch.cost)
+        return Batch(proposals=tuple(found), cost=cost)
+
+    def observe(self, events: Sequence[Event]) -> None:
+        """Count, and pass everything on: arms learn from each other's programs."""
+        for event in events:
+            tally = self.tallies.get(event.proposer)
+            if tally is not None:
+                tally.proposed += 1
+                tally.novelty += self._novelty(event)
+        for arm in self._arms.values():
+            arm.observe(events)
+
+    def state(self) -> dict[str, Any]:
+        """The counts, and every arm's own state."""
+        return {
+            "tallies": {name: vars(tally).copy() for name, tally in self.tallies.items()},
+            "arms": {name: arm.state() for name, arm in self._arms.items()},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take them up.
+
+        Raises:
+            EvidenceError: If the state is of other arms.
+        """
+        if set(state["arms"]) != set(self._arms):
+            raise EvidenceError(
+                f"The run was begun with the arms {sorted(state['arms'])}, and this portfolio has {sorted(self._arms)}."
+            )
+        for name, arm in self._arms.items():
+            arm.restore(state["arms"][name])
+            self.tallies[name] = Tally(**state["tallies"][name])
+
+    def shares(self, generator: np.random.Generator, n: int) -> dict[str, int]:
+        """How many proposals each arm is asked for, `n` in all.
+
+        An arm below its floor comes first. The others are drawn by their promise: for each place a rate is drawn from
+        the Beta distribution that its counts leave, and the highest rate per cost wins (Thompson sampling).
+        """
+        shares = dict.fromkeys(self._arms, 0)
+        for _ in range(n):
+            total = 1 + sum(each.asked for each in self.tallies.values()) + sum(shares.values())
+            behind = {
+                name: self.settings.floor * total - tally.asked - shares[name] for name, tally in self.tallies.items()
+            }
+            # Rates are drawn for every place, needed or not: how many draws there are must not depend on the counts.
+            promise = {name: _rate(tally, generator) / tally.cost_of_one() for name, tally in self.tallies.items()}
+            late = max(behind, key=behind.__getitem__)
+            shares[late if behind[late] > 0 else max(promise, key=promise.__getitem__)] += 1
+        return shares
+
+    def report(self) -> Mapping[str, Tally]:
+        """Counts by arm."""
+        return dict(self.tallies)
+
+    def _novelty(self, event: Event) -> float:
+        """0 for what was not admitted; else how far it is from the closest known loss, 1 from `far` on."""
+        if event.kind not in ("measured", "failed"):
+            return 0.0
+        return 1.0 if event.distance is None else min(1.0, max(0.0, event.distance / self.settings.far))
+
+    def _in_proposals(self, cost: Cost) -> float:
+        settings = self.settings
+        parts = (
+            cost.money_usd / settings.usd_per_proposal,
+            cost.tokens / settings.tokens_per_proposal,
+            max(cost.device_seconds, cost.wall_seconds) / settings.seconds_per_proposal,
+        )
+        return max(parts)
+
+
+def _rate(tally: Tally, generator: np.random.Generator) -> float:
+    # What it was asked for and did not deliver is not held against an arm: it costs nothing.
+    failed = max(tally.proposed - tally.novelty, 0.0)
+    return float(generator.beta(1.0 + tally.novelty, 1.0 + failed))
