@@ -17,6 +17,7 @@ SWAPS = (
 )
 """Operators that may stand for each other: same arguments, same type."""
 _GROUP = {name: group for group in SWAPS for name in group}
+MOST_KNOWN = 512
 TAKES_APART = 0.1
 """How often a change looks into the natural variables."""
 
@@ -59,6 +60,7 @@ class Variation:
     def __init__(self, grammar: Grammar):
         self._grammar = grammar
         self._whole = grammar.words.whole()
+        self._known: dict[Node, list[Site]] = {}
 
     def child(self, dice: random.Random, mother: Node, father: Node) -> Node | None:
         """One change drawn by its weight; None where it fails, or leaves the mother as she is."""
@@ -123,7 +125,7 @@ class Variation:
 
     def gate(self, dice: random.Random, mother: Node) -> Node | None:
         """A part whose force depends on the item."""
-        places = [site for site in sites(mother, self._whole) if site[1].type == "item"]
+        places = [site for site in self._outer_sites(mother) if site[1].type == "item"]
         # The whole loss in half of the cases: that is what a gate is for.
         path, node = places[0] if places and dice.random() < 0.5 else pick(dice, places)
         return put(mother, path, self._grammar.gated(dice, node))
@@ -135,7 +137,16 @@ class Variation:
         return put(mother, path, make(pick(dice, ROUND), node))
 
     def _sites(self, dice: random.Random, root: Node) -> list[Site]:
-        return sites(root, frozenset() if dice.random() < TAKES_APART else self._whole)
+        return sites(root) if dice.random() < TAKES_APART else self._outer_sites(root)
+
+    def _outer_sites(self, root: Node) -> list[Site]:
+        """Places outside of the natural variables; kept, since a few parents have thousands of children."""
+        found = self._known.get(root)
+        if found is None:
+            found = sites(root, self._whole)
+            if len(self._known) < MOST_KNOWN:
+                self._known[root] = found
+        return found
 
 
 def numbers(root: Node) -> list[Site]:
