@@ -56,6 +56,10 @@ def test_compare_rated_answers(lossmith, tmp_path, capsys):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "training rated answers per seed (" in page
     assert "AUC of the implied reward" in page
+    capsys.readouterr()
+    assert lossmith("explain", "out") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "must be one of a classification, got one of the task 'rated.jsonl', whose models are trained on" in said
 
 
 def test_compare_a_file_of_pairs(lossmith, tmp_path, capsys):

@@ -65,6 +65,19 @@ def test_computes_once_in_the_order_of_rows(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "new").iterdir()} <= {"train.safetensors", ".train.safetensors.lock"}
 
 
+def test_rows_that_are_wanted_are_computed_once_and_others_not(tmp_path: Path) -> None:
+    asked: list[int] = []
+    found = ReferenceCache(tmp_path).load_or_compute(
+        "train", FINGERPRINT, ROWS, logging_to(asked), rows=[5, 2, 9], rows_per_call=2
+    )
+    assert asked == [2, 5, 9]
+    assert found["ref_chosen_logps"][[5, 2, 9]].tolist() == [value(5), value(2), value(9)]
+    ReferenceCache(tmp_path).load_or_compute("train", FINGERPRINT, ROWS, logging_to(asked), rows=[9, 3])
+    assert asked == [2, 5, 9, 3]
+    check(run(tmp_path, asked))
+    assert sorted(asked) == list(range(ROWS))
+
+
 def test_no_rows(tmp_path: Path) -> None:
     assert run(tmp_path, [], rows=0) == {}
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import tiny
@@ -167,6 +168,27 @@ def test_the_reference_is_computed_once_for_all_losses_and_seeds(settings, tmp_p
     assert files == ["test.safetensors", "train.safetensors", "validation.safetensors"]
 
 
+def test_draws_of_one_set_share_the_reference_and_do_not_depend_on_who_was_first(settings, tmp_path, monkeypatch):
+    setting = open_setting(make_config(settings | {"losses": ["dpo", "bco"], "train_examples": 12}))
+    found = {}
+    for place, seeds in (("all", (0, 1, 2)), ("alone", (2,))):
+        monkeypatch.setenv("LOSSMITH_CACHE", str(tmp_path / place))
+        for seed in seeds:
+            for text, column in (("dpo", "ref_rejected_logps"), ("bco", "ref_logps")):
+                rows = setting.prepare(text, seed, tmp_path, lambda share: None).train_dataset
+                found[place, seed, text] = list(rows[column])
+    for text in ("dpo", "bco"):
+        assert found["all", 2, text] == found["alone", 2, text]
+    start = setting._network(setting.model)
+    assert found["all", 1, "dpo"] == pytest.approx(setting.scores(start, setting.drawn(1)).rejected.tolist(), abs=1e-4)
+    assert found["all", 1, "bco"][1::2] == pytest.approx(found["all", 1, "dpo"], abs=1e-4)
+    # Each answer was scored once, whoever drew it.
+    files = list((tmp_path / "all" / "references").rglob("train.safetensors"))
+    union = {tuple(row.chosen_ids) for seed in range(3) for row in setting.drawn(seed).rows}
+    assert 12 < len(union) < 29
+    assert sorted(int(load_file(path)["rows_done"].sum()) for path in files) == [len(union), 2 * len(union)]
+
+
 def test_betas_spread_losses_that_take_one(settings):
     config = make_config(settings | {"losses": ["dpo", "orpo", "ipo + 0.1*cross_entropy"], "betas": [0.05, 0.1]})
     assert config.all_losses == (
@@ -180,6 +202,13 @@ def test_betas_spread_losses_that_take_one(settings):
     ):
         with pytest.raises(ConfigurationError, match=message):
             make_config(settings | changes)
+
+
+def test_the_split_of_one_file_follows_its_settings(settings):
+    setting = open_setting(make_config(settings | {"test_fraction": 0.5}))
+    assert len(setting.task.test) == 20
+    other = open_setting(make_config(settings | {"test_fraction": 0.5, "split_seed": 1}))
+    assert other.task.fingerprint != setting.task.fingerprint
 
 
 def test_a_reference_of_its_own_makes_the_start_differ_from_it(run, tmp_path):

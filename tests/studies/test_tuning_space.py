@@ -143,6 +143,11 @@ def test_what_the_user_writes_replaces_what_is_shipped():
         ({"space": {"pooling": {"low": 0, "high": 1}}}, "has no range: list the values to try"),
         ({"losses": ["dft"], "baseline": "dft", "space": {"epochs": None, "learning_rate": None}}, "nothing to tune"),
         ({"task": "gsm8k"}, "`lossmith tune` is for classification, and 'gsm8k' has written answers"),
+        (
+            {"task": "polite_pairs"},
+            "'polite_pairs' is trained on preferences: use `lossmith compare` with the settings",
+        ),
+        ({"task": "sentiment", "losses": ["ipo"]}, "'sentiment' is trained on preferences"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(values, message):

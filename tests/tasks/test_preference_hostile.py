@@ -267,9 +267,9 @@ def test_a_file_that_is_none_is_named(tmp_path, name, content, sentence):
     assert complaint(tmp_path / name).startswith(sentence)
 
 
-def test_a_folder_without_a_test_file_is_named(tmp_path):
-    save(tmp_path, "train.jsonl", GOOD)
+def test_a_folder_without_a_train_file_is_named(tmp_path):
+    save(tmp_path, "test.jsonl", GOOD)
     with pytest.raises(
-        DataError, match=r"must have a test file \(test\.jsonl, .*got train\.jsonl\. Each row with `prompt`"
+        DataError, match=r"must have a train file \(train\.jsonl, .*got test\.jsonl\. Each row with `prompt`"
     ):
         load_preference_task(tmp_path)

@@ -56,6 +56,38 @@ def test_a_folder_brings_its_splits(tmp_path):
     assert is_preference_task(tmp_path)
 
 
+def test_train_alone_is_split_by_prompt_wherever_it_is_from(tmp_path, hub):
+    rows = repeated(40)
+    save(tmp_path, "train.jsonl", rows)
+    hub["splits"] = {"train": rows}
+    one_file = load_preference_task(save(tmp_path, "mine.jsonl", rows), split_seed=3, test_fraction=0.25)
+    (tmp_path / "mine.jsonl").unlink()
+    settings = {"split_seed": 3, "test_fraction": 0.25}
+    said = (
+        "The test rows were cut from train (`test_fraction` 0.25 of the prompts, `split_seed` 3): the data bring none."
+    )
+    for task in (
+        load_preference_task(tmp_path, **settings),
+        load_preference_task("hub:someone/pairs", **settings),
+        load_preference_task("dpo_mix", data=str(tmp_path), **settings),
+    ):
+        assert task.fingerprint == one_file.fingerprint
+        assert task.warnings[0] == said
+        assert not {row.prompt.strip().lower() for row in task.test} & {
+            row.prompt.strip().lower() for row in task.train
+        }
+
+
+def test_a_folder_is_tested_on_its_validation_rows_where_it_has_no_test(tmp_path):
+    save(tmp_path, "train.jsonl", [pair(number) for number in range(20)])
+    save(tmp_path, "validation.jsonl", [pair(number) for number in range(30, 35)])
+    task = load_preference_task(tmp_path)
+    assert len(task.test) == 5
+    assert "The 5 test rows are the data's validation rows: they bring no test rows." in task.warnings
+    with pytest.raises(ConfigurationError, match="brings its own splits, so `split_seed` has nothing to act on, got 1"):
+        load_preference_task(tmp_path, split_seed=1)
+
+
 def test_validation_rows_of_a_folder_stay(tmp_path):
     for split, numbers in (("train", range(9)), ("validation", range(20, 23)), ("test", range(30, 34))):
         save(tmp_path, f"{split}.jsonl", [pair(number) for number in numbers])

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,6 +76,7 @@ class ReferenceCache:
         rows_per_call: int = 8,
         save_every_seconds: float = 60.0,
         progress: bool = True,
+        rows: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:
         """Values of all rows, of which only those that are not on disk yet are computed.
 
@@ -91,6 +92,7 @@ class ReferenceCache:
             rows_per_call: Most rows that `compute` gets at once, >= 1.
             save_every_seconds: What a killed run loses at most, plus one chunk.
             progress: Whether to draw a bar, where stderr is a terminal.
+            rows: Rows that are wanted, None for all; of others the values mean nothing unless they were known.
 
         Returns:
             A CPU tensor [num_rows, ...] by name; nothing where there are no rows.
@@ -107,12 +109,12 @@ class ReferenceCache:
         with contextlib.ExitStack() as stack:
             # Files appear whole, so a complete one is read without a lock, also from a folder that cannot be written.
             table = _from_main(lambda: _read(path, fingerprint, num_rows))
-            if table.pending:
+            if table.pending(rows):
                 stack.enter_context(bar)
                 _from_main(lambda: _lock(stack, bar, path))
                 # Whoever held the lock may have computed them.
                 table = _from_main(lambda: _read(path, fingerprint, num_rows))
-                _fill(table, compute, rows_per_call, save_every_seconds, bar)
+                _fill(table, table.pending(rows), compute, rows_per_call, save_every_seconds, bar)
         return table.values
 
 
@@ -126,9 +128,9 @@ class _Table:
     values: dict[str, Tensor] = field(default_factory=dict)
     saved: bool = True
 
-    @property
-    def pending(self) -> list[int]:
-        return (~self.done).nonzero().squeeze(1).tolist()
+    def pending(self, wanted: Sequence[int] | None) -> list[int]:
+        missing = (~self.done).nonzero().squeeze(1).tolist()
+        return missing if wanted is None else sorted({*missing} & {*wanted})
 
     def put(self, rows: list[int], found: dict[str, Tensor]) -> None:
         if not self.values:
@@ -187,12 +189,17 @@ def _read(path: Path, fingerprint: Fingerprint, num_rows: int) -> _Table:
     return _Table(path=path, fingerprint=fingerprint, done=done, values=tensors)
 
 
-def _fill(table: _Table, compute: Compute, rows_per_call: int, save_every_seconds: float, bar: Progress) -> None:
-    """Compute the rows that are missing, and save now and then, at the end, and when something stops it."""
-    pending, ranks = table.pending, world_size()
-    task = bar.add_task(
-        f"reference: {table.path.stem}", total=len(table.done), completed=len(table.done) - len(pending)
-    )
+def _fill(
+    table: _Table,
+    pending: list[int],
+    compute: Compute,
+    rows_per_call: int,
+    save_every_seconds: float,
+    bar: Progress,
+) -> None:
+    """Compute rows that are missing, and save now and then, at the end, and when something stops it."""
+    ranks = world_size()
+    task = bar.add_task(f"reference: {table.path.stem}", total=len(pending))
     saved_at = time.monotonic()
     try:
         for start in range(0, len(pending), rows_per_call * ranks):

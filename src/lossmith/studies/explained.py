@@ -14,6 +14,7 @@ from lossmith.studies.explained_asked import asked_losses, asked_seeds, check_un
 from lossmith.studies.explained_results import ExplainedStudy, assembled
 from lossmith.studies.explained_run import ExplainedRun, Sample, disputed_places, draw_sample, look_into
 from lossmith.studies.explained_store import RunFiles
+from lossmith.studies.preference_config import PreferenceFields
 from lossmith.studies.run import TRAINING_SHARE, train_and_test
 
 
@@ -79,8 +80,9 @@ def explain_study(
         out = Path(study) / "explain"
     config = found.config
     if not isinstance(config, StudyConfig):
+        what = "are trained on preferences" if isinstance(config, PreferenceFields) else "write answers"
         raise ConfigurationError(
-            f"`study` must be one of a classification, got one of the task '{config.task}', whose models write answers."
+            f"`study` must be one of a classification, got one of the task '{config.task}', whose models {what}."
         )
     names, blocks = asked_losses(config, losses), asked_seeds(config, seeds)
     records, notices = recorded_runs(found, names, blocks)

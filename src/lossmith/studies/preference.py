@@ -40,6 +40,8 @@ from lossmith.tasks.preference import prompt_text
 
 SUBSET_SEED = 20240
 """Seed of the test pairs, which are the same for all blocks."""
+WHOLE = -1
+"""Key of all training rows among the draws of the blocks."""
 CHECKED_ROWS = 4
 """Training pairs of the trainers that are made, and not used, before a study begins."""
 
@@ -74,7 +76,7 @@ class PreferenceSetting(Setting):
     notices: tuple[str, ...]
     """What a reader of the report must know of all runs."""
     made: dict[int, AnyEncoded] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Seed -> its training rows, made once."""
+    """Seed -> its training rows, made once; all of them under `WHOLE`."""
 
     def identity(self) -> dict[str, Any]:
         """See `Setting`."""
@@ -113,14 +115,26 @@ class PreferenceSetting(Setting):
         """
         draw = 0 if self.config.train_examples is None else seed
         if draw not in self.made:
-            items = draw_problems(self.task.train, self.config.train_examples, seed=draw)
-            if self.config.order == "file":
-                places = {id(item): place for place, item in enumerate(self.task.train)}
-                items = tuple(sorted(items, key=lambda item: places[id(item)]))
+            items = [self.task.train[place] for place in self._draw(draw)]
             self.made[draw] = self.kind.encode(self.config, self.tokenizer, items, "train")
             if self.kind is RATED:
                 check_both_kinds(self.made[draw].rows, "training")
         return self.made[draw]
+
+    def _draw(self, draw: int) -> Sequence[int]:
+        """Places of the drawn training items in the task."""
+        places = draw_problems(range(len(self.task.train)), self.config.train_examples, seed=draw)
+        return sorted(places) if self.config.order == "file" else places
+
+    def _pool(self, seed: int) -> tuple[Sequence[AnyRow], list[int]] | None:
+        """All training rows, and the places there of those that a block has drawn; None where it has all."""
+        if self.config.train_examples is None:
+            return None
+        if WHOLE not in self.made:
+            self.made[WHOLE] = self.kind.encode(self.config, self.tokenizer, self.task.train, "train")
+        rows = {item: row for row, item in enumerate(self.made[WHOLE].places)}
+        drawn = self._draw(seed)
+        return self.made[WHOLE].rows, [rows[drawn[place]] for place in self.drawn(seed).places]
 
     def prepare(self, text: str, seed: int, workspace: Path, report: Progress) -> AnyTrainer:
         """See `Setting`."""
@@ -132,6 +146,7 @@ class PreferenceSetting(Setting):
             workspace,
             report,
             rows=self.drawn(seed).rows,
+            pool=self._pool(seed),
             measure=lambda step, total: self._validate(measured[0], step, total),
         )
         measured.append(trainer)

@@ -157,8 +157,12 @@ def make_trainer(
     report: Progress,
     measure: Callable[[int, int], None] | None = None,
     reference: Any = None,
+    pool: tuple[Sequence[Any], Sequence[int]] | None = None,
 ) -> AnyTrainer:
-    """As `make_preference_trainer`, for token rows of pairs, or of answers that are rated one by one."""
+    """As `make_preference_trainer`, for token rows of pairs, or of answers that are rated one by one.
+
+    `pool` holds the rows of which these are a draw, and their places there: draws share reference log-probabilities.
+    """
     kind = trained_by(text)
     rated = [row for row in rows if isinstance(row, RatedRow)]
     pairs = [row for row in rows if isinstance(row, PairRow)]
@@ -190,12 +194,14 @@ def make_trainer(
                 data_collator=CompletionCollator(tokenizer.pad_token_id, labels="answer"),
                 **told,
             )
-        singles = _rated(rated) if rated else _singles(pairs)
-        make, dataset = (PairTrainer, _pairs(pairs)) if kind == "pairs" else (SingleTrainer, singles)
+        make = PairTrainer if kind == "pairs" else SingleTrainer
+        table = _pairs if kind == "pairs" else _rated if rated else _singles
+        if pool is not None:
+            told["reference_pool"] = table(pool[0]), _doubled(pool[1]) if doubled else pool[1]
         trainer = make(
             model=model,
             ref_model=reference if any(name.startswith("ref_") for name in loss.required) else None,
-            train_dataset=dataset,
+            train_dataset=table(rows),
             # TRL puts them on itself: of adapters that are there already it would keep a copy.
             peft_config=None if config.lora is None else lora_settings(**config.lora.model_dump()),
             reference_cache=reference_cache,
@@ -219,12 +225,17 @@ def _answers(rows: Sequence[tuple[list[int], list[int]]]) -> list[dict[str, Any]
     return [{"input_ids": [*prompt, *answer], "answer_start": len(prompt)} for prompt, answer in rows]
 
 
-def _pairs(rows: Sequence[PairRow]) -> Dataset:
+def _doubled(places: Sequence[int]) -> list[int]:
+    """Places of both answers of each pair, in `_singles`."""
+    return [2 * place + side for place in places for side in range(2)]
+
+
+def _pairs(rows: Sequence[Any]) -> Dataset:
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     return Dataset.from_dict({name: [getattr(row, name) for row in rows] for name in names})
 
 
-def _singles(rows: Sequence[PairRow]) -> Dataset:
+def _singles(rows: Sequence[Any]) -> Dataset:
     """The answers of each pair one after the other, the desirable one first."""
     return Dataset.from_dict(
         {
@@ -235,7 +246,7 @@ def _singles(rows: Sequence[PairRow]) -> Dataset:
     )
 
 
-def _rated(rows: Sequence[RatedRow]) -> Dataset:
+def _rated(rows: Sequence[Any]) -> Dataset:
     names = ("prompt_ids", "completion_ids", "label")
     return Dataset.from_dict({name: [getattr(row, name) for row in rows] for name in names})
 

@@ -92,10 +92,12 @@ def make_tuning_config(values: dict[str, Any], *, place: str = "settings") -> Tu
             raise ConfigurationError(f"{place}: there is no setting `{name}`.{near}")
     own = {name: value for name, value in values.items() if name in fields}
     study = make_config({name: value for name, value in values.items() if name not in own}, place=place)
-    if isinstance(study, CompletionConfig):
+    if not isinstance(study, StudyConfig):
+        written = isinstance(study, CompletionConfig)
         raise ConfigurationError(
-            f"{place}: `lossmith tune` is for classification, and '{study.task}' has written answers: use "
-            f"`lossmith compare` with the settings that you want."
+            f"{place}: `lossmith tune` is for classification, and '{study.task}' "
+            f"{'has written answers' if written else 'is trained on preferences'}: use `lossmith compare` with the "
+            f"settings that you want{'' if written else ', such as betas=[0.05,0.1,0.5]'}."
         )
     return checked(TuningConfig, own | {"study": study}, place)
 

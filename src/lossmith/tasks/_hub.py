@@ -11,11 +11,11 @@ ASK_SECONDS = 15
 """How long the hub may take to say that a data set is there."""
 
 
-def hub_splits(record: Record, name: str) -> tuple[RawSplits, str]:
+def hub_splits(record: Record, name: str, *, needs_test: bool = True) -> tuple[RawSplits, str]:
     """Rows of the data set `name`, and where exactly they are from.
 
     The hub is asked once, briefly, whether it has the data set, before its client begins to retry. With
-    `HF_HUB_OFFLINE=1` it is not asked and the client's own cache is used.
+    `HF_HUB_OFFLINE=1` it is not asked and the client's own cache is used. Without `needs_test` train may stand alone.
 
     Raises:
         DataError: If the hub cannot be reached or has no such data set; the message says how to use local files.
@@ -42,7 +42,7 @@ def hub_splits(record: Record, name: str) -> tuple[RawSplits, str]:
     called = {there: split for split, there in getattr(record, "split_names", ())}
     splits = {called.get(str(split), str(split)): _rows(name, str(split), rows) for split, rows in loaded.items()}
     kept: RawSplits = {split: rows for split, rows in splits.items() if split in ("train", "validation", "test")}
-    for split in ("train", "test"):
+    for split in ("train", "test") if needs_test else ("train",):
         if not kept.get(split) and not (split == "test" and record.hidden_test and kept.get("validation")):
             raise DataError(f"`{name}` on the hub must have rows in `{split}`, got {', '.join(splits) or 'no split'}.")
     return kept, f"https://huggingface.co/datasets/{name}" + (f", commit {commit}" if commit else "")

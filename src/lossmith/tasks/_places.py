@@ -13,19 +13,20 @@ from lossmith.tasks._shipped import ClassificationRecord, Record
 from lossmith.tasks._sources import folder_splits
 
 
-def splits_from(record: Record, data: str) -> tuple[RawSplits, str]:
+def splits_from(record: Record, data: str, *, needs_test: bool = True) -> tuple[RawSplits, str]:
     """Rows by split, and where they are from.
 
     Args:
         record: The task.
         data: "hub" for its data set there, "hub:owner/name" for another of the same layout, or a folder: with the files
             that its authors published where it has one of them, else with train and test files.
+        needs_test: Whether there must be test rows; else train may stand alone.
 
     Raises:
         DataError: If there is no such folder or data set, or its rows cannot be read.
     """
     if data == "hub" or data.startswith("hub:"):
-        return hub_splits(record, data.removeprefix("hub").removeprefix(":") or record.hub)
+        return hub_splits(record, data.removeprefix("hub").removeprefix(":") or record.hub, needs_test=needs_test)
     folder = Path(data).expanduser()
     if not data.strip() or not os.path.exists(folder):
         raise DataError(
@@ -36,7 +37,9 @@ def splits_from(record: Record, data: str) -> tuple[RawSplits, str]:
     if published is not None:
         return published, str(folder)
     names = dict(getattr(record, "split_names", ()))
-    return folder_splits(folder, record.layout, test_from_validation=record.hidden_test, names=names), str(folder)
+    hidden = record.hidden_test
+    raw = folder_splits(folder, record.layout, test_from_validation=hidden, names=names, needs_test=needs_test)
+    return raw, str(folder)
 
 
 def with_labelled_test(

@@ -69,22 +69,20 @@ def find_rows(name_or_path: str | os.PathLike[str], settings: Mapping[str, Any])
     name = os.fspath(name_or_path)
     record = named_record(name)
     if record is not None:
-        _check_unused(f"The data of '{record}' bring their own splits", settings, "test_fraction", "split_seed")
-        return _named_rows(record, settings["data"])
+        return _named_rows(record, settings)
     _check_unused(f"`{name[:200]}` is itself the data", settings, "data")
     if name.startswith(HUB):
-        _check_unused("Data sets on the hub bring their own splits", settings, "test_fraction", "split_seed")
         hub = name.removeprefix(HUB)
-        raw, source = hub_splits(_unnamed(hub), hub)
-        raw, notes = _with_test(raw)
+        raw, source = hub_splits(_unnamed(hub), hub, needs_test=False)
+        raw, notes = _with_test(raw, "The data set", settings)
         return PreferenceRows(name=hub.rsplit("/", 1)[-1], raw=raw, source=source, notes=notes)
-    path = _existing_path(name)
+    path, notes = _existing_path(name), ()
     if path.is_dir():
-        _check_unused(f"The folder `{path}` brings its own splits", settings, "test_fraction", "split_seed")
-        raw = folder_splits(path, "`prompt`, `chosen` and `rejected`")
+        raw = folder_splits(path, "`prompt`, `chosen` and `rejected`", needs_test=False)
+        raw, notes = _with_test(raw, f"The folder `{path}`", settings)
     else:
         raw = {UNSPLIT: file_rows(path)}
-    return PreferenceRows(name=_stem(path), raw=_unwritten(raw), source=str(path))
+    return PreferenceRows(name=_stem(path), raw=_unwritten(raw), source=str(path), notes=notes)
 
 
 def named_record(name_or_path: str | os.PathLike[str]) -> PreferenceRecord | None:
@@ -145,8 +143,9 @@ def _split(rows: tuple[Row, ...], settings: Mapping[str, Any]) -> dict[str, tupl
     return {"train": tuple(rows[row] for row in train), "test": tuple(rows[row] for row in test)}
 
 
-def _named_rows(record: PreferenceRecord, data: str) -> PreferenceRows:
+def _named_rows(record: PreferenceRecord, settings: Mapping[str, Any]) -> PreferenceRows:
     notes: tuple[str, ...] = ()
+    data = settings["data"]
     if data == "shipped":
         if record.split_sizes is None:
             raise DataError(
@@ -154,18 +153,27 @@ def _named_rows(record: PreferenceRecord, data: str) -> PreferenceRows:
                 f"with train, test and perhaps validation files, each row with {record.layout}."
             )
         raw, source = shipped_splits(record), record.source
+        _check_unused(f"The data of '{record}' bring their own splits", settings, "test_fraction", "split_seed")
     elif data == "hub" and not record.hub:
         raise DataError(f"'{record}' is not on the hub in pairs: leave `data` out, its rows are shipped.")
     else:
-        raw, source = splits_from(record, data)
-        raw, notes = _with_test(_unwritten(raw))
+        raw, source = splits_from(record, data, needs_test=False)
+        raw, notes = _with_test(_unwritten(raw), f"The data set of '{record}'", settings)
     return PreferenceRows(
         name=record.name, raw=raw, source=source, licence=record.licence, attribution=record.citation, notes=notes
     )
 
 
-def _with_test(raw: RawSplits) -> tuple[RawSplits, tuple[str, ...]]:
-    """Validation in place of a test that is not published, and the sentence that says so."""
+def _with_test(raw: RawSplits, whose: str, settings: Mapping[str, Any]) -> tuple[RawSplits, tuple[str, ...]]:
+    """Rows with a test: their own, else validation in its place, else train as rows to be split; and what to say of it.
+
+    Raises:
+        ConfigurationError: If a setting of the split has nothing to act on.
+    """
+    if not raw.get("test") and not raw.get("validation"):
+        how = f"`test_fraction` {settings['test_fraction']:g} of the prompts, `split_seed` {settings['split_seed']}"
+        return {UNSPLIT: raw["train"]}, (f"The test rows were cut from train ({how}): the data bring none.",)
+    _check_unused(f"{whose} brings its own splits", settings, "test_fraction", "split_seed")
     if raw.get("test"):
         return raw, ()
     count = len(raw["validation"])

@@ -41,7 +41,12 @@ def shipped_splits(record: CompletionRecord | PreferenceRecord) -> RawSplits:
 
 
 def folder_splits(
-    folder: Path, layout: str, *, test_from_validation: bool = False, names: Mapping[str, str] | None = None
+    folder: Path,
+    layout: str,
+    *,
+    test_from_validation: bool = False,
+    names: Mapping[str, str] | None = None,
+    needs_test: bool = True,
 ) -> RawSplits:
     """Rows of the train, validation and test files of a folder.
 
@@ -54,6 +59,7 @@ def folder_splits(
         layout: What each row must hold, for messages.
         test_from_validation: Whether a validation file may stand in for a missing test file.
         names: What its publishers call a split (`{"train": "train_prefs"}`); files so named count before all others.
+        needs_test: Whether there must be a test file; else train may stand alone.
 
     Raises:
         DataError: If the folder, train or test is missing, a split has several files, or one cannot be read.
@@ -63,7 +69,7 @@ def folder_splits(
     files = data_files(folder)
     called = names or {}
     found = {split: _files_of(folder, files, words, called.get(split)) for split, words in SPLIT_WORDS.items()}
-    for split in ("train", "test"):
+    for split in ("train", "test") if needs_test else ("train",):
         if not found[split] and not (split == "test" and test_from_validation and found["validation"]):
             there = ", ".join(path.name for path in files) or "no data file"
             raise DataError(

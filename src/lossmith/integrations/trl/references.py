@@ -58,23 +58,46 @@ class References:
                 f"needs reference log-probabilities of every row before training."
             )
         columns = [column for column in self.trainer.token_columns if column in dataset.column_names]
-        fingerprint = self._fingerprint(dataset, columns)
+        pool, places = self._pool(dataset, columns, name)
+        fingerprint = self._fingerprint(pool, columns)
         file = re.sub(r"[^\w.-]", "_", name)
         if self.ready:
             # Every data set that `evaluate` is given has the same name.
             file = f"{file}-{fingerprint.data[:12]}"
-        tokens = dataset.select_columns([*columns, *({"label"} & set(dataset.column_names))])
+        tokens = pool.select_columns([*columns, *({"label"} & set(pool.column_names))])
         with self._model() as (model, head):
 
             def compute(rows: list[int]) -> Mapping[str, Tensor]:
                 batch = self.trainer.data_collator([tokens[row] for row in rows])
                 return self.trainer.reference_logps(lambda given: self._logps(head, model, given), batch)
 
-            found = self.cache.load_or_compute(file, fingerprint, len(dataset), compute, rows_per_call=batch_size)
+            found = self.cache.load_or_compute(
+                file,
+                fingerprint,
+                len(pool),
+                compute,
+                # One by one: what a row's value is must not depend, to the last bit, on which draw came first.
+                rows_per_call=batch_size if places is None else 1,
+                rows=places,
+            )
         dataset = dataset.remove_columns([column for column in found if column in dataset.column_names])
         for column, values in found.items():
-            dataset = dataset.add_column(column, values.tolist())
+            dataset = dataset.add_column(column, (values if places is None else values[places]).tolist())
         return dataset
+
+    def _pool(self, dataset: Any, columns: list[str], name: str) -> tuple[Any, list[int] | None]:
+        """The rows of which the data set is a draw, and its places there; itself where it is none.
+
+        All draws from one pool share what was computed. Mismatched completions are the draw's own, so such rows are
+        in no pool.
+        """
+        given = getattr(self.trainer, "reference_pool", None)
+        if given is None or self.ready or name != "train" or not {*columns} <= {*given[0].column_names}:
+            return dataset, None
+        pool, places = given[0], [int(place) for place in given[1]]
+        drawn = pool.select(places).select_columns(columns)
+        assert fingerprint_rows(drawn, columns) == fingerprint_rows(dataset.select_columns(columns), columns)
+        return pool, places
 
     def _logps(self, head: HeadLoss, model: Any, given: dict[str, Any]) -> Tensor:
         device = next(model.parameters()).device

@@ -85,6 +85,8 @@ class PreferenceStudy(Ordered, Curves):
         on_step: Called after every optimiser step with (step, planned steps).
         measure: The same, off the clock.
         group: Rows that stay together, such as the two answers of a pair.
+        reference_pool: Rows of which the training rows are a draw, and their places there; draws from one pool share
+            the reference's log-probabilities.
         **kwargs: As for the trainer.
     """
 
@@ -96,12 +98,14 @@ class PreferenceStudy(Ordered, Curves):
         on_step: Callable[[int, int], None] | None = None,
         measure: Callable[[int, int], None] | None = None,
         group: int = 1,
+        reference_pool: tuple[Any, Sequence[int]] | None = None,
         **kwargs: Any,
     ):
-        self.group = group
+        self.group, self.reference_pool = group, reference_pool
         super().__init__(**kwargs)
         self.seen: list[tuple[int, Sequence[float]]] = []
         """Optimiser steps done, and what the loss moves along of each row of a micro-batch then, in nats."""
+        self.reference_pool = None
         self.keep_curves(on_step, measure)
         self.curves |= {name: [] for name in LOGGED}
 
