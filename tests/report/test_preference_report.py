@@ -107,7 +107,8 @@ def test_betas_are_grouped_by_what_the_loss_is_without_them(records):
 def test_curves_reach_as_far_as_training_did(text):
     curve = objective_curve(text, 7.0)
     assert curve is not None
-    assert 6.0 < max(curve.x) < 9.5
+    assert 7.0 <= max(curve.x) < 10.5
+    assert min(curve.x) <= -7.0
     assert math.isfinite(sum(curve.gradient))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from lossmith.evaluation.frontier import Frontier, FrontierPoint, frontier, measured_points, upper_frontier
 from lossmith.evidence import BlockInterval, BootstrapRange
@@ -156,6 +157,9 @@ def _curve(axes: Axes, points: Sequence[FrontierPoint], look: LossStyle, start: 
                 textcoords="offset points",
                 fontsize=7.5,
                 color=look.colour,
+                # Legible where it stands on a line.
+                path_effects=[withStroke(linewidth=2.5, foreground=PAPER)],
+                zorder=7,
             )
 
 

@@ -200,8 +200,8 @@ def objective_curve(text: str, reach: float) -> Curve | None:
         if part is None:
             return None
         unit = loss_curve(part, points=3, span=1.0)
-        # Four thirds: the grid leaves out its ends.
-        return loss_curve(part, points=199, span=max(reach / (max(unit.x) * 2), 1e-3))
+        # The grid leaves out its ends, and some axes grow less than their span: a little further than asked for.
+        return loss_curve(part, points=199, span=max(1.15 * reach / (max(unit.x) * 2), 1e-3))
     except LossmithError:
         return None
 
