@@ -109,3 +109,111 @@ def _refuse_wrong_use(category: str, reason: str) -> None:
 
 def _say(text: str) -> None:
     Console(highlight=False).print(Text(plain(text)), soft_wrap=True)
+
+
+Task = Annotated[
+    str | None, typer.Option(help="What the rung `small` trains on: sentiment, a set or file of pairs; a set of texts.")
+]
+PolicyModel = Annotated[
+    str | None, typer.Option("--model", help="What `small` trains: embedded: name, folder, hub id.")
+]
+Rungs = Annotated[str | None, typer.Option(help="Some of toy,tiny,small; small where --task or --model is given.")]
+Arms = Annotated[
+    str, typer.Option("--proposer", help="gp, random, llm, discopop or a folder of candidates; several with commas.")
+]
+RunBudget = Annotated[str, typer.Option("--budget", help="Such as 30m, 1h30m, '2h, 3usd, 500ktokens', 200jobs.")]
+Seed = Annotated[int, typer.Option(help="Every draw of the run follows from it.", min=0)]
+Out = Annotated[Path | None, typer.Option(help="Results folder; continued if it holds this run.")]
+Unseen = Annotated[str | None, typer.Option(help="Task of the confirmation beside that of `small`.")]
+Rounds = Annotated[int | None, typer.Option(help="Rounds of the search; as many as the budget allows.", min=1)]
+Workers = Annotated[int, typer.Option(help="Evaluations at a time, in threads; 0 evaluates in the main one.", min=0)]
+BaseUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint of the model that proposes.")]
+LlmModel = Annotated[
+    str | None, typer.Option(help="The model that proposes; --model says it too where no rung trains a model.")
+]
+Price = Annotated[str | None, typer.Option("--prices", help="Dollars per million tokens read,written, as in 0.15,0.6.")]
+StudySettings = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the study of `small`.")
+]
+
+
+def _run_command(family: str) -> None:
+    def run(
+        overrides: StudySettings = None,
+        task: Task = None,
+        model: PolicyModel = None,
+        proposer: Arms = "gp",
+        budget: RunBudget = "30m",
+        rungs: Rungs = None,
+        unseen: Unseen = None,
+        seed: Seed = 0,
+        rounds: Rounds = None,
+        workers: Workers = 0,
+        base_url: BaseUrl = None,
+        llm_model: LlmModel = None,
+        prices: Price = None,
+        out: Out = None,
+    ) -> None:
+        from lossmith.cli.discover_run import run_discovery
+
+        run_discovery(
+            family,
+            overrides=overrides or [],
+            task=task,
+            model=model,
+            proposer=proposer,
+            budget=budget,
+            rungs=rungs,
+            unseen=unseen,
+            seed=seed,
+            rounds=rounds,
+            workers=workers,
+            base_url=base_url,
+            llm_model=llm_model,
+            prices=prices,
+            out=out,
+        )
+
+    run.__doc__ = f"Search for a {family} loss: propose, check, race on rung after rung, confirm on fresh ground."
+    discover_app.command(family)(run)
+
+
+for _family in ("preference", "token", "metric"):
+    _run_command(_family)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Results folder of a discovery.")]
+
+
+@discover_app.command("report")
+def report_run(run: RunFolder) -> None:
+    """Write the report of a run again; also while it goes on."""
+    from lossmith.cli.discover_run import require_discovery
+    from lossmith.report.discovery import answers, write_discovery
+
+    require_discovery()
+    page = write_discovery(run)
+    from lossmith.discovery.history import open_history
+
+    for sentence in answers(open_history(run)):
+        _say(sentence)
+    _say(f"Report: {page}")
+
+
+@discover_app.command("export")
+def export_program(
+    run: RunFolder,
+    winner: Annotated[str, typer.Argument(help="First letters of a program's key, or winner, or best.")],
+    name: Annotated[str | None, typer.Option(help="Of the objective.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; a folder in the run's by default.")] = None,
+) -> None:
+    """Write a program as an objective file with tests, a card with its evidence, and the commands to replay it."""
+    from lossmith.cli.discover_run import require_discovery
+
+    require_discovery()
+    from lossmith.discovery.export import export
+
+    exported = export(run, winner, out=out, name=name)
+    for file in exported.files:
+        _say(str(file))
+    if not exported.announced:
+        _say("note: the run did not announce this program; its card says what was measured.")

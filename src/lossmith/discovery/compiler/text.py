@@ -17,6 +17,7 @@ _TOKENS = re.compile(
 )
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 _STRANGE = re.compile(r"[^\t\n\r\x20-\x7e]")
+_MAY_WARN = re.compile(r"\\|\d[A-Za-z]")
 _UNARY_RUN = re.compile(rf"(?:(?:[-+~]|\bnot\b|\blambda\b[^:\n]*:|\bawait\b|\*\*)\s*){{{MAX_DEPTH},}}")
 IMPORTS = (
     "import torch",
@@ -57,6 +58,9 @@ def _check_text(source: str) -> None:
         raise CompileError(
             "non-ascii", f"Only printable ASCII, tabs and line ends are allowed, got {strange[0]!a}.", line
         )
+    if len(source) < MAX_TOKENS and source.count("(") + source.count("[") + source.count("{") <= MAX_DEPTH:
+        # Too short for more tokens than that; what is nested by signs alone, the compiler counts.
+        return
     tokens = [token for token in _TOKENS.findall(source) if token]
     if len(tokens) > MAX_TOKENS:
         raise CompileError("too-large", f"The source has {len(tokens):,} words and signs, more than {MAX_TOKENS:,}.")
@@ -72,7 +76,7 @@ def _check_text(source: str) -> None:
 
 
 def _parse(source: str) -> ast.Module:
-    if "\\" not in source and not re.search(r"\d[A-Za-z]", source):
+    if not _MAY_WARN.search(source):
         return ast.parse(source)
     # Odd escapes and `1if` make the parser warn; the candidate's spelling is not the user's business.
     with warnings.catch_warnings():

@@ -17,6 +17,7 @@ from lossmith.objectives import ObjectiveRecord, list_losses
 
 TIE = 1e-7
 """Distances this close are one; of losses that coincide (`lrml` in both forms) the simplest setting names them."""
+NEARLY = 1.05
 _BETAS = (0.01, 0.02, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0, 2.5, 5.0)
 _SMOOTHING = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3)
 GRIDS: dict[str, Sequence[Any]] = {
@@ -42,18 +43,21 @@ GRIDS: dict[str, Sequence[Any]] = {
     "neg_margin": (0.5, 1.0),
 }
 """Hyper-parameter -> values that papers and frameworks use; the loss's own default is always among them."""
+_FEW_BETAS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 OWN_GRIDS: dict[str, dict[str, Sequence[Any]]] = {
-    "simpo": {"beta": (*_BETAS, 10.0), "gamma": (0.0, 0.3, 0.5, 1.0, 1.4, 1.6, 3.0)},
-    "aot": {"label_smoothing": (0.0, 0.1)},
-    "aot_unpaired": {"label_smoothing": (0.0, 0.1)},
+    "simpo": {"beta": (0.1, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0), "gamma": (0.0, 0.3, 0.5, 1.0, 1.4, 1.6, 3.0)},
+    **{name: {"beta": _FEW_BETAS, "label_smoothing": (0.0, 0.1)} for name in ("aot", "aot_unpaired")},
+    **{name: {"beta": _FEW_BETAS} for name in ("aqfl", "aql", "dbaql", "kto_pair")},
+    **{name: {"beta": _FEW_BETAS, "label_smoothing": (0.001, 0.01, 0.1)} for name in ("exo_pair", "robust_dpo")},
+    **{name: {"form": ("released",)} for name in ("padll", "cell")},
     "dpop": {"coefficient": (5.0, 50.0)},
-    "lrml": {"tau": (0.05, 0.1, 1.0)},
+    "lrml": {"tau": (0.05, 1.0)},
     "multi_similarity": {"beta": (10.0, 40.0, 50.0), "base": (0.5, 1.0)},
     "circle": {"gamma": (32.0, 80.0, 256.0), "margin": (0.25, 0.4)},
     "tailr": {"gamma": (1e-7, 1e-5, 1e-3, 0.1)},
     "z_loss": {"coefficient": ()},
 }
-"""Loss -> grids that hold for it alone."""
+"""Loss -> grids that hold for it alone: what is coupled over the batch takes longer, and some settings say the same."""
 FIRST = {"preference": "dpo", "token": "cross_entropy", "metric": "supcon"}
 """Family -> the loss that names a tie, and that a run has for its control."""
 
@@ -85,7 +89,7 @@ class Atlas:
     scales: Any
 
     def nearest(self, print: Fingerprint, *, names: Sequence[str] | None = None) -> Nearest | None:
-        """The closest loss, of all or of those named; of equally close ones the simplest."""
+        """The closest loss, of all or of those named; of nearly as close ones (5% farther) the simplest."""
         # |a - b|^2 = 2 - 2 a.b loses half of the digits where the two are close: find by it, measure by the difference.
         closeness = self.vectors @ print.vector
         if names is not None:
@@ -93,9 +97,10 @@ class Atlas:
             if not allowed.any():
                 return None
             closeness = np.where(allowed, closeness, -2.0)
-        candidates = np.flatnonzero(closeness >= closeness.max() - 1e-12)
+        squared = np.maximum(2 - 2 * closeness, 0.0)
+        candidates = np.flatnonzero(squared <= NEARLY**2 * squared.min() + 1e-12)
         apart = np.linalg.norm(self.vectors[candidates] - print.vector, axis=1)
-        close = candidates[apart <= apart.min() + TIE]
+        close = candidates[apart <= NEARLY * apart.min() + TIE]
         best = int(close[np.argmin(self.ranks[close])])
         distance = float(np.linalg.norm(self.vectors[best] - print.vector))
         scale = print.scale / float(self.scales[best])

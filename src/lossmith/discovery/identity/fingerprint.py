@@ -1,5 +1,6 @@
 """What a loss does to a model, as one direction: its gradients over the probe points, scale and offset gone."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,14 +35,17 @@ class Fingerprint:
 
 
 def fingerprint(program: Program, *, seed: int = 0) -> Fingerprint | None:
-    """The fingerprint of a program at its defaults; None where a gradient is not finite or all are zero.
+    """The fingerprint of a program at its defaults; None where something is not finite or all gradients are zero.
 
     Args:
         program: What to look at.
         seed: 0 for the public probe points; a run's secret seed for its own.
     """
     points = probes(program.family, seed)
-    _, gradients = value_and_gradients(program.literal_root, points.inputs, points.trained)
+    value, gradients = value_and_gradients(program.literal_root, points.inputs, points.trained)
+    # log(-1) is not finite although its slope is.
+    if not math.isfinite(float(np.add.reduce(value, axis=None))):
+        return None
     return of_gradients(program.family, seed, points.chained(gradients))
 
 

@@ -30,7 +30,7 @@ def softplus(x: Array) -> Array:
 
 def erf(x: Array) -> Array:
     """By torch: numpy has none."""
-    return torch.erf(torch.as_tensor(x, dtype=torch.float64)).numpy()
+    return torch.erf(torch.tensor(x, dtype=torch.float64)).numpy()
 
 
 def _axis(mask: Array) -> int:

@@ -84,20 +84,6 @@ def _digest(node: Node) -> bytes:
     return found
 
 
-def _tame(node: Node) -> bool:
-    """Whether a node is finite at every finite input; only then may a coefficient of 0 remove it."""
-    found = node.cache.get("tame")
-    if found is None:
-        found = all(OPERATORS[part.op].tame or _mild_power(part) for part in order(node) if part.args)
-        node.cache["tame"] = found
-    return found
-
-
-def _mild_power(node: Node) -> bool:
-    exponent = node.args[1].value if node.op == "pow" else None
-    return isinstance(exponent, float) and exponent > 0 and exponent.is_integer()
-
-
 # Linear forms.
 
 
@@ -123,7 +109,7 @@ def _plus(a: Form, b: Form, factor: float = 1.0) -> Form:
     terms = dict(a[1])
     for term, coefficient in b[1].items():
         new = _sum(terms.get(term, 0.0), factor * coefficient)
-        if new == 0 and _tame(term):
+        if new == 0 and term.tame:
             terms.pop(term, None)
         else:
             terms[term] = new
@@ -137,7 +123,7 @@ def _sum(a: float, b: float) -> float:
 
 def _times(form: Form, factor: float) -> Form:
     if factor == 0:
-        return 0.0, {term: 0.0 for term in form[1] if not _tame(term)}
+        return 0.0, {term: 0.0 for term in form[1] if not term.tame}
     return form[0] * factor, {term: coefficient * factor for term, coefficient in form[1].items()}
 
 
@@ -158,7 +144,7 @@ def _scaled_down(form: Form, lead: float) -> Form:
 
 
 def _is_tame(form: Form) -> bool:
-    return all(_tame(term) for term in form[1])
+    return all(term.tame for term in form[1])
 
 
 # Products.

@@ -18,7 +18,7 @@ class Node:
     `size` counts nodes as a printer without names would write them, so a chain of `x = x + x` has 2^n of them.
     """
 
-    __slots__ = ("__weakref__", "args", "cache", "depth", "op", "size", "type", "value")
+    __slots__ = ("__weakref__", "args", "cache", "depth", "op", "size", "tame", "type", "value")
 
     op: str
     args: tuple["Node", ...]
@@ -26,6 +26,8 @@ class Node:
     type: str
     size: int
     depth: int
+    tame: bool
+    """Finite at every finite input, so that 0 times it is 0."""
     cache: dict[str, Any]
 
     def __init__(self) -> None:
@@ -58,17 +60,17 @@ def const(value: float) -> Node:
     number = float(value) + 0.0
     if number != number:
         raise ProgramError("A constant must be a number, got nan.")
-    return _node("const", (), number, "scalar")
+    return _leaf("const", number, "scalar")
 
 
 def read(name: str, type: str = "item") -> Node:
     """An input, a name of the family's vocabulary."""
-    return _node("input", (), name, type)
+    return _leaf("input", name, type)
 
 
 def setting(name: str) -> Node:
     """A hyper-parameter; `Program` has its default."""
-    return _node("hyperparameter", (), name, "scalar")
+    return _leaf("hyperparameter", name, "scalar")
 
 
 def make(op: str, *args: Node) -> Node:
@@ -82,8 +84,8 @@ def make(op: str, *args: Node) -> Node:
         >>> make("exp", x) is make("exp", x), make("lt", x, const(0)).type, make("mean_batch", x).type
         (True, 'mask', 'scalar')
     """
-    key = (op, args)
-    known = _NODES.get(key)
+    reference = _NODES.data.get((op, args))
+    known = None if reference is None else reference()
     if known is not None:
         return known
     operator = OPERATORS.get(op)
@@ -97,16 +99,26 @@ def make(op: str, *args: Node) -> Node:
             raise ProgramError(f"Argument {place + 1} of `{op}` must be a number or a hyper-parameter.")
         if arg.op == "const" and not (literal and op == "clamp") and math.isinf(float(arg.value or 0)):
             raise ProgramError(f"`{op}` of an infinite constant.")
-    return _node(op, args, None, operator.rule(op, tuple(arg.type for arg in args)))
+    tame = (operator.tame or _mild_power(op, args)) and all([arg.tame for arg in args])
+    return _new((op, args), op, args, None, operator.rule(op, tuple([arg.type for arg in args])), tame)
 
 
-def _node(op: str, args: tuple[Node, ...], value: float | str | None, type: str) -> Node:
-    key = (op, args) if value is None else (op, value, type)
+def _mild_power(op: str, args: tuple[Node, ...]) -> bool:
+    exponent = args[1].value if op == "pow" else None
+    return isinstance(exponent, float) and exponent > 0 and exponent.is_integer()
+
+
+def _leaf(op: str, value: float | str, type: str) -> Node:
+    key = (op, value, type)
     known = _NODES.get(key)
-    if known is not None:
-        return known
+    return _new(key, op, (), value, type, True) if known is None else known
+
+
+def _new(
+    key: tuple[Any, ...], op: str, args: tuple[Node, ...], value: float | str | None, type: str, tame: bool
+) -> Node:
     node = object.__new__(Node)
-    node.op, node.args, node.value, node.type = op, args, value, type
+    node.op, node.args, node.value, node.type, node.tame = op, args, value, type, tame
     node.size = 1 + sum([arg.size for arg in args])
     node.depth = 1 + max([arg.depth for arg in args], default=0)
     node.cache = {}
@@ -115,7 +127,7 @@ def _node(op: str, args: tuple[Node, ...], value: float | str | None, type: str)
 
 
 def _again(op: str, args: tuple[Node, ...], value: float | str | None, type: str) -> Node:
-    return _node(op, args, value, type) if value is not None else make(op, *args)
+    return _leaf(op, value, type) if value is not None else make(op, *args)
 
 
 def order(*roots: Node) -> list[Node]:

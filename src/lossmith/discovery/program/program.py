@@ -39,7 +39,7 @@ class Program:
         if self.family not in INPUTS:
             raise ProgramError(f"`family` must be one of {', '.join(INPUTS)}, got '{self.family}'.")
         check_size(self.root)
-        nodes = order(self.root)
+        nodes = self.nodes
         known = INPUTS[self.family]
         for node in nodes:
             if node.op == "input" and known.get(str(node.value)) != node.type:
@@ -64,9 +64,14 @@ class Program:
         return hash((self.family, self.root, tuple(self.hyperparameters.items())))
 
     @cached_property
+    def nodes(self) -> list[Node]:
+        """Every node once, arguments first."""
+        return order(self.root)
+
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names that it reads, in the order of the vocabulary."""
-        found = set(names_of(order(self.root), "input"))
+        found = set(names_of(self.nodes, "input"))
         return tuple(name for name in INPUTS[self.family] if name in found)
 
     @cached_property
