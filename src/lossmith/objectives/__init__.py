@@ -1,6 +1,6 @@
 """The library: pure functions, family by family, and the registry that lists them."""
 
-from lossmith.objectives._registry import ObjectiveRecord, get_record, list_losses, objective
+from lossmith.objectives._registry import ObjectiveRecord, get_record, list_losses, objective, recorded
 from lossmith.objectives._vocabulary import VOCABULARY
 from lossmith.objectives.metric.angular import arcface_loss, cosface_loss
 from lossmith.objectives.metric.contrastive import n_pairs_loss, nca_loss, nt_xent_loss, supcon_loss
@@ -117,6 +117,7 @@ __all__ = [
     "preference_accuracy",
     "proxy_anchor_loss",
     "proxy_nca_loss",
+    "recorded",
     "robust_dpo_loss",
     "self_adjusting_dice_loss",
     "simpo_loss",

@@ -1,7 +1,8 @@
 """The one list of objectives. The decorator reads a signature, records it and returns the same function."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -182,6 +183,24 @@ def objective(
         return function
 
     return record
+
+
+@contextmanager
+def recorded(entry: ObjectiveRecord) -> Iterator[None]:
+    """For the length of a `with`, an objective is found by its name as if it were one of the library.
+
+    Not for two threads that record one name at a time.
+
+    Raises:
+        ObjectiveInputError: If the name is taken.
+    """
+    if entry.name in _REGISTRY:
+        raise ObjectiveInputError(f"An objective named '{entry.name}' is already recorded: take another name.")
+    _REGISTRY[entry.name] = entry
+    try:
+        yield
+    finally:
+        del _REGISTRY[entry.name]
 
 
 def _address(function: Callable[..., Any]) -> tuple[str, str]:

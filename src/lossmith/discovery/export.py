@@ -1,0 +1,316 @@
+"""A program of a run as files that stand on their own: objective, property tests, card, and the way back to the run."""
+
+import json
+import keyword
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lossmith.discovery.describe import Description, describe_candidate
+from lossmith.discovery.history import History, open_history
+from lossmith.discovery.identity import probes
+from lossmith.discovery.program import Program, as_objective, one_line, to_latex, to_python, torch_function
+from lossmith.errors import ConfigurationError
+from lossmith.evidence import check_writable, paired_t, write_atomically
+from lossmith.testing import check_objective
+from lossmith.testing.report import Check
+
+HELPERS = ("mean_masked", "std_batch", "var_batch")
+PINNED = 6
+"""Items at which the exported tests pin values and gradients."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written."""
+
+    name: str
+    folder: Path
+    files: tuple[Path, ...]
+    announced: bool
+    """Whether the run claims that it is better than the control."""
+
+
+def export(run: str | Path, winner: str, *, out: str | Path | None = None, name: str | None = None) -> Exported:
+    """Write a program of a run as an objective of its own.
+
+    Writes `NAME_loss.py` (a plain torch function under `@lossmith.objective`), `test_NAME_loss.py`, `card.md` with the
+    evidence, and `program.json`, from which lossmith reads the same program again. A program that the run did not
+    announce is exported too, and its card says so.
+
+    Args:
+        run: Folder of the run.
+        winner: First letters of a program's key, or `winner` (the best that was announced), or `best`.
+        out: Where to write; a folder `export-NAME` in the run's where it is left out.
+        name: Of the objective; made from the key where it is left out.
+
+    Raises:
+        ConfigurationError: If no program fits, or the name cannot be one.
+        EvidenceError: If there is no run, or the folder cannot be written.
+    """
+    history = open_history(run)
+    key = history.find(winner)
+    name = name or f"found_{key[:8]}"
+    if not name.isidentifier() or keyword.iskeyword(name) or not name.isascii():
+        raise ConfigurationError(f"`--name` must be a name in Python, got '{name}'.")
+    name = name.removesuffix("_loss")
+    folder = Path(out) if out is not None else history.folder / f"export-{name}"
+    program = history.programs[key]
+    description = describe_candidate(program, history.family, name=name)
+    broken = broken_rules(program, name)
+    texts = {
+        f"{name}_loss.py": objective_source(program, name, history, description),
+        f"test_{name}_loss.py": tests_source(program, name, description, [each.name for each in broken]),
+        "card.md": card(history, key, name, description, broken),
+        "program.json": program.to_json() + "\n",
+    }
+    check_writable(folder)
+    for file, text in texts.items():
+        write_atomically(folder / file, text)
+    files = tuple(folder / file for file in texts)
+    return Exported(name=name, folder=folder, files=files, announced=key in history.announced())
+
+
+def objective_source(program: Program, name: str, history: History, description: Description) -> str:
+    """A module with the objective and nothing else."""
+    record = as_objective(program, name)
+    head, *body = to_python(program, f"{name}_loss").rstrip("\n").split("\n")
+    text = "\n".join([head, *body])
+    helpers = [helper for helper in HELPERS if re.search(rf"\b{helper}\(", text)]
+    facts = {
+        "family": program.family,
+        "item": record.item,
+        "source": f"lossmith discover, run {_run_name(history)}, program {program.key}",
+        **({"batch_coupled": True} if record.batch_coupled else {}),
+        **({"needs_positives": True} if record.needs_positives else {}),
+        **({"row_local": True} if record.row_local else {}),
+    }
+    declared = [f"    {key}={json.dumps(value) if isinstance(value, str) else value}," for key, value in facts.items()]
+    if program.family == "metric":
+        declared.append('    module_hyperparameters={"normalize": True},')
+    floats = [each for each in program.inputs if each not in ("same", "different")]
+    lines = [
+        f'"""{_title(name)}: an objective that `lossmith discover` found; see card.md for what is known of it."""',
+        "",
+        "import torch",
+        "import torch.nn.functional as F  # noqa: F401",
+        "",
+        "import lossmith",
+        *([f"from lossmith.discovery import {', '.join(helpers)}"] if helpers else []),
+        "",
+        "",
+        "@lossmith.objective(",
+        *declared,
+        ")",
+        head,
+        *_docstring(program, description),
+        *_upwards(floats),
+        *body,
+        "",
+        "",
+        "def _up(values):",
+        '    """Half precision and whole numbers as float32; float64 stays."""',
+        "    return values if values.dtype in (torch.float32, torch.float64) else values.float()",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _docstring(program: Program, description: Description) -> list[str]:
+    near = description.relatives[0] if description.relatives else None
+    told = f"The closest known loss is `{near.loss}`, at distance {near.distance:.2g}." if near else ""
+    formula = one_line(program)
+    short = formula if len(formula) < 90 else formula[:86] + " ..."
+    return [
+        f'    r"""Compute {short}.',
+        "",
+        f"    $$\\ell = {to_latex(program)}$$",
+        *(["", f"    {told}"] if told else []),
+        '    """',
+    ]
+
+
+def _upwards(names: Sequence[str]) -> list[str]:
+    return [f"    {name} = _up({name})" for name in names]
+
+
+def tests_source(program: Program, name: str, description: Description, broken: Sequence[str]) -> str:
+    """Property tests of the exported objective: the library's battery, and numbers pinned from the run's program."""
+    inputs, values, gradients = pinned(program)
+    flags = description.verdict.flags
+    falls = program.family == "preference" and "non-monotone" not in flags and "grad-mismatch" not in flags
+    lines = [
+        f'"""Properties of {name}; the numbers are those of the program in the run\'s database."""',
+        "",
+        "import json",
+        "from pathlib import Path",
+        "",
+        "import torch",
+        f"from {name}_loss import {name}_loss",
+        "",
+        "from lossmith.discovery.program import from_json, torch_function",
+        "from lossmith.testing import check_objective",
+        "",
+        f"INPUTS = json.loads('{json.dumps(inputs)}')",
+        f"VALUES = {json.dumps(values)}",
+        f"GRADIENTS = json.loads('{json.dumps(gradients)}')",
+        "",
+        "",
+        "def leaves():",
+        "    masks = {name: torch.tensor(INPUTS[name]) for name in INPUTS if name in ('same', 'different')}",
+        "    floats = {name: torch.tensor(INPUTS[name], dtype=torch.float64) for name in INPUTS if name not in masks}",
+        "    return masks | {name: rows.requires_grad_() for name, rows in floats.items()}",
+        "",
+        "",
+        "def test_the_rules_of_every_objective():",
+        f"    check_objective({name}_loss, skip={json.dumps(list(broken))})",
+        "",
+        "",
+        "def test_values_and_gradients_are_those_of_the_run():",
+        "    given = leaves()",
+        f"    losses = {name}_loss(**given)",
+        "    torch.testing.assert_close(losses, torch.tensor(VALUES, dtype=torch.float64), rtol=1e-9, atol=1e-12)",
+        "    losses.sum().backward()",
+        "    for name, rows in GRADIENTS.items():",
+        "        expected = torch.tensor(rows, dtype=torch.float64)",
+        "        torch.testing.assert_close(given[name].grad, expected, rtol=1e-9, atol=1e-12)",
+        "",
+        "",
+        "def test_the_stored_program_is_the_same_function():",
+        '    program = from_json(Path(__file__).with_name("program.json").read_text())',
+        "    given = {name: rows.detach() for name, rows in leaves().items()}",
+        "    stored = torch_function(program)(**given)",
+        f"    torch.testing.assert_close(stored, {name}_loss(**given), rtol=1e-9, atol=1e-12)",
+        "",
+    ]
+    if falls:
+        lines += [
+            "",
+            "def test_a_larger_margin_is_never_worse():",
+            "    given = leaves()",
+            f"    {name}_loss(**given).sum().backward()",
+            '    if given.get("chosen_logps") is not None and given["chosen_logps"].grad is not None:',
+            '        assert (given["chosen_logps"].grad <= 1e-12).all()',
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def broken_rules(program: Program, name: str) -> list[Check]:
+    """The rules of the library's battery that the program does not keep: told in the card, left out of its tests."""
+    record = as_objective(program, name)
+    facts = {"normalize": True} if program.family == "metric" else None
+    report = check_objective(
+        torch_function(program, f"{name}_loss"),
+        # What is exported is a plain function, which torch.compile traces; this one walks a list.
+        skip=("compile",),
+        raise_failures=False,
+        family=program.family,
+        item=record.item,
+        batch_coupled=record.batch_coupled,
+        needs_positives=record.needs_positives,
+        row_local=record.row_local,
+        module_hyperparameters=facts,
+    )
+    return list(report.failed)
+
+
+def pinned(program: Program) -> tuple[dict[str, list], list[float], dict[str, list]]:
+    """A few probe points with the program's values and gradients there, in float64, exact as text."""
+    points = probes(program.family).inputs
+    batch = 1
+    given = {}
+    for name in program.inputs:
+        if name not in points:
+            given[name] = torch.tensor(0.0, dtype=torch.float64)
+            continue
+        rows = points[name][batch]
+        if program.family == "metric":
+            rows = rows[:PINNED, :PINNED] if rows.ndim == 2 else rows
+            given[name] = torch.from_numpy(np.ascontiguousarray(rows))
+        else:
+            given[name] = torch.from_numpy(np.ascontiguousarray(rows.reshape(-1)[:PINNED]))
+    leaves = {name: rows.requires_grad_() if rows.is_floating_point() else rows for name, rows in given.items()}
+    losses = torch_function(program)(**leaves)
+    losses.sum().backward()
+    gradients = {name: rows.grad.tolist() for name, rows in leaves.items() if rows.grad is not None}
+    return {name: rows.detach().tolist() for name, rows in leaves.items()}, losses.tolist(), gradients
+
+
+def card(history: History, key: str, name: str, description: Description, broken: Sequence[Check]) -> str:
+    """What is known of the program, for people: what it is, how it was found, what it did, what may be said."""
+    program = history.programs[key]
+    verdict = next((each for each in history.verdicts if each.program == key), None)
+    if verdict is not None and verdict.announced:
+        claim = "The run announced it: on every fresh ground it was better than the control."
+    elif verdict is not None:
+        claim = "The run confirmed it on fresh ground and did **not** announce it: it was not better everywhere."
+    else:
+        claim = "The run did **not** confirm it: what follows was measured in the search, which flatters what it chose."
+    lines = [
+        f"# {_title(name)}",
+        "",
+        claim,
+        "",
+        f"- Formula: `{one_line(program)}`",
+        f"- LaTeX: $\\ell = {to_latex(program)}$",
+        f"- Family: {history.family}. {' '.join(description.sentences)}",
+    ]
+    if description.relatives:
+        near = "; ".join(f"`{each.loss}` at {each.distance:.2g}" for each in description.relatives)
+        lines.append(f"- Closest known losses: {near} (0 the same, below 0.05 neighbours).")
+    lines += [f"- It does not keep the rule `{each.name}` of the library: {each.detail}" for each in broken]
+    stored = history.stored[key]
+    parents = next((each.parents for each in history.proposals if each.key == key and each.kind == "admitted"), ())
+    by = f"- Found by {stored.proposer or stored.role} in round {stored.step + 1}"
+    lines += [by + (f", from {', '.join(parent[:8] for parent in parents)}." if parents else "."), ""]
+    lines += ["## Evidence", "", *_evidence(history, key), ""]
+    lines += ["## Run", "", f"- Run: `{_run_name(history)}`, seed {history.settings['seed']}, program `{key}`."]
+    lines += [
+        f"- Control: `{one_line(history.programs[history.control])}`.",
+        f"- Rungs: {', '.join(history.rungs)}.",
+        "",
+    ]
+    lines += ["## Again", "", "```", *replay_commands(history, key, name), "```", ""]
+    return "\n".join(lines)
+
+
+def _evidence(history: History, key: str) -> list[str]:
+    lines = [
+        "| rung | split | fitness | blocks | difference to the control, 95% |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    known = {**history.settings["rungs"], **history.settings["unseen"]}
+    for rung, split in history.evaluations:
+        control, own = history.data(rung, split).pairs(key)
+        if own:
+            found = paired_t(control, own)
+            told = f"{found.difference:+.4g} [{found.low:+.4g}, {found.high:+.4g}]"
+            lines.append(f"| {rung} | {split} | {known[rung]['fitness']} | {len(own)} | {told} |")
+    verdict = next((each for each in history.verdicts if each.program == key), None)
+    if verdict is not None:
+        lines += ["", f"Claim over all grounds and finalists: p = {verdict.p_holm:.3g} (Holm)."]
+    return lines
+
+
+def replay_commands(history: History, key: str, name: str) -> list[str]:
+    """How to see the run, and how to train with the exported objective."""
+    run = str(history.folder)
+    return [
+        shlex.join(["lossmith", "discover", "report", run]),
+        shlex.join(["lossmith", "discover", "export", run, key[:12], "--name", name]),
+        f"python -c \"import {name}_loss, lossmith; print(lossmith.loss('{name}'))\"",
+    ]
+
+
+def _run_name(history: History) -> str:
+    return history.folder.name
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()

@@ -1,0 +1,252 @@
+"""A run as it is in its database: all that a report or an export asks of it, read and never written."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lossmith._checks import did_you_mean
+from lossmith.discovery.controls import canaries_of
+from lossmith.discovery.costs import RESOURCES, ZERO, Cost
+from lossmith.discovery.program import Program, ProgramError, from_json
+from lossmith.discovery.race.audit import RungAudit, audit_rungs
+from lossmith.discovery.race.blocks import RungData, table
+from lossmith.discovery.race.canaries import CanaryFinding, inspect
+from lossmith.discovery.race.estimates import Estimate, estimate
+from lossmith.discovery.race.halving import Decision
+from lossmith.discovery.race.settings import RaceSettings
+from lossmith.discovery.rungs.base import Split
+from lossmith.discovery.store.archive import Archive, StoredProgram, StoredProposal
+from lossmith.discovery.store.database import Database
+from lossmith.discovery.store.decisions import Decisions
+from lossmith.discovery.store.jobs import Evaluation, Jobs
+from lossmith.errors import ConfigurationError, EvidenceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimRow:
+    """One finalist on one ground of the confirmation."""
+
+    program: str
+    ground: str
+    unseen: bool
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    blocks: int
+    noise_half_width: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictRow:
+    """What may be said of one finalist."""
+
+    program: str
+    rank: int
+    p_value: float
+    p_holm: float
+    announced: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """One run."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    stored: Mapping[str, StoredProgram]
+    """Key -> program as it was admitted, in order."""
+    programs: Mapping[str, Program]
+    proposals: Sequence[StoredProposal]
+    decisions: Sequence[Decision]
+    claims: Sequence[ClaimRow]
+    verdicts: Sequence[VerdictRow]
+    evaluations: Mapping[tuple[str, Split], Sequence[Evaluation]]
+    """Rung and split -> evaluations."""
+    device_seconds: Mapping[str, float]
+    """Program -> seconds that its evaluations took, on all rungs."""
+    spend: Mapping[str, Cost]
+    """Kind of entry in the ledger -> what was settled."""
+    wall_seconds: float
+    closed: Mapping[str, Any] | None
+    """Why the search ended; None where it goes on."""
+    ended: str | None
+    """How the last session ended; None where it was killed."""
+
+    @property
+    def family(self) -> str:
+        """`preference`, `token` or `metric`."""
+        return str(self.settings["family"])
+
+    @property
+    def control(self) -> str:
+        """Key of what is to be beaten."""
+        return str(self.settings["control"])
+
+    @property
+    def rungs(self) -> list[str]:
+        """Names of the search's rungs, cheapest first."""
+        return list(self.settings.get("ladder") or self.settings["rungs"])
+
+    @property
+    def race(self) -> RaceSettings:
+        """How it was raced."""
+        stored: dict[str, Any] = dict(self.settings["race"])
+        stored["blocks"] = tuple(stored["blocks"])
+        return RaceSettings(**stored)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of which something was decided."""
+        return 1 + max((each.step for each in self.decisions), default=-1)
+
+    @cached_property
+    def candidates(self) -> list[str]:
+        """Keys of the admitted candidates, in order."""
+        return [key for key, each in self.stored.items() if each.role == "candidate"]
+
+    def name_of(self, key: str) -> str:
+        """What to call a program: the first letters of its key, with its name where it has one."""
+        each = self.stored.get(key)
+        if each is None:
+            return key[:8]
+        label = "control" if each.role == "control" else each.name
+        return f"{key[:8]} {label}".strip() if each.role == "candidate" else label or key[:8]
+
+    def data(self, rung: str, split: Split = "search") -> RungData:
+        """The evaluations of a rung as a table."""
+        return table(self.evaluations.get((rung, split), ()), self.control)
+
+    def estimates(self, rung: str) -> dict[str, Estimate]:
+        """Posteriors of all candidates that a rung measured."""
+        data = self.data(rung)
+        return estimate(data, [key for key in self.candidates if key in data.fitness])[1]
+
+    def elites(self) -> list[Decision]:
+        """The elites of the last round that has any, best first."""
+        found = [each for each in self.decisions if each.kind == "elite"]
+        last = max((each.step for each in found), default=-1)
+        return sorted((each for each in found if each.step == last), key=lambda each: each.rank)
+
+    def announced(self) -> list[str]:
+        """Keys of the programs that the run claims to be better than the control, best first."""
+        return [each.program for each in self.verdicts if each.announced]
+
+    def audits(self) -> list[RungAudit]:
+        """Every rung against the next."""
+        return audit_rungs(self.decisions, self.rungs, self.race)
+
+    def canaries(self) -> list[CanaryFinding]:
+        """What the canaries say on every rung, search and confirmation."""
+        known = canaries_of(self.family, synthetic=True)
+        wanted = [each for each in known if each.program is not None and each.program.key in self.stored]
+        found = []
+        for (rung, split), rows in self.evaluations.items():
+            data = table(rows, self.control)
+            noise, _ = estimate(data, list(data.fitness))
+            place = rung if split == "search" else f"{rung}, confirmation"
+            found += inspect(place, data, wanted, noise)
+        return found
+
+    def find(self, word: str) -> str:
+        """The key of a program from a few letters of it, or from `winner` or `best`.
+
+        Raises:
+            ConfigurationError: If none or several fit.
+        """
+        if word in ("winner", "best"):
+            best = [*self.announced(), *(each.program for each in self.elites())]
+            if word == "winner" and not self.announced():
+                raise ConfigurationError(
+                    f"The run in `{self.folder}` announced no winner: `best` exports its first elite all the same."
+                )
+            if not best:
+                raise ConfigurationError(f"The run in `{self.folder}` has no elite yet.")
+            return best[0]
+        found = [key for key in self.programs if key.startswith(word)] if word else []
+        if len(found) != 1:
+            many = f"fits {len(found)} programs" if found else "is none of them"
+            raise ConfigurationError(
+                f"`WINNER` must be the first letters of one program's key, `winner` or `best`, and '{word}' {many}."
+                f"{did_you_mean(word, [key[:8] for key in self.programs])}"
+            )
+        return found[0]
+
+
+def open_history(folder: str | Path) -> History:
+    """Read the run in a folder.
+
+    Raises:
+        EvidenceError: If there is none, or one whose candidates are no programs.
+    """
+    folder = Path(folder)
+    with Database(folder, read_only=True) as database:
+        settings = database.settings()
+        if not settings:
+            raise EvidenceError(f"The run in `{folder}` has not begun: there is nothing in its database.")
+        archive, jobs = Archive(database), Jobs(database)
+        stored = {each.key: each for each in archive.programs()}
+        environments = {
+            name: described["environment"] for part in ("rungs", "unseen") for name, described in settings[part].items()
+        }
+        evaluations: dict[tuple[str, Split], list[Evaluation]] = {}
+        for name, environment in environments.items():
+            for split in ("search", "confirmation"):
+                rows = jobs.evaluations(name, environment, split)
+                if rows:
+                    evaluations[name, split] = rows
+        found = archive.find_stage("closed")
+        sessions = database.rows("SELECT seconds, ended FROM session ORDER BY id")
+        return History(
+            folder=folder,
+            settings=settings,
+            stored=stored,
+            programs=_programs(stored, folder),
+            proposals=archive.proposals(),
+            decisions=Decisions(database).all(),
+            claims=_claims(database),
+            verdicts=_verdicts(database),
+            evaluations=evaluations,
+            device_seconds=dict(
+                database.rows(
+                    "SELECT program, SUM(device_seconds) FROM evaluation WHERE split = 'search' GROUP BY program"
+                )
+            ),
+            spend=_spend(database),
+            wall_seconds=sum(row[0] for row in sessions),
+            closed=None if found is None else found[1],
+            ended=sessions[-1][1] if sessions else None,
+        )
+
+
+def _programs(stored: Mapping[str, StoredProgram], folder: Path) -> dict[str, Program]:
+    try:
+        return {
+            key: from_json(each.payload if isinstance(each.payload, str) else json.dumps(each.payload))
+            for key, each in stored.items()
+        }
+    except ProgramError as error:
+        raise EvidenceError(f"The run in `{folder}` holds something that is no program: {error}") from error
+
+
+def _claims(database: Database) -> list[ClaimRow]:
+    names = list(ClaimRow.__dataclass_fields__)
+    rows = database.rows(f"SELECT {', '.join(names)} FROM claim ORDER BY program, unseen, ground")
+    found: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in rows]
+    return [ClaimRow(**(each | {"unseen": bool(each["unseen"])})) for each in found]
+
+
+def _verdicts(database: Database) -> list[VerdictRow]:
+    names = list(VerdictRow.__dataclass_fields__)
+    rows = database.rows(f"SELECT {', '.join(names)} FROM verdict ORDER BY rank")
+    found: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in rows]
+    return [VerdictRow(**(each | {"announced": bool(each["announced"])})) for each in found]
+
+
+def _spend(database: Database) -> dict[str, Cost]:
+    columns = ", ".join(f"SUM({name}_settled + {name}_lost)" for name in RESOURCES)
+    rows = database.rows(f"SELECT kind, {columns} FROM ledger GROUP BY kind ORDER BY kind")
+    return {row[0]: ZERO + Cost(**dict(zip(RESOURCES, row[1:], strict=True))) for row in rows}

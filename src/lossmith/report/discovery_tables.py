@@ -1,0 +1,294 @@
+"""The tables of a discovery's report: what came in, what stayed, what it cost, and what may be said."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from lossmith.discovery.costs import RESOURCES, Cost, show_amount
+from lossmith.discovery.history import History
+from lossmith.discovery.program import one_line
+from lossmith.evidence import paired_t
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A table of texts; columns named in `numbers` are aligned right."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: frozenset[int] = frozenset()
+
+
+def grid(headers: Sequence[str], rows: Iterable[Sequence[object]], numbers: Iterable[int] = ()) -> Grid:
+    """A table from anything that has a text."""
+    told = tuple(tuple(str(cell) for cell in row) for row in rows)
+    return Grid(headers=tuple(headers), rows=told, numbers=frozenset(numbers))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A difference with its sign; a dash where there is none.
+
+    Example:
+        >>> number(0.01234), number(-2.0), number(None), number(float("nan"))
+        ('+0.0123', '-2', '–', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:+.{digits}g}"
+
+
+def interval(mean: float | None, low: float | None, high: float | None) -> str:
+    """A mean with its interval.
+
+    Example:
+        >>> interval(0.1, 0.05, 0.15)
+        '+0.1 [+0.05, +0.15]'
+    """
+    return "–" if mean is None else f"{number(mean)} [{number(low)}, {number(high)}]"
+
+
+def funnel_table(history: History) -> Grid:
+    """How many came to each stage, and what the stage cost."""
+    kinds = Counter(each.kind for each in history.proposals)
+    total = len(history.proposals)
+    rows: list[tuple[object, ...]] = [
+        ("proposed", total, "", cost_words(history.spend.get("proposer"))),
+        ("refused by the checks", kinds["rejected"], share(kinds["rejected"], total), ""),
+        ("duplicates", kinds["duplicate"], share(kinds["duplicate"], total), ""),
+        ("admitted", kinds["admitted"], share(kinds["admitted"], total), ""),
+    ]
+    for rung in history.rungs:
+        decided = Counter(each.kind for each in history.decisions if each.rung == rung and each.kind != "elite")
+        measured = sum(decided.values())
+        words = f"measured on {rung}"
+        cost = cost_words(history.spend.get(f"rung/{rung}/search"))
+        rows.append((words, measured, share(measured, total), cost))
+        for kind, said in (("promoted", "kept"), ("audited", "rejected, promoted anyway by lot"), ("failed", "broke")):
+            if decided[kind]:
+                rows.append((f"– {said}", decided[kind], share(decided[kind], measured), ""))
+    confirmed = [cost for kind, cost in history.spend.items() if kind.endswith("/confirmation")]
+    whole = sum(confirmed, Cost())
+    rows.append(("confirmed on fresh ground", len(history.verdicts), "", cost_words(whole) if confirmed else ""))
+    rows.append(("announced", len(history.announced()), "", ""))
+    return grid(("stage", "programs", "share", "cost"), rows, (1, 2))
+
+
+def share(part: int, whole: int) -> str:
+    """A percentage; nothing where there is no whole."""
+    return f"{100 * part / whole:.0f}%" if whole else ""
+
+
+def cost_words(cost: Cost | None) -> str:
+    """A cost for people."""
+    told = [] if cost is None else [show_amount(name, value) for name, value in cost.to_dict().items()]
+    return ", ".join(told)
+
+
+def refusals_table(history: History) -> Grid:
+    """Why candidates were refused, most frequent first, each with one reason as it was told."""
+    reasons = {each.category: each.reason for each in reversed(history.proposals) if each.kind == "rejected"}
+    counts = Counter(each.category for each in history.proposals if each.kind == "rejected")
+    rows = [(category, count, reasons[category][:200]) for category, count in counts.most_common()]
+    return grid(("category", "times", "for example"), rows, (1,))
+
+
+def proposers_table(history: History) -> Grid:
+    """Every arm: what it brought and what came of it; `random` and `best-of` are what the others must beat."""
+    arms = list(dict.fromkeys(each.proposer for each in history.proposals))
+    ends = {arm: best_by_cost(history, arm) for arm in arms}
+    common = min((curve[-1][0] for curve in ends.values() if curve), default=0.0)
+    rows = []
+    for arm in arms:
+        own = [each for each in history.proposals if each.proposer == arm]
+        admitted = [each for each in own if each.kind == "admitted"]
+        far = [each.distance for each in admitted if each.distance is not None]
+        curve = ends[arm]
+        at_common = [best for cost, best in curve if cost <= common * (1 + 1e-9)]
+        rows.append(
+            (
+                arm,
+                len(own),
+                share(len(admitted), len(own)),
+                f"{sum(far) / len(far):.2f}" if far else "–",
+                show_amount("device_seconds", curve[-1][0]) if curve else "–",
+                number(at_common[-1]) if at_common else "–",
+                number(curve[-1][1]) if curve else "–",
+            )
+        )
+    headers = (
+        "proposer",
+        "proposals",
+        "admitted",
+        "mean distance to known losses",
+        "evaluated for",
+        "best at equal cost",
+        "best in all",
+    )
+    return grid(headers, rows, (1, 2, 3, 4, 5, 6))
+
+
+def best_by_cost(history: History, arm: str) -> list[tuple[float, float]]:
+    """Device seconds spent on an arm's candidates, and the best shrunken difference on the last rung by then."""
+    keys = [key for key in history.candidates if history.stored[key].proposer == arm]
+    known = history.estimates(history.rungs[-1])
+    spent = list(accumulate(history.device_seconds.get(key, 0.0) for key in keys))
+    best, curve = -math.inf, []
+    for key, cost in zip(keys, spent, strict=True):
+        if key in known:
+            best = max(best, known[key].mean)
+        if math.isfinite(best):
+            curve.append((cost, best))
+    return curve
+
+
+def lineage_table(history: History, keys: Sequence[str]) -> Grid:
+    """The programs that matter and their ancestors, with verdicts."""
+    by_key = {each.key: each for each in reversed(history.proposals) if each.kind == "admitted"}
+    waiting, seen = list(keys), {}
+    while waiting:
+        key = waiting.pop(0)
+        if key in seen or key not in history.programs:
+            continue
+        seen[key] = by_key.get(key)
+        waiting += [] if seen[key] is None else list(seen[key].parents)
+    last = {each.program: each for each in history.decisions if each.kind != "elite"}
+    rows = []
+    for key, each in sorted(seen.items(), key=lambda item: history.stored[item[0]].step):
+        stored = history.stored[key]
+        parents = ", ".join(parent[:8] for parent in each.parents) if each is not None else ""
+        fate = last.get(key)
+        rows.append(
+            (
+                key[:8],
+                stored.step + 1 if stored.step >= 0 else "start",
+                stored.proposer or stored.role,
+                parents or "–",
+                "–" if fate is None else f"{fate.kind} on {fate.rung}, {number(fate.mean)}",
+                one_line(history.programs[key])[:160],
+            )
+        )
+    return grid(("program", "round", "from", "parents", "verdict", "formula"), rows)
+
+
+def evidence_table(history: History, key: str) -> Grid:
+    """Everything that was measured of one program against the control."""
+    rows = []
+    for (rung, split), _ in history.evaluations.items():
+        data = history.data(rung, split)
+        control, own = data.pairs(key)
+        if not own and key not in data.failed:
+            continue
+        if key in data.failed:
+            rows.append((rung, split, "–", f"broke ({data.failed[key]})", "–", "–"))
+            continue
+        found = paired_t(control, own)
+        shrunken = history.estimates(rung).get(key) if split == "search" else None
+        rows.append(
+            (
+                rung,
+                split,
+                len(own),
+                interval(found.difference, found.low, found.high),
+                "–" if shrunken is None else f"{number(shrunken.mean)} ± {shrunken.sd:.2g}",
+                f"{found.wins}/{found.losses}/{found.ties}",
+            )
+        )
+    return grid(("rung", "split", "blocks", "difference to control, 95%", "shrunken", "won/lost/tied"), rows, (2,))
+
+
+def claims_table(history: History) -> Grid:
+    """What the confirmation found."""
+    verdicts = {each.program: each for each in history.verdicts}
+    rows = []
+    for each in history.claims:
+        verdict = verdicts[each.program]
+        rows.append(
+            (
+                each.program[:8],
+                f"{each.ground}{' (unseen)' if each.unseen else ''}",
+                each.blocks,
+                interval(each.difference, each.low, each.high),
+                "–" if each.p_value is None else f"{each.p_value:.3g}",
+                f"{verdict.p_holm:.3g}",
+                "–" if each.noise_half_width is None else f"±{each.noise_half_width:.2g}",
+                "announced" if verdict.announced else "not announced",
+            )
+        )
+    headers = ("program", "ground", "blocks", "difference, 95%", "p", "p of all (Holm)", "noise floor", "claim")
+    return grid(headers, rows, (2, 4, 5, 6))
+
+
+def audit_table(history: History) -> Grid:
+    """How good each rung is at telling what the next one would keep."""
+    rows = []
+    for each in history.audits():
+        rate = "–" if math.isnan(each.rate) else f"{100 * each.rate:.0f}% [{100 * each.low:.0f}, {100 * each.high:.0f}]"
+        audited = f"{each.audited} of {each.rejected}"
+        tau, naive = (
+            "–" if math.isnan(value) else f"{value:.2f}" for value in (each.rank_correlation, each.survivors_only)
+        )
+        rows.append((f"{each.rung} → {each.next_rung}", audited, rate, tau, naive, each.programs))
+    headers = (
+        "rung",
+        "rejects measured by lot",
+        "wrongly rejected, 95%",
+        "rank correlation",
+        "among survivors only",
+        "programs",
+    )
+    return grid(headers, rows, (2, 3, 4, 5))
+
+
+def canaries_table(history: History) -> Grid:
+    """Programs of known worth, and what the rungs made of them."""
+    rows = [
+        (each.name, each.kind, each.rung, each.blocks, interval(each.mean, each.low, each.high), each.state)
+        for each in history.canaries()
+    ]
+    return grid(("canary", "must be", "where", "blocks", "difference, 95%", "state"), rows, (3,))
+
+
+def spend_table(history: History) -> Grid:
+    """The ledger."""
+    used = [name for name in RESOURCES if any(getattr(cost, name) for cost in history.spend.values())]
+    rows = [
+        (kind, *(show_amount(name, getattr(cost, name)) if getattr(cost, name) else "–" for name in used))
+        for kind, cost in history.spend.items()
+    ]
+    headers = ("what", *(name.replace("_", " ").removesuffix(" usd") for name in used))
+    return grid(headers, rows, range(1, len(used) + 1))
+
+
+def negatives(history: History, names: Mapping[str, str] | None = None) -> list[str]:
+    """What was tried in vain, in sentences."""
+    said = []
+    if history.closed is not None and not history.announced():
+        many = len(history.verdicts)
+        said.append(
+            f"Nothing is claimed: {many} finalist{'s' if many != 1 else ''} met the control on fresh ground, none was "
+            "better on every ground."
+            if many
+            else "Nothing is claimed: no elite of the search was better than the control, so none was confirmed."
+        )
+    for each in history.verdicts:
+        if not each.announced:
+            grounds = [claim for claim in history.claims if claim.program == each.program]
+            worst = min(grounds, key=lambda claim: -math.inf if claim.low is None else claim.low, default=None)
+            where = "" if worst is None else (
+                f": on {worst.ground} its difference is {interval(worst.difference, worst.low, worst.high)}"
+            )  # fmt: skip
+            said.append(f"{each.program[:8]} was a finalist and is not announced (p {each.p_holm:.2g}){where}.")
+    broken = {each.program for each in history.decisions if each.kind == "failed"}
+    if broken:
+        said.append(
+            f"{len(broken)} admitted programs broke in training: {', '.join(key[:8] for key in list(broken)[:8])}."
+        )
+    for audit in history.audits():
+        if not math.isnan(audit.rank_correlation) and audit.rank_correlation < 0.2:
+            said.append(
+                f"Rung {audit.rung} says little about {audit.next_rung}: rank correlation "
+                f"{audit.rank_correlation:.2f} over {audit.programs} programs."
+            )
+    return said
