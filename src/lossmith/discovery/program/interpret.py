@@ -16,6 +16,8 @@ from lossmith.discovery.program.program import ITEM, Program
 from lossmith.objectives import ObjectiveRecord
 from lossmith.objectives._registry import describe
 
+_WIDE = (torch.float32, torch.float64)
+
 
 @dataclass(frozen=True)
 class _Step:
@@ -98,11 +100,16 @@ def torch_function(program: Program, name: str = "candidate_loss") -> Callable[.
     def run(*given: Tensor, **keywords: Any) -> Tensor:
         slots = list(leaves)
         values = given if len(given) == len(inputs) else _bind(name, inputs, given, keywords)
-        dtype = torch.float32
-        for spot, value in zip(spots, values, strict=True):
-            slots[spot] = at_least_float32(value)
-            if value.is_floating_point():
-                dtype = torch.promote_types(dtype, value.dtype)
+        dtype = values[0].dtype
+        if dtype in _WIDE and all(value.dtype == dtype for value in values):
+            for spot, value in zip(spots, values, strict=True):
+                slots[spot] = value
+        else:
+            dtype = torch.float32
+            for spot, value in zip(spots, values, strict=True):
+                slots[spot] = at_least_float32(value)
+                if value.is_floating_point():
+                    dtype = torch.promote_types(dtype, value.dtype)
         for setting, default in defaults.items():
             slots[places[setting]] = keywords.get(setting, default)
         for word in keywords:

@@ -84,7 +84,8 @@ def make(op: str, *args: Node) -> Node:
         >>> make("exp", x) is make("exp", x), make("lt", x, const(0)).type, make("mean_batch", x).type
         (True, 'mask', 'scalar')
     """
-    reference = _NODES.data.get((op, args))
+    # The dictionary inside: its Python wrapper costs as much as the rest of this function.
+    reference = _NODES.data.get((op, args))  # pyright: ignore[reportAttributeAccessIssue]
     known = None if reference is None else reference()
     if known is not None:
         return known
@@ -99,7 +100,7 @@ def make(op: str, *args: Node) -> Node:
             raise ProgramError(f"Argument {place + 1} of `{op}` must be a number or a hyper-parameter.")
         if arg.op == "const" and not (literal and op == "clamp") and math.isinf(float(arg.value or 0)):
             raise ProgramError(f"`{op}` of an infinite constant.")
-    tame = (operator.tame or _mild_power(op, args)) and all([arg.tame for arg in args])
+    tame = (operator.tame or _mild_power(op, args)) and all(arg.tame for arg in args)
     return _new((op, args), op, args, None, operator.rule(op, tuple([arg.type for arg in args])), tame)
 
 
