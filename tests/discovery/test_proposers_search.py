@@ -360,6 +360,10 @@ def bowl(program: Program) -> float:
     return -sum(abs(np.log(abs(beta) / 0.4)) for beta in betas)
 
 
+def without_numbers(program: Program) -> tuple:
+    return tuple((path, node.op, None if node.op == "const" else node.value) for path, node in sites(program.root))
+
+
 def test_constants_are_tuned_and_the_state_replays():
     elite = compile_source(LRML)
 
@@ -386,8 +390,8 @@ def test_constants_are_tuned_and_the_state_replays():
             other.proposer.restore(kept)
         other.round(step)
     assert one.heard == other.heard
-    skeletons = {each.program.skeleton for each in one.measured.values()}
-    assert skeletons == {elite.skeleton}
+    plain = Program("preference", elite.literal_root)
+    assert {without_numbers(each.program) for each in one.measured.values()} == {without_numbers(plain)}
     means = [one.measured[key].mean for batch in one.heard for key in batch]
     assert max(means[10:]) > bowl(elite) + 0.5
     assert np.mean(means[15:]) > np.mean(means[:10])
@@ -443,7 +447,8 @@ def test_focal_loss_becomes_a_loss_of_pairs():
 def test_sides_and_metric_margins_are_carried_and_the_rest_is_left():
     kto = compile_source("""
 def f(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps):
-    chosen, rejected = chosen_logps - ref_chosen_logps, rejected_logps - ref_rejected_logps
+    chosen = chosen_logps - ref_chosen_logps
+    rejected = rejected_logps - ref_rejected_logps
     return torch.sigmoid(-0.1 * chosen) + torch.sigmoid(0.2 * rejected)
 """)
     found = transplanted(kto, "metric")

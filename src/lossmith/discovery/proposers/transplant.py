@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lossmith.discovery.costs import ZERO, Cost
-from lossmith.discovery.program import Node, Program, ProgramError, const, make, names_of, order
+from lossmith.discovery.program import Node, Program, ProgramError, canonical_form, const, make, names_of, order
 from lossmith.discovery.proposers.base import Batch, Context, Event, Proposal
 from lossmith.discovery.proposers.enumeration import MARGIN_SCALE
 from lossmith.discovery.proposers.programs import Novelty, Sieve, programs_of, proposal, to_program
@@ -202,11 +202,17 @@ def _linear(node: Node, given: Sequence[Linear | None]) -> Linear | None:
         return {name: -value for name, value in given[0].items()}
     if node.op in ("mul", "div"):
         for place in (0, 1) if node.op == "mul" else (0,):
-            form, other = given[place], node.args[1 - place]
-            if form is not None and other.op == "const" and other.value:
-                factor = float(other.value) if node.op == "mul" else 1 / float(other.value)
+            form, other = given[place], _number(node.args[1 - place])
+            if form is not None and other:
+                factor = other if node.op == "mul" else 1 / other
                 return {name: value * factor for name, value in form.items()}
     return None
+
+
+def _number(node: Node) -> float | None:
+    """The value of an expression of numbers alone, such as `-beta`."""
+    form = canonical_form(node) if node.type == "scalar" else node
+    return float(form.value or 0.0) if form.op == "const" else None
 
 
 def gates(root: Node, margin: Node) -> list[Node]:
