@@ -175,11 +175,13 @@ def _preflight(console: Console, engine: Any, setup: Any, folder: Path) -> None:
 
 
 def _tell(console: Console, folder: Path, announced: tuple[str, ...]) -> None:
+    from lossmith.discovery.history import open_history
     from lossmith.report.discovery import write_discovery
 
     _say(console, f"Report: {write_discovery(folder)}")
-    program = announced[0][:8] if announced else "best"
-    _say(console, f"Take it along: {shlex.join(['lossmith', 'discover', 'export', str(folder), program])}")
+    best = announced[0][:8] if announced else "best" if open_history(folder).elites() else ""
+    if best:
+        _say(console, f"Take it along: {shlex.join(['lossmith', 'discover', 'export', str(folder), best])}")
 
 
 def _say(console: Console, sentence: str) -> None:

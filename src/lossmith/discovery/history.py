@@ -236,14 +236,18 @@ def _claims(database: Database) -> list[ClaimRow]:
     names = list(ClaimRow.__dataclass_fields__)
     rows = database.rows(f"SELECT {', '.join(names)} FROM claim ORDER BY program, unseen, ground")
     found: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in rows]
-    return [ClaimRow(**(each | {"unseen": bool(each["unseen"])})) for each in found]
+    for each in found:
+        each["unseen"] = bool(each["unseen"])
+    return [ClaimRow(**each) for each in found]
 
 
 def _verdicts(database: Database) -> list[VerdictRow]:
     names = list(VerdictRow.__dataclass_fields__)
     rows = database.rows(f"SELECT {', '.join(names)} FROM verdict ORDER BY rank")
     found: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in rows]
-    return [VerdictRow(**(each | {"announced": bool(each["announced"])})) for each in found]
+    for each in found:
+        each["announced"] = bool(each["announced"])
+    return [VerdictRow(**each) for each in found]
 
 
 def _spend(database: Database) -> dict[str, Cost]:

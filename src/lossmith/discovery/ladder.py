@@ -130,5 +130,5 @@ _ELSEWHERE: dict[str, dict[str, Rung]] = {
         "tiny": TinyPreference(name="tiny-unseen", task="order"),
     },
     "token": {"toy": ToyToken(name="toy-unseen", lopsided=True), "tiny": TinyToken(name="tiny-unseen", back=2)},
-    "metric": {"toy": ToyMetric(name="toy-unseen", turned=True), "tiny": TinyMetric(name="tiny-unseen", by_order=True)},
+    "metric": {"toy": ToyMetric(name="toy-unseen", turned=True), "tiny": TinyMetric(name="tiny-unseen", swapped=True)},
 }

@@ -16,6 +16,8 @@ from lossmith.discovery.rungs.training import batches, environment_of, fit, gene
 VERSION = 1
 LETTERS = 24
 PLACES = 24
+TELLING = 10
+"""Letters of which a class has some; the rest says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +101,14 @@ def _chains(rung: TinyToken, seed: int, index: int, split: Split) -> tuple[torch
 
 @dataclass(frozen=True, kw_only=True)
 class TinyMetric:
-    """Classes of letter rows: each class has its own frequent letters, or its own frequent neighbours.
+    """Classes of letter rows: some letters tell the class, the others are loud and belong to the row alone.
 
     Fitness is the accuracy of nearest class means, of five rows each, on classes that training never saw.
     """
 
     name: str = "tiny"
-    by_order: bool = False
-    """Whether neighbours tell a class, and not letters: another task than the search's."""
+    swapped: bool = False
+    """Whether the letters that tell a class are the others, and more of them: another task than the search's."""
     flips: float = 0.2
     classes: int = 12
     rows_per_class: int = 24
@@ -118,7 +120,7 @@ class TinyMetric:
     @property
     def ground(self) -> tuple[str, str]:
         """Task and model."""
-        return (f"{'neighbours' if self.by_order else 'frequent'}-{self.flips:g}", f"transformer-{self.width}")
+        return (f"{'others' if self.swapped else 'letters'}-{self.flips:g}", f"transformer-{self.width}")
 
     @property
     def environment(self) -> str:
@@ -159,17 +161,16 @@ class TinyMetric:
 @lru_cache(maxsize=4)
 def _classes(rung: TinyMetric, seed: int, index: int, split: Split) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Letters [rows, places], true classes, and the labels of training; unseen classes come last."""
-    draw = generator_of(Block(index=index, seed=seed, split=split), f"tiny-metric/{rung.by_order}")
+    draw = generator_of(Block(index=index, seed=seed, split=split), f"tiny-metric/{rung.swapped}")
     labels = np.repeat(np.arange(2 * rung.classes), rung.rows_per_class)
-    letters = draw.integers(0, LETTERS, size=(len(labels), PLACES))
-    own = draw.random(letters.shape) < 0.4
-    if rung.by_order:
-        follows = np.stack([draw.permutation(LETTERS) for _ in range(2 * rung.classes)])
-        for place in range(1, PLACES):
-            letters[:, place] = np.where(own[:, place], follows[labels, letters[:, place - 1]], letters[:, place])
-    else:
-        frequent = np.stack([draw.permutation(LETTERS)[:4] for _ in range(2 * rung.classes)])
-        letters = np.where(own, frequent[labels[:, None], draw.integers(0, 4, size=letters.shape)], letters)
+    telling, idle = (LETTERS - TELLING, TELLING) if rung.swapped else (TELLING, LETTERS - TELLING)
+    first, other = (idle, 0) if rung.swapped else (0, telling)
+    # A class has three letters of its own among those that tell; each row has three of its own among the others.
+    own = first + np.stack([draw.permutation(telling)[:3] for _ in range(2 * rung.classes)])
+    stray = other + np.stack([draw.permutation(idle)[:3] for _ in range(len(labels))])
+    of_class = draw.random((len(labels), PLACES)) < (0.5 if rung.swapped else 0.35)
+    pick = draw.integers(0, 3, size=of_class.shape)
+    letters = np.where(of_class, own[labels[:, None], pick], np.take_along_axis(stray, pick, 1))
     wrong = (labels < rung.classes) & (draw.random(len(labels)) < rung.flips)
     noisy = np.where(wrong, draw.integers(0, rung.classes, size=len(labels)), labels)
     return torch.from_numpy(letters), torch.from_numpy(labels), torch.from_numpy(noisy)

@@ -39,7 +39,11 @@ def record_of(program: Program) -> ObjectiveRecord:
 
 def module_of(program: ProgramLike, family: str) -> ObjectiveModule:
     """The program as a loss module: what `lossmith.loss` would return for a loss of the library."""
-    return MODULES[family](record_of(as_program(program, family)), {})
+    module = MODULES[family](record_of(as_program(program, family)), {})
+    if isinstance(module, MetricLoss):
+        # Batches of a rung are what they are, for every program alike: no user can make them larger.
+        module._warned_of_single_rows = True
+    return module
 
 
 def generator_of(block: Block, purpose: str, *, training: bool = False) -> np.random.Generator:

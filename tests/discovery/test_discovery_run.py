@@ -1,0 +1,250 @@
+"""A whole run from options to report and export, as a person runs it."""
+
+import importlib.util
+import re
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from lossmith.cli import app
+from lossmith.discovery import ladder, start
+from lossmith.discovery.controls import canaries_of, control_of
+from lossmith.discovery.export import export
+from lossmith.discovery.history import open_history
+from lossmith.discovery.rungs.tiny import TinyPreference
+from lossmith.discovery.rungs.toy import ToyPreference
+from lossmith.errors import ConfigurationError, EvidenceError, LossmithError
+from lossmith.report.discovery import answers, write_discovery
+from lossmith.report.discovery_tables import best_by_cost, funnel_table, proposers_table
+
+SMALLEST = {"candidates": 6, "elites": 2, "finalists": 1, "confirmation_blocks": 5, "each": 2}
+WORLD = {"pairs": 96, "batch": 48, "steps": 12, "test_prompts": 64}
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["discover", *map(str, words)], catch_exceptions=True)
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Worlds of a few milliseconds, and a race of a few candidates."""
+    with pytest.MonkeyPatch.context() as patch:
+        worlds = {"toy": ToyPreference(**WORLD), "tiny": TinyPreference(pairs=64, test_pairs=64, steps=6)}
+        patch.setitem(ladder._OURS, "preference", worlds)
+        elsewhere = {
+            "toy": ToyPreference(name="toy-unseen", skewed=True, **WORLD),
+            "tiny": TinyPreference(name="tiny-unseen", task="order", pairs=64, test_pairs=64, steps=6),
+        }
+        patch.setitem(ladder._ELSEWHERE, "preference", elsewhere)
+        patch.setattr(start, "SIZES", (SMALLEST,))
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(quick, tmp_path_factory):
+    """A run of two rounds on the toy rung, by the command."""
+    folder = tmp_path_factory.mktemp("discover") / "run"
+    words = ["preference", "--rungs", "toy", "--rounds", 2, "--budget", "1h", "--seed", 3, "--out", folder]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    return folder, words, result.output
+
+
+def test_the_command_says_what_it_costs_before_and_what_came_of_it(finished):
+    folder, _, output = finished
+    assert output.index("one round:") < output.index("Round 1:") < output.index("Finished:")
+    assert f"Report: {folder / 'discovery.html'}" in output.replace("\n", "")
+    assert "lossmith discover export" in output
+
+
+def test_the_same_command_goes_on_and_repeats_nothing(finished):
+    folder, words, _ = finished
+    before = open_history(folder)
+    result = run(*words)
+    assert result.exit_code == 0
+    assert "Goes on with the run" in result.output
+    after = open_history(folder)
+    assert after.evaluations == before.evaluations
+    assert after.proposals == before.proposals
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished):
+    folder, *_ = finished
+    result = run("preference", "--rungs", "toy", "--rounds", 2, "--budget", "1h", "--seed", 4, "--out", folder)
+    assert isinstance(result.exception, EvidenceError)
+    assert "`seed` is 3 there, 4 here" in str(result.exception)
+
+
+def test_a_budget_that_cannot_pay_the_baseline_is_refused(quick, tmp_path):
+    result = run("preference", "--rungs", "toy", "--budget", "3jobs", "--out", tmp_path / "run")
+    assert isinstance(result.exception, ConfigurationError)
+    assert "cannot finish its own baseline" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--rungs", "toy,huge"], "must name some of toy,tiny,small, got 'huge'"),
+        (["--budget", "soon"], "`budget` must be amounts"),
+        (["--proposer", "genius"], "must be one of gp, random, llm, discopop, or a folder"),
+        (["--proposer", ","], "`--proposer` names nothing"),
+        (["--proposer", "llm"], "give `--base-url`"),
+        (["--proposer", "llm", "--base-url", "http://localhost:1/v1"], "give `--llm-model`"),
+        (["--base-url", "http://localhost:1/v1"], "for `--proposer llm`, which is not asked for"),
+        (["--proposer", "llm", "--model", "embedded:smollm2-135m"], "name the one that proposes by --llm-model"),
+        (["--prices", "cheap"], "dollars per million tokens"),
+        (["--task", "sentiment", "--rungs", "toy"], "`task` is for the rung `small`"),
+        (["epochs=3", "--rungs", "toy"], "`epochs` is for the rung `small`"),
+    ],
+)
+def test_mistakes_are_one_sentence(quick, tmp_path, words, match):
+    result = run("preference", *words, "--out", tmp_path / "run")
+    assert isinstance(result.exception, LossmithError)
+    assert re.search(re.escape(match), str(result.exception))
+    assert "\n" not in str(result.exception)
+
+
+def test_the_model_that_proposes_may_be_named_by_model_where_no_rung_trains_one():
+    from lossmith.cli.discover_run import _models
+
+    assert _models("qwen3:8b", None, ["llm"], None, False) == (None, "qwen3:8b", ["toy", "tiny"])
+    assert _models("a", "b", ["llm"], None, False) == ("a", "b", ["toy", "tiny", "small"])
+    assert _models("a", None, ["gp"], None, False) == ("a", None, ["toy", "tiny", "small"])
+    assert _models(None, None, ["gp"], None, True)[2] == ["toy", "tiny", "small"]
+    with pytest.raises(ConfigurationError, match="--llm-model"):
+        _models("qwen3:8b", None, ["llm"], "toy,tiny,small", False)
+
+
+def test_history_counts_what_the_database_holds(finished):
+    history = open_history(finished[0])
+    assert history.rounds == 2
+    assert history.closed == {"reason": "rounds", "rounds": 2}
+    assert history.ended == "finished"
+    admitted = [each.key for each in history.proposals if each.kind == "admitted"]
+    assert history.candidates == admitted
+    table = {row[0]: row[1] for row in funnel_table(history).rows}
+    assert int(table["admitted"]) + int(table["duplicates"]) + int(table["refused by the checks"]) == int(
+        table["proposed"]
+    )
+    assert int(table["announced"]) == len(history.announced())
+    canaries = {each.name for each in history.canaries()}
+    assert canaries <= {"known-good", "disguised-control", "known-bad"}
+    assert {each.state for each in history.canaries()} <= {"as expected", "not yet known"}
+
+
+def test_arms_are_compared_at_the_cost_of_the_one_that_used_least(finished):
+    history = open_history(finished[0])
+    arms = {each.proposer for each in history.proposals}
+    assert {"random", "best-of", "gp"} <= arms
+    curves = {arm: best_by_cost(history, arm) for arm in arms}
+    common = min(curve[-1][0] for curve in curves.values() if curve)
+    rows = {row[0]: row for row in proposers_table(history).rows}
+    for arm, curve in curves.items():
+        assert [best for _, best in curve] == sorted(best for _, best in curve)
+        if curve and curve[0][0] > common:
+            assert rows[arm][5] == "–"
+
+
+def test_the_page_has_every_part_and_escapes_foreign_text(finished):
+    folder, *_ = finished
+    page = (folder / "discovery.html").read_text()
+    for heading in (
+        "claims",
+        "evidence-heading",
+        "lineage-heading",
+        "funnel",
+        "proposers-heading",
+        "audit",
+        "canaries",
+        "spend",
+        "negative",
+    ):
+        assert f'id="{heading}"' in page
+    assert "<pre>def candidate_loss(" in page
+    assert len(re.findall('<svg [^>]*class="figure"', page)) >= 4
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert {path.name for path in folder.glob("*.png")} >= {"lineage.png", "proposers.png", "evidence.png"}
+    assert answers(open_history(folder))[0] in page.replace("&#39;", "'")
+
+
+def test_a_name_with_markup_stays_text(finished, tmp_path):
+    import shutil
+    import sqlite3
+
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    with sqlite3.connect(folder / "discovery.sqlite") as connection:
+        connection.execute("UPDATE program SET name = '<img src=x onerror=alert(1)>' WHERE role = 'candidate'")
+        connection.execute(
+            "UPDATE proposal SET reason = '<script>alert(2)</script>', kind = 'rejected', category = 'x'"
+        )
+    connection.close()
+    page = write_discovery(folder).read_text()
+    assert "<img src=x" not in page
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(2)" in page
+
+
+def test_an_export_stands_on_its_own(finished, tmp_path, monkeypatch):
+    folder, *_ = finished
+    exported = export(folder, "best", out=tmp_path / "mine", name="found_here")
+    assert {path.name for path in exported.files} == {
+        "found_here_loss.py", "test_found_here_loss.py", "card.md", "program.json",
+    }  # fmt: skip
+    assert all(path.is_file() for path in exported.files)
+    monkeypatch.syspath_prepend(str(exported.folder))
+    from lossmith.objectives import _registry
+
+    monkeypatch.setattr(_registry, "_REGISTRY", dict(_registry._REGISTRY))
+    spec = importlib.util.spec_from_file_location("test_found_here_loss", exported.folder / "test_found_here_loss.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        tests = [value for name, value in vars(module).items() if name.startswith("test_")]
+        assert len(tests) >= 3
+        for test in tests:
+            test()
+        import lossmith
+
+        assert str(lossmith.loss("found_here")) == "found_here"
+    finally:
+        for name in ("found_here_loss", "test_found_here_loss"):
+            sys.modules.pop(name, None)
+    card = (exported.folder / "card.md").read_text()
+    key = open_history(folder).find("best")
+    assert key in card
+    assert "did **not**" in card or "announced it" in card
+    assert "| toy | search | reward_at_equal_kl |" in card
+
+
+def test_a_changed_constant_in_an_export_is_noticed(finished, tmp_path):
+    """The pinned numbers tell a file that somebody edited from the program of the run."""
+    import torch
+
+    from lossmith.discovery.export import pinned
+    from lossmith.discovery.program import torch_function
+
+    program = control_of("preference")
+    inputs, values, gradients = pinned(program)
+    tensors = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in inputs.items()}
+    same = torch_function(program)(**tensors)
+    assert torch.allclose(same, torch.tensor(values, dtype=torch.float64), rtol=1e-12)
+    other = torch_function(canaries_of("preference", synthetic=True)[0].program)(**tensors)
+    assert not torch.allclose(other, torch.tensor(values, dtype=torch.float64), rtol=1e-3)
+    assert set(gradients) == set(inputs)
+
+
+def test_words_that_name_no_program(finished, tmp_path):
+    folder, *_ = finished
+    history = open_history(folder)
+    with pytest.raises(ConfigurationError, match="is none of them"):
+        export(folder, "zzzz", out=tmp_path)
+    with pytest.raises(ConfigurationError, match="must be a name in Python"):
+        export(folder, "best", out=tmp_path, name="2 losses")
+    if not history.announced():
+        with pytest.raises(ConfigurationError, match="announced no winner"):
+            export(folder, "winner", out=tmp_path)
+    with pytest.raises(EvidenceError, match="holds no discovery run"):
+        open_history(tmp_path)
+    assert isinstance(run("report", tmp_path / "none").exception, EvidenceError)
