@@ -265,3 +265,12 @@ def test_ranked_names_each_loss_once():
     assert ranked[0].name == "dpo"
     assert [entry.distance for entry in ranked] == sorted(entry.distance for entry in ranked)
     assert math.isclose(ranked[0].scale, 1)
+
+
+def test_a_distance_and_the_similarity_behind_it_are_one_input():
+    # Of unit vectors d^2 = 2 - 2 s, so these two train a model alike.
+    by_distance = compile_source("def f(distances, same): return mean_masked(distances ** 2, same)", "metric")
+    by_similarity = compile_source("def f(similarities, same): return mean_masked(-2 * similarities, same)", "metric")
+    assert fingerprint(by_distance).distance(fingerprint(by_similarity)) < 1e-9
+    assert fingerprint(by_distance).scale == pytest.approx(fingerprint(by_similarity).scale)
+    assert check("def f(distances, same): return mean_masked(distances, same)", "metric").accepted
