@@ -49,7 +49,7 @@ def differences(rung, program, control, count):
     ("family", "planted", "gain"), [("preference", planted_program(), 0.02), ("token", planted_token_program(), 0.04)]
 )
 def test_the_likelihood_of_the_world_beats_the_control(family, planted, gain):
-    found = differences(TOY[family], planted, control_of(family), 6)
+    found = differences(TOY[family], planted, control_of(family), 4)
     assert found.mean() > gain
     assert found.mean() / (found.std(ddof=1) / math.sqrt(len(found))) > 2.5
 

@@ -232,9 +232,9 @@ def pinned(program: Program) -> tuple[dict[str, list], list[float], dict[str, li
         rows = points[name][batch]
         if program.family == "metric":
             rows = rows[:PINNED, :PINNED] if rows.ndim == 2 else rows
-            given[name] = torch.from_numpy(np.ascontiguousarray(rows))
+            given[name] = torch.from_numpy(np.array(rows))
         else:
-            given[name] = torch.from_numpy(np.ascontiguousarray(rows.reshape(-1)[:PINNED]))
+            given[name] = torch.from_numpy(np.array(rows.reshape(-1)[:PINNED]))
     leaves = {name: rows.requires_grad_() if rows.is_floating_point() else rows for name, rows in given.items()}
     losses = torch_function(program)(**leaves)
     losses.sum().backward()
