@@ -15,6 +15,7 @@ from lossmith.discovery.proposers.base import ProgramLike, Standing
 from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, make_blocks, table
 from lossmith.discovery.race.canaries import CanaryFinding, inspect
 from lossmith.discovery.race.confirmation import Claim, Ground, confirm
+from lossmith.discovery.race.estimates import estimate
 from lossmith.discovery.race.halving import Decision, choose_elites, cut
 from lossmith.discovery.rounds import Desk
 from lossmith.discovery.rungs.base import Block, HarnessError, Rung, Split
@@ -26,6 +27,9 @@ from lossmith.discovery.store.jobs import Job, Jobs
 from lossmith.discovery.store.ledger import BudgetExhausted, Ledger
 from lossmith.discovery.store.preflight import Forecast, evaluation_cost, forecast
 from lossmith.discovery.work import MachineOut, Workshop
+
+_MARGIN = 1.1
+"""What is kept back for the confirmation while a round runs: forecasts err, and a search without it is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +186,7 @@ class Engine:
         reason = self._end_of_search(step, plan)
         if reason is None:
             try:
-                reason = self._round(step, plan.confirmation)
+                reason = self._round(step, _MARGIN * plan.confirmation)
             except BudgetExhausted:
                 # What is left pays for a confirmation of what earlier rounds found; a first round finds nothing yet.
                 if step == 0 or self._too_dear(plan.confirmation):
@@ -273,7 +277,8 @@ class Engine:
         )
 
     def _watch(self, rung: Rung, data: RungData) -> list[CanaryFinding]:
-        found = inspect(rung.name, data, self.setup.canaries)
+        noise, _ = estimate(data, [key for key in self.desk.programs if key in data.fitness])
+        found = inspect(rung.name, data, self.setup.canaries, noise)
         for each in found:
             if each.state == "off":
                 raise HarnessError(

@@ -46,7 +46,7 @@ class Desk:
             if program.key != each.key:
                 raise HarnessError(f"Program `{each.key}` is read back as `{program.key}`.")
             self.programs[each.key] = program
-            self.setup.gate.remember(each.name or each.key, program)
+            self._remember(each.role, each.name, program)
         state = self.archive.last_state()
         if state is not None:
             self.setup.proposer.restore(state)
@@ -148,7 +148,8 @@ class Desk:
             kind = "admitted"
             self._admit(program, "candidate", proposal.name, proposal.proposer, place)
         elif category.startswith("duplicate"):
-            kind = "duplicate"
+            kind, original = "duplicate", category.removeprefix("duplicate-of-")
+            key = original if original in self.programs else key
         return _stored(proposal, verdict, kind, category, reason, key, place)
 
     def _admit(self, program: ProgramLike, role: str, name: str, proposer: str, place: tuple[int, int, int]) -> None:
@@ -165,7 +166,11 @@ class Desk:
         )  # fmt: skip
         # What was read back is used from here on, so that a resumed run works with the same objects.
         self.programs[program.key] = back
-        self.setup.gate.remember(name or program.key, back)
+        self._remember(role, name, back)
+
+    def _remember(self, role: str, name: str, program: ProgramLike) -> None:
+        # Candidates go by key, so that a duplicate's verdict leads to the original; control and canaries by name.
+        self.setup.gate.remember(program.key if role == "candidate" else name, program)
 
     def _admitted(self, step: int) -> list[str]:
         return [each.key for each in self.archive.proposals(step) if each.kind == "admitted" and each.key]

@@ -78,6 +78,8 @@ class Setup:
             "proposer": self.proposer.name,
             "control": self.control.key,
             "canaries": {each.name: _canary_key(each) for each in self.canaries},
+            "ladder": [rung.name for rung in self.rungs],
+            "grounds": [rung.name for rung in self.grounds],
             "rungs": {rung.name: _rung_identity(rung) for rung in self.rungs},
             "unseen": {rung.name: _rung_identity(rung) for rung in self.unseen},
             "race": self.settings.identity(),

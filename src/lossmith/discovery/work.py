@@ -19,7 +19,7 @@ from lossmith.errors import LossmithError
 FAILURES_OF_A_JOB = 3
 """So often the machine may fail at one job before the job is given up, unscored."""
 FAILURES_IN_A_ROW = 6
-"""So often it may fail at whatever it tries before the run stops."""
+"""So often it may fail at whatever it tries before the control is tried, which stops the run where it fails too."""
 
 
 class MachineOut(LossmithError):
@@ -66,8 +66,10 @@ class Workshop:
             HarnessError: If our own code broke.
             MachineOut: If the machine did.
         """
-        self.jobs.enqueue(step, jobs)
         waiting, stopped = deque(self.jobs.unfinished(jobs)), None
+        if not waiting:
+            return
+        self.jobs.enqueue(step, jobs)
         with ThreadPoolExecutor(self.workers) if self.workers else nullcontext() as pool:
             running: dict[Future[Attempt], tuple[Job, Cost]] = {}
             while running or (waiting and stopped is None):
@@ -122,27 +124,34 @@ class Workshop:
         is_control, failures = job.program == self.control, 0
         # A control that broke is no result: the run stops, and does it again when it goes on.
         again = found.status == "harness" or (is_control and found.status != "ok")
+        machine_is_out = False
         with self.database.transaction():
             if again or found.status == "infrastructure_error":
                 failures = self.jobs.give_back(job, found.error)
-                again = again or failures < FAILURES_OF_A_JOB
+                if failures >= FAILURES_OF_A_JOB or self.in_a_row >= FAILURES_IN_A_ROW:
+                    machine_is_out = found.status == "infrastructure_error" and self._is_out(job)
+                again = again or machine_is_out or failures < FAILURES_OF_A_JOB
             if not again:
                 self.jobs.finish(job, found.status, found.metrics, error=found.error, seconds=found.seconds)
             actual = spent(found) + Cost(jobs=0.0 if again else 1.0)
             self.ledger.settle(job.entry, reserved, actual)
             self.database.touch()
-        if found.status != "ok":
-            self._stop_where_hopeless(job, found, failures if is_control else 0)
-        return not again
-
-    def _stop_where_hopeless(self, job: Job, found: Attempt, control_failures: int) -> None:
+        if found.status == "ok":
+            self.ledger.learn(job.rung, actual)
         where = f"rung `{job.rung}`, block {job.block.index}"
+        if machine_is_out:
+            raise MachineOut(f"The machine fails again and again, last on {where}: {found.error}")
         if found.status == "harness":
             raise HarnessError(f"Our own code broke on {where}: {found.error}")
-        if job.program == self.control and found.status != "infrastructure_error":
+        if is_control and found.status in ("candidate_error", "budget"):
             raise HarnessError(f"The control itself failed on {where}: {found.error}")
-        if self.in_a_row >= FAILURES_IN_A_ROW or control_failures >= FAILURES_OF_A_JOB:
-            raise MachineOut(f"The machine fails again and again, last on {where}: {found.error}")
+        return not again
+
+    def _is_out(self, job: Job) -> bool:
+        """Whether the machine fails at the control too: what fails at one program only is not the machine."""
+        self.in_a_row = 0
+        found = attempt(self.rungs[job.rung], self.find(self.control), job)
+        return found.status == "infrastructure_error"
 
 
 def attempt(rung: Rung, program: ProgramLike, job: Job) -> Attempt:

@@ -36,7 +36,7 @@ class RungAudit:
     rank_correlation: float
     """Kendall's tau-a between the two rungs, each program weighted by how many it stands for; nan without pairs."""
     survivors_only: float
-    """The same without weights, among those that went on: what a run without an audit would report."""
+    """The same among those that were promoted: what a run without an audit would report."""
     programs: int
 
 
@@ -69,17 +69,18 @@ def _audit(decisions: Sequence[Decision], rung: str, following: str, settings: R
         low=math.nan if exact is None else float(exact.low),
         high=math.nan if exact is None else float(exact.high),
         rank_correlation=_tau(scores, weights),
-        survivors_only=_tau(scores, [1.0] * len(both)),
+        survivors_only=_tau([score for score, key in zip(scores, both, strict=True) if here[key].kind == "promoted"]),
         programs=len(both),
     )
 
 
-def _tau(scores: Sequence[tuple[float | None, float | None, int]], weights: Sequence[float]) -> float:
+def _tau(scores: Sequence[tuple[float | None, float | None, int]], weights: Sequence[float] | None = None) -> float:
     """Kendall's tau-a over pairs of the same round; a pair weighs the product of its two."""
     if not scores:
         return math.nan
     first, second, step = (np.array(column, dtype=float) for column in zip(*scores, strict=True))
-    weight = np.outer(weights, weights) * (step[:, None] == step[None, :])
+    each = np.ones(len(scores)) if weights is None else np.asarray(weights)
+    weight = np.outer(each, each) * (step[:, None] == step[None, :])
     np.fill_diagonal(weight, 0.0)
     if not weight.any():
         return math.nan

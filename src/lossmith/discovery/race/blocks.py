@@ -1,7 +1,7 @@
 """Blocks with common random numbers: what is measured together, and the paired differences that come of it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lossmith.discovery.draws import draw_seed
 from lossmith.discovery.rungs.base import Block, Split
@@ -31,11 +31,15 @@ def jobs_of_blocks(
     """All evaluations of some blocks: in each the control, its twin, one canary in turn, and then the programs."""
     jobs = []
     for block in blocks:
-        twin = Block(index=block.index, seed=block.seed, split=block.split, twin=True)
         canary = [canaries[block.index % len(canaries)]] if canaries else []
-        together = [(control, block), (control, twin), *((key, block) for key in [*canary, *programs])]
+        together = [(control, block), (control, twin_of(block)), *((key, block) for key in [*canary, *programs])]
         jobs += [Job(program=key, rung=rung, environment=environment, block=each) for key, each in together]
     return jobs
+
+
+def twin_of(block: Block) -> Block:
+    """The control's second run in a block."""
+    return replace(block, twin=True)
 
 
 @dataclass(kw_only=True)

@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lossmith.discovery.costs import ZERO, Cost
+from lossmith.discovery.costs import ZERO, Budget, Cost
 from lossmith.discovery.draws import draw
 from lossmith.discovery.proposers.base import Batch, Context, Event, ProgramLike, Proposal
 from lossmith.discovery.race.canaries import Canary
+from lossmith.discovery.race.settings import RaceSettings
 from lossmith.discovery.rungs.base import Block, CandidateError, Metrics
+from lossmith.discovery.setup import Setup
 
 NoiseShape = Literal["normal", "heavy", "skewed", "counted"]
 GENES, LEVELS = 6, 8
@@ -31,6 +33,7 @@ class SimulatedProgram:
     fixed_worth: float | None = None
     """True difference to the control, for canaries; None for what the world's formula says."""
     label: str = ""
+    """Name of the control or a canary, which no rung is wrong about."""
     fragile: float = 0.0
     """Chance to break in a block, by its own fault."""
 
@@ -68,19 +71,21 @@ class World:
 
     seed: int = 0
     scale: float = 1.0
-    """Worth of the planted best program; 0 for a world in which nothing is better or worse than anything."""
+    """Worth of the planted best program; 0 for a world in which no program is better or worse than another."""
+    floor: float = 0.0
+    """What every candidate is worth beside that."""
 
     def best(self) -> SimulatedProgram:
         """The planted program."""
         return SimulatedProgram(tuple(int(g) for g in draw(self.seed, 0, "best").integers(LEVELS, size=GENES)))
 
     def worth(self, program: SimulatedProgram) -> float:
-        """True difference to the control: `scale` at the best, 0.45 of it less per gene that is far away."""
+        """True difference to the control: `scale` at the best, 0.6 of it less per gene that is as far as can be."""
         if program.fixed_worth is not None:
             return program.fixed_worth
         distance = np.abs(np.array(program.genes) - np.array(self.best().genes)) / (LEVELS - 1)
         # Two genes interact, so that one gene at a time is not the whole way.
-        return self.scale * float(1.0 - 1.5 * distance.sum() - 1.5 * distance[0] * distance[1])
+        return self.floor + self.scale * float(1.0 - 0.6 * distance.sum() - 0.6 * distance[0] * distance[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +123,8 @@ class SimulatedRung:
         if own.random() < program.fragile:
             raise CandidateError("The loss stopped being finite.")
         common = self.block_sd * draw(block.seed, block.index, f"{place}/block").standard_normal()
-        bias = 0.0 if program.fixed_worth is not None else self.bias * _bias(self, program)
-        fitness = common + self.world.worth(program) + bias + self.noise * _noise(own, self.shape)
+        bias = 0.0 if program.label else self.bias * _bias(self, program)
+        fitness = common + self.world.worth(program) + bias + self.noise * _noise(own, self.shape, program)
         return Metrics(
             fitness=float(fitness), values={"common": float(common)}, device_seconds=self.cost.device_seconds
         )
@@ -163,9 +168,10 @@ class SimulatedVerdict:
 class GeneProposer:
     """Draws genes at random, or changes those of the elites: a stand-in for every proposer that learns."""
 
-    def __init__(self, *, learns: bool, name: str | None = None):
-        self.name = name or ("climber" if learns else "random")
+    def __init__(self, *, learns: bool, fragile: float = 0.0):
+        self.name = "climber" if learns else "random"
         self._learns = learns
+        self._fragile = fragile
         self._asked = 0
 
     def expected_cost(self, n: int) -> Cost:
@@ -188,7 +194,9 @@ class GeneProposer:
                 genes = np.array(parent.program.genes)
                 for place in generator.choice(GENES, size=int(generator.integers(1, 3)), replace=False):
                     genes[place] = np.clip(genes[place] + generator.choice([-2, -1, 1, 2]), 0, LEVELS - 1)
-            program = SimulatedProgram(tuple(int(gene) for gene in genes))
+            # Some regions of any real space of losses diverge: here all with the highest first gene.
+            fragile = self._fragile if genes[0] == LEVELS - 1 else 0.0
+            program = SimulatedProgram(tuple(int(gene) for gene in genes), fragile=fragile)
             proposals.append(Proposal(proposer=self.name, program=program, parents=keys))
         return Batch(proposals=tuple(proposals))
 
@@ -204,12 +212,14 @@ class GeneProposer:
         self._asked = int(state["asked"])
 
 
-def simulated_ladder(world: World, *, shape: NoiseShape = "normal", seconds: float = 0.0) -> list[SimulatedRung]:
+def simulated_ladder(
+    world: World, *, shape: NoiseShape = "normal", seconds: float = 0.0, bias: float = 1.0
+) -> list[SimulatedRung]:
     """Three rungs: cheap and misleading, dearer and less so, and the target itself."""
     common: dict[str, Any] = {"world": world, "shape": shape, "seconds": seconds}
     return [
-        SimulatedRung(name="toy", bias=0.5, cost=Cost(device_seconds=0.1, jobs=1), **common),
-        SimulatedRung(name="tiny", bias=0.25, cost=Cost(device_seconds=1, jobs=1), **common),
+        SimulatedRung(name="toy", bias=0.5 * bias, cost=Cost(device_seconds=0.1, jobs=1), **common),
+        SimulatedRung(name="tiny", bias=0.25 * bias, cost=Cost(device_seconds=1, jobs=1), **common),
         SimulatedRung(name="small", cost=Cost(device_seconds=10, jobs=1), **common),
     ]
 
@@ -219,16 +229,62 @@ def unseen_ground(rung: SimulatedRung, world: World | None = None) -> SimulatedR
     return replace(rung, name=f"{rung.name}-unseen", task="unseen", world=world or rung.world)
 
 
+def simulated_setup(
+    seed: int,
+    *,
+    settings: RaceSettings,
+    world: World | None = None,
+    elsewhere: World | None = None,
+    learns: bool = True,
+    fragile: float = 0.0,
+    shape: NoiseShape = "normal",
+    bias: float = 1.0,
+    seconds: float = 0.0,
+    workers: int = 0,
+    budget: Budget | None = None,
+) -> Setup:
+    """A whole run in a simulated world.
+
+    Args:
+        seed: Of the run; the world has its own.
+        settings: Of the race.
+        world: Truth on the search's task.
+        elsewhere: Truth on the unseen task; the same where it is left out.
+        learns: Whether the proposer climbs, or draws at random.
+        fragile: Chance to break, in each block, of programs from one region.
+        shape: Of the noise.
+        bias: Of the cheap rungs, as a multiple of their usual one.
+        seconds: What an evaluation really takes.
+        workers: As in `Setup`.
+        budget: As in `Setup`.
+    """
+    truth = world or World()
+    rungs = simulated_ladder(truth, shape=shape, seconds=seconds, bias=bias)[-len(settings.blocks) :]
+    return Setup(
+        seed=seed,
+        gate=SimulatedGate(),
+        proposer=GeneProposer(learns=learns, fragile=fragile),
+        rungs=rungs,
+        unseen=[unseen_ground(rungs[-1], elsewhere)],
+        control=CONTROL,
+        canaries=CANARIES,
+        settings=settings,
+        workers=workers,
+        budget=budget or Budget(),
+    )
+
+
 def _bias(rung: SimulatedRung, program: SimulatedProgram) -> float:
     return float(draw(rung.world.seed, 0, f"bias/{rung.name}/{program.key}").standard_normal())
 
 
-def _noise(generator: np.random.Generator, shape: NoiseShape) -> float:
+def _noise(generator: np.random.Generator, shape: NoiseShape, program: SimulatedProgram) -> float:
     """Mean 0 and standard deviation 1 in every shape."""
     if shape == "heavy":
         return float(generator.standard_t(3)) / np.sqrt(3)
-    if shape == "skewed":
-        return float(generator.exponential()) - 1.0
+    if shape == "skewed" and not program.label:
+        # Mostly a little better and now and then far worse; the control is not, or the difference would be symmetric.
+        return 1.0 - float(generator.exponential())
     if shape == "counted":  # the mean of 40 coins: a metric that counts examples
         return float(generator.binomial(40, 0.5) - 20) / np.sqrt(10)
     return float(generator.standard_normal())

@@ -122,6 +122,13 @@ class Jobs:
             row = connection.execute(f"SELECT failures FROM job WHERE {_KEY}", job.key).fetchone()
         return 0 if row is None else int(row[0])
 
+    def places(self) -> list[tuple[str, str, Split, int, int, bool]]:
+        """Program, rung, split, block, seed and twin of every evaluation."""
+        rows = self._database.rows(
+            "SELECT program, rung, split, block, seed, twin FROM evaluation ORDER BY rung, split, block, program, seed"
+        )
+        return [(program, rung, split, block, seed, bool(twin)) for program, rung, split, block, seed, twin in rows]
+
     def evaluations(self, rung: str, environment: str, split: Split, *, before: int | None = None) -> list[Evaluation]:
         """All evaluations on a rung, by block, those of blocks before `before` where it is given."""
         rows = self._database.rows(

@@ -26,6 +26,13 @@ class Ledger:
         self._database = database
         self.budget = budget
         self._used = self._total(_KINDS)
+        rows = database.rows(
+            "SELECT rung, COUNT(*), SUM(device_seconds), SUM(wall_seconds) FROM evaluation WHERE status = 'ok' "
+            "GROUP BY rung"
+        )
+        self._sums = {
+            rung: Cost(jobs=count, device_seconds=device, wall_seconds=wall) for rung, count, device, wall in rows
+        }
 
     def spent(self) -> Cost:
         """All that is settled, lost or reserved, and the wall time of all sessions."""
@@ -89,13 +96,16 @@ class Ledger:
         rows = self._database.rows(f"SELECT kind, {columns} FROM ledger GROUP BY kind ORDER BY kind")
         return {row[0]: Cost(**dict(zip(RESOURCES, row[1:], strict=True))) for row in rows}
 
+    def learn(self, rung: str, actual: Cost) -> None:
+        """Take the times of one more finished evaluation into the rung's mean."""
+        self._sums[rung] = self._sums.get(rung, ZERO) + Cost(
+            jobs=1, device_seconds=actual.device_seconds, wall_seconds=actual.wall_seconds
+        )
+
     def measured(self, rung: str) -> Cost | None:
         """Mean cost of a finished evaluation on a rung; None where there is none yet."""
-        row = self._database.rows(
-            "SELECT COUNT(*), AVG(device_seconds), AVG(wall_seconds) FROM evaluation WHERE rung = ? AND status = 'ok'",
-            (rung,),
-        )[0]
-        return None if not row[0] else Cost(device_seconds=row[1], wall_seconds=row[2], jobs=1)
+        sums = self._sums.get(rung)
+        return None if sums is None else (1 / sums.jobs) * sums
 
     def _total(self, kinds: tuple[str, ...]) -> Cost:
         sums = ", ".join(f"COALESCE(SUM({' + '.join(f'{name}_{kind}' for kind in kinds)}), 0)" for name in _HELD)

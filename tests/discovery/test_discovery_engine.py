@@ -1,0 +1,653 @@
+"""The loop on simulated rungs: what every block holds, what stops a run, and that a run can be broken off anywhere."""
+
+import random
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lossmith.discovery.costs import ZERO, Budget, Cost
+from lossmith.discovery.engine import Engine
+from lossmith.discovery.proposers.base import Batch, Context, Proposal
+from lossmith.discovery.proposers.scripted import ScriptedProposer
+from lossmith.discovery.race.blocks import make_blocks
+from lossmith.discovery.race.canaries import Canary
+from lossmith.discovery.race.settings import RaceSettings
+from lossmith.discovery.race.simulation import (
+    CANARIES,
+    CONTROL,
+    SimulatedProgram,
+    SimulatedRung,
+    World,
+    simulated_setup,
+)
+from lossmith.discovery.replay import replay
+from lossmith.discovery.rungs.base import (
+    Block,
+    HarnessError,
+    InfrastructureError,
+    JobBudgetError,
+    Metrics,
+)
+from lossmith.discovery.setup import Setup
+from lossmith.discovery.store.database import Database
+from lossmith.errors import ConfigurationError, EvidenceError
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+SMALL = RaceSettings(
+    candidates=6, blocks=(1, 2), elites=2, rounds=2, finalists=2, confirmation_blocks=5, audit_share=0.4
+)
+WORLD = World(seed=5, scale=4.0)
+
+
+def small(seed: int = 3, **changes: Any) -> Setup:
+    return simulated_setup(seed, settings=SMALL, world=WORLD, fragile=0.5) if not changes else replace(
+        simulated_setup(seed, settings=SMALL, world=WORLD, fragile=0.5), **changes
+    )  # fmt: skip
+
+
+def dump_of(folder: Path | None, setup: Setup) -> dict[str, list[tuple]]:
+    with Engine(folder, setup) as engine:
+        assert engine.run().status == "finished"
+        return engine.database.dump()
+
+
+class Changed:
+    """A rung that does something else first."""
+
+    def __init__(self, rung: SimulatedRung, first: Callable[[SimulatedProgram, Block], Metrics | None]):
+        self._rung, self._first = rung, first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rung, name)
+
+    def evaluate(self, program: SimulatedProgram, block: Block) -> Metrics:
+        return self._first(program, block) or self._rung.evaluate(program, block)
+
+
+def with_rungs(first: Callable[[SimulatedProgram, Block], Metrics | None], **changes: Any) -> Setup:
+    setup = small()
+    return replace(setup, rungs=[Changed(rung, first) for rung in setup.rungs], **changes)
+
+
+# ---- what a run holds
+
+
+@pytest.fixture(scope="module")
+def finished():
+    with Engine(None, small()) as engine:
+        outcome = engine.run()
+        yield engine, outcome
+
+
+def test_every_block_holds_control_twin_canary_and_all_elites(finished):
+    engine, _ = finished
+    rows = engine.database.rows("SELECT rung, split, block, program, twin FROM evaluation")
+    blocks: dict[tuple, set] = {}
+    for rung, split, block, program, twin in rows:
+        blocks.setdefault((rung, split, block), set()).add((program, twin))
+    measured = [each.program.key for each in CANARIES if each.program is not None]
+    assert len(blocks) == 2 * (1 + 2) + 2 * 5
+    for (rung, split, index), programs in blocks.items():
+        assert {(CONTROL.key, 0), (CONTROL.key, 1)} <= programs
+        assert {key for key, _ in programs} & set(measured) == {measured[index % 3]}
+        if split == "search" and index >= {"tiny": 1, "small": 2}[rung]:
+            elites = {(each.program, 0) for each in engine.decisions.elites(0)}
+            assert len(elites) == 2
+            assert elites <= programs
+
+
+def test_only_who_was_promoted_or_audited_is_measured_on_the_next_rung(finished):
+    engine, _ = finished
+    for step in range(2):
+        decided = engine.decisions.all(step=step, rung="tiny")
+        up = {each.program for each in decided if each.kind in ("promoted", "audited")}
+        above = {each.program for each in engine.decisions.all(step=step, rung="small") if each.kind != "elite"}
+        assert up == above
+    kinds = Counter(each.kind for each in engine.decisions.all(rung="tiny"))
+    assert kinds["promoted"] == 4
+    assert kinds["audited"] > 0
+    assert kinds["rejected"] > 0
+
+
+def test_confirmation_uses_seeds_and_a_split_that_the_search_never_used(finished):
+    engine, outcome = finished
+    seeds: dict[str, set] = {"search": set(), "confirmation": set()}
+    for split, seed in engine.database.rows("SELECT split, seed FROM evaluation"):
+        seeds[split].add(seed)
+    assert len(seeds["confirmation"]) == 2 * 5 * 2
+    assert not seeds["search"] & seeds["confirmation"]
+    assert {each.ground for claim in outcome.claims for each in claim.grounds} == {"small", "small-unseen"}
+    assert [result.unseen for result in outcome.claims[0].grounds] == [False, True]
+
+
+def test_every_decision_is_made_again_from_the_rows(finished):
+    engine, outcome = finished
+    found = replay(engine.database)
+    assert found.mismatches == ()
+    assert found.decisions == len(engine.decisions.all())
+    assert found.claims == len(outcome.claims) == 2
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE evaluation SET fitness = fitness + 3 WHERE rung = 'small' AND split = 'search' AND block = 1 "
+        "AND program IN (SELECT program FROM decision WHERE rung = 'small')",
+        "UPDATE evaluation SET fitness = fitness + 3 WHERE rung = 'small-unseen' "
+        "AND program IN (SELECT program FROM verdict)",
+        "UPDATE decision SET kind = 'rejected' WHERE kind = 'promoted' AND step = 1 AND rung = 'tiny'",
+        "UPDATE decision SET mean = mean + 0.001 WHERE kind = 'elite' AND step = 0 AND rank = 0",
+        "UPDATE verdict SET announced = 1 - announced WHERE rank = 0",
+        "UPDATE evaluation SET seed = seed + 1 WHERE rung = 'tiny' AND block = 0 AND twin = 1",
+    ],
+)
+def test_a_changed_row_is_found_by_the_replay(tampering, tmp_path):
+    dump_of(tmp_path, small())
+    with sqlite3.connect(tmp_path / "discovery.sqlite") as connection:
+        assert connection.execute(tampering).rowcount > 0
+    with Database(tmp_path, read_only=True) as database:
+        assert replay(database).mismatches
+
+
+def test_another_seed_is_another_run_and_the_same_seed_the_same(finished):
+    engine, _ = finished
+    assert dump_of(None, small()) == engine.database.dump()
+    other = dump_of(None, small(seed=4))
+    assert other["program"] != engine.database.dump()["program"]
+
+
+def test_workers_change_no_row(finished):
+    engine, _ = finished
+    assert dump_of(None, small(workers=3)) == engine.database.dump()
+
+
+def test_events_say_what_became_of_each_proposal():
+    good, bad = SimulatedProgram((1,) * 6, 3.0), SimulatedProgram((2,) * 6, -3.0)
+    broken = SimulatedProgram((7,) * 6, 1.0, "", 1.0)
+    proposals = [
+        Proposal(proposer="x", program=good),
+        Proposal(proposer="x", program=bad, parents=("p",)),
+        Proposal(proposer="y", program=good),
+        Proposal(proposer="y", source="import os"),
+        Proposal(proposer="y", program=broken),
+    ]
+    proposer = ScriptedProposer(proposals, cost=Cost(tokens=50))
+    settings = replace(SMALL, candidates=5, calls=1, rounds=1, audit_share=0.0)
+    with Engine(None, small(proposer=proposer, settings=settings)) as engine:
+        engine.run()
+        told = {(event.position, event.kind, event.category, event.rank) for event in proposer.heard}
+        assert told == {
+            (0, "measured", "ok", 0),
+            (1, "measured", "ok", 1),
+            (2, "duplicate", "duplicate-of-run", None),
+            (3, "rejected", "syntax", None),
+            (4, "failed", "ok", 2),
+        }
+        first, second, third, *_ = sorted(proposer.heard, key=lambda event: event.position)
+        assert first.standing is not None
+        assert first.standing.rung == "small"
+        assert first.standing.mean > 1 > 0 > second.standing.mean
+        assert second.standing.rung == "tiny"
+        assert third.standing == first.standing
+        assert second.parents == ("p",)
+        assert first.cost_share.tokens == 10
+        assert engine.ledger.spent().tokens == 50
+        assert engine.archive.failures() == {"syntax": 1}
+        assert engine.database.rows("SELECT status FROM evaluation WHERE program = ?", (broken.key,)) == [
+            ("candidate_error",)
+        ]
+
+
+def test_the_context_tells_what_is_known():
+    seen: list[Context] = []
+
+    class Asking(ScriptedProposer):
+        def propose(self, context: Context, n: int) -> Batch:
+            seen.append(context)
+            return super().propose(context, n)
+
+    programs = [SimulatedProgram((i,) * 6, float(-i)) for i in range(5)]
+    proposals = [Proposal(proposer="x", program=program) for program in [programs[0], *programs]]
+    settings = replace(SMALL, candidates=2, calls=3, rounds=2)
+    with Engine(None, small(proposer=Asking(proposals), settings=settings)) as engine:
+        engine.run()
+    assert [(context.step, context.call) for context in seen] == [(0, 0), (0, 1), (1, 0)]
+    assert programs[0].key in seen[1].seen
+    assert programs[0].key not in seen[0].seen
+    assert seen[0].elites == ()
+    assert seen[2].elites[0].key == programs[0].key
+    assert seen[2].elites[0].low < seen[2].elites[0].mean < seen[2].elites[0].high
+    assert seen[2].draw("a").random() != seen[1].draw("a").random()
+
+
+# ---- who is at fault
+
+
+def test_a_job_that_the_machine_failed_is_done_again_and_scored_as_if_nothing_had_been(finished):
+    failures: Counter = Counter()
+
+    def flaky(program: SimulatedProgram, block: Block) -> None:
+        failures[program.key, block] += 1
+        if random.Random(f"{program.key}{block}").random() < 0.3 and failures[program.key, block] <= 2:
+            raise InfrastructureError("No memory.")
+
+    with Engine(None, with_rungs(flaky)) as engine:
+        assert engine.run().status == "finished"
+        assert engine.database.dump() == finished[0].database.dump()
+        assert engine.database.rows("SELECT MAX(failures), MAX(attempts) FROM job") == [(2, 3)]
+        assert engine.ledger.spent().jobs == finished[0].ledger.spent().jobs
+
+
+def test_a_candidate_on_which_the_machine_always_fails_is_dropped_without_a_score():
+    def first_candidate(program: SimulatedProgram, block: Block) -> None:
+        if program.genes and program.key == unlucky:
+            raise InfrastructureError("No memory.")
+
+    with Engine(None, small()) as engine:
+        engine.run()
+        unlucky = engine.decisions.all(step=0, rung="tiny")[0].program
+    with Engine(None, with_rungs(first_candidate)) as engine:
+        assert engine.run().status == "finished"
+        (decided,) = [each for each in engine.decisions.all(step=0) if each.program == unlucky]
+        assert (decided.kind, decided.mean) == ("unmeasured", None)
+        assert engine.database.rows("SELECT status, fitness FROM evaluation WHERE program = ?", (unlucky,)) == [
+            ("infrastructure_error", None)
+        ]
+
+
+def test_a_dead_machine_stops_the_run_which_goes_on_later(tmp_path, finished):
+    dead = [True]
+
+    def machine(program: SimulatedProgram, block: Block) -> None:
+        if dead[0]:
+            raise InfrastructureError("The disk is gone.")
+
+    with Engine(tmp_path, with_rungs(machine)) as engine:
+        outcome = engine.run()
+    assert outcome.status == "machine"
+    assert "The disk is gone. The run goes on where it stopped with the same --out." in outcome.sentence
+    dead[0] = False
+    assert dump_of(tmp_path, with_rungs(machine)) == finished[0].database.dump()
+
+
+def test_a_candidate_that_takes_too_much_is_out_and_named_so():
+    def slow(program: SimulatedProgram, block: Block) -> None:
+        if program.genes and program.genes[1] >= 6:
+            raise JobBudgetError("It took more than 60 s.")
+
+    with Engine(None, with_rungs(slow)) as engine:
+        engine.run()
+        slow_ones = {row[0] for row in engine.database.rows("SELECT program FROM evaluation WHERE status = 'budget'")}
+        assert slow_ones
+        failed = {each.program for each in engine.decisions.all() if each.kind == "failed"}
+        assert slow_ones <= failed
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (lambda program, block: 1 / 0 if program.genes else None, "Our own code broke .*ZeroDivisionError"),
+        (
+            lambda program, block: Metrics(fitness=float("nan")) if not program.genes else None,
+            "The control itself failed",
+        ),
+        (
+            lambda program, block: Metrics(fitness=0.0, values={"x": float("nan")}) if program.genes else None,
+            "metrics are not finite",
+        ),
+    ],
+)
+def test_a_broken_harness_stops_the_run_and_loses_nothing(trouble, words, tmp_path, finished):
+    broken = [True]
+
+    def first(program: SimulatedProgram, block: Block) -> Metrics | None:
+        return trouble(program, block) if broken[0] and block.index == 1 else None
+
+    with Engine(tmp_path, with_rungs(first)) as engine, pytest.raises(HarnessError, match=words):
+        engine.run()
+    broken[0] = False
+    assert dump_of(tmp_path, with_rungs(first)) == finished[0].database.dump()
+
+
+def test_a_canary_that_is_off_stops_the_run():
+    def swapped(program: SimulatedProgram, block: Block) -> Metrics | None:
+        return Metrics(fitness=500.0 + block.index) if program.label == "bad" else None
+
+    settings = replace(SMALL, blocks=(6, 6))
+    with Engine(None, with_rungs(swapped, settings=settings)) as engine:
+        with pytest.raises(HarnessError, match=r"Canary `known-bad` .* is off on rung `tiny`"):
+            engine.run()
+        assert engine.database.rows("SELECT ended FROM session") == [("harness",)]
+
+
+def test_an_admitted_cheat_stops_the_run_before_anything_is_measured():
+    cheat = Canary(name="cheat", kind="cheating", proposal=Proposal(proposer="x", program=SimulatedProgram((1,), 9.0)))
+    with Engine(None, small(canaries=[cheat])) as engine:
+        with pytest.raises(HarnessError, match="cheating canary `cheat` was admitted"):
+            engine.run()
+        assert engine.database.rows("SELECT COUNT(*) FROM evaluation") == [(0,)]
+
+
+def test_a_program_that_its_json_does_not_keep_is_not_measured():
+    class Lossy(SimulatedProgram):
+        def to_json(self) -> list:
+            return SimulatedProgram(self.genes[:3]).to_json()
+
+        @property
+        def key(self) -> str:
+            return "lossy"
+
+    proposer = ScriptedProposer([Proposal(proposer="x", program=Lossy((1, 2, 3, 4, 5, 6)))])
+    with Engine(None, small(proposer=proposer)) as engine, pytest.raises(HarnessError, match="read back from its own"):
+        engine.run()
+
+
+def test_a_proposer_that_cannot_be_reached_is_asked_again_in_its_old_state(finished):
+    class Flaky(type(small().proposer)):
+        failures = 0
+
+        def propose(self, context: Context, n: int) -> Batch:
+            found = super().propose(context, n)
+            if self.failures < 2:
+                self.failures += 1
+                raise InfrastructureError("429")
+            self.failures = 0
+            return found
+
+    setup = small(proposer=Flaky(learns=True, fragile=0.5))
+    assert dump_of(None, setup) == finished[0].database.dump()
+    setup.proposer.failures = -100
+    with Engine(None, setup) as engine:
+        assert "cannot be reached: 429" in engine.run().sentence
+
+
+# ---- the setup
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"unseen": []}, "`unseen` must hold a rung on a task or model that the search never sees"),
+        ({"settings": RaceSettings(blocks=(1, 1, 1), rounds=1)}, "3 numbers and 2 rungs"),
+        ({"settings": RaceSettings(blocks=(1, 1))}, "Give a `budget` or a number of `rounds`"),
+        ({"control": CANARIES[1].program}, "must be different programs"),
+        ({"workers": -1}, "`workers`"),
+    ],
+)
+def test_a_setup_whose_parts_do_not_fit_is_refused(changes, words):
+    with pytest.raises(ConfigurationError, match=words):
+        small(**changes)
+
+
+def test_a_seen_task_is_no_unseen_ground():
+    setup = small()
+    with pytest.raises(ConfigurationError, match="the search never sees"):
+        replace(setup, unseen=[replace(setup.unseen[0], task=setup.rungs[-1].task)])  # type: ignore[type-var]
+
+
+def test_a_run_is_not_continued_with_other_settings_or_elsewhere(tmp_path):
+    dump_of(tmp_path, small())
+    for changes, words in (
+        ({"settings": replace(SMALL, keep=0.5)}, r"`race\.keep` is 0\.33.* there, 0\.5 here"),
+        ({"rungs": [replace(rung, environment="other") for rung in small().rungs]}, r"`rungs\.small\.environment`"),
+        ({"seed": 4}, "`seed` is 3 there, 4 here"),
+    ):
+        with pytest.raises(EvidenceError, match=words):
+            Engine(tmp_path, small(**changes))
+
+
+# ---- budgets
+
+
+def test_the_search_ends_where_a_round_and_its_confirmation_no_longer_fit():
+    plan = Engine(None, small()).forecast()
+    settings = replace(SMALL, rounds=None)
+    budget = Budget(jobs=3 * plan.round.jobs + plan.confirmation.jobs)
+    with Engine(None, small(settings=settings, budget=budget)) as engine:
+        outcome = engine.run()
+        assert outcome.status == "finished"
+        closed = engine.archive.find_stage("closed")
+        assert closed is not None
+        assert closed[1]["reason"] == "budget"
+        assert closed[1]["rounds"] >= 3
+        assert engine.ledger.spent().jobs <= budget.jobs
+        assert len(outcome.claims) == 2
+
+
+def test_a_budget_that_cannot_pay_the_baseline_is_refused_before_anything_is_done(tmp_path):
+    with pytest.raises(ConfigurationError, match="cannot finish its own baseline"):
+        Engine(tmp_path, small(budget=Budget(jobs=20)))
+    with Database(tmp_path, read_only=True) as database:
+        assert database.settings() == {}
+
+
+def test_wrong_forecasts_end_a_first_round_cleanly_and_more_budget_goes_on(tmp_path, finished):
+    """Rungs that take ten times what they declare: the first round cannot be finished within the budget."""
+
+    class Understated(SimulatedRung):
+        def evaluate(self, program: Any, block: Block) -> Metrics:
+            return replace(super().evaluate(program, block), device_seconds=10 * self.cost.device_seconds)
+
+    def setup(budget: Budget) -> Setup:
+        plain = small()
+        rungs = [Understated(**vars(rung)) for rung in plain.rungs]
+        return replace(plain, rungs=rungs, budget=budget)
+
+    plan = Engine(None, small()).forecast()
+    enough = Budget(device_seconds=1.5 * (plan.round + plan.confirmation).device_seconds)
+    with Engine(tmp_path, setup(enough)) as engine:
+        outcome = engine.run()
+        assert outcome.status == "budget"
+        assert "goes on where it stopped with the same --out and more --budget" in outcome.sentence
+        assert engine.ledger.spent().device_seconds <= enough.device_seconds
+        assert engine.database.rows("SELECT COUNT(*) FROM evaluation") > [(0,)]
+        assert engine.database.rows("SELECT COUNT(*) FROM job WHERE state = 'leased'") == [(0,)]
+        assert engine.database.rows("SELECT ended FROM session") == [("budget",)]
+    with Engine(tmp_path, setup(Budget(device_seconds=1e9))) as engine:
+        assert engine.run().status == "finished"
+        assert engine.database.dump() == finished[0].database.dump()
+
+
+def test_a_later_round_that_does_not_fit_leaves_what_earlier_ones_found_confirmed():
+    class Slowing(SimulatedRung):
+        def evaluate(self, program: Any, block: Block) -> Metrics:
+            found = super().evaluate(program, block)
+            slow = block.split == "search" and block.index >= 2
+            return replace(found, device_seconds=(2 if slow else 1) * self.cost.device_seconds)
+
+    plain = small(settings=replace(SMALL, rounds=None), budget=Budget(jobs=1e9))
+    plan = Engine(None, small()).forecast()
+    budget = Budget(device_seconds=2.0 * plan.round.device_seconds + 1.15 * plan.confirmation.device_seconds)
+    with Engine(None, replace(plain, rungs=[Slowing(**vars(rung)) for rung in plain.rungs], budget=budget)) as engine:
+        outcome = engine.run()
+        assert outcome.status == "finished"
+        closed = engine.archive.find_stage("closed")
+        assert closed == (1, {"reason": "budget", "rounds": 1})
+        assert engine.database.rows("SELECT COUNT(*) FROM evaluation WHERE rung = 'small' AND block = 2")[0][0] > 0
+        assert [claim.program for claim in outcome.claims] == [each.program for each in engine.decisions.elites(0)][:2]
+        assert engine.ledger.spent().device_seconds <= budget.device_seconds
+        assert replay(engine.database).mismatches == ()
+
+
+def test_the_wall_stops_a_run_between_jobs(tmp_path, monkeypatch, finished):
+    clock = [0.0]
+    monkeypatch.setattr("lossmith.discovery.store.database.time.monotonic", lambda: clock[0])
+
+    def tick(program: SimulatedProgram, block: Block) -> None:
+        clock[0] += 10
+
+    with Engine(tmp_path, with_rungs(tick, budget=Budget.parse("5m"))) as engine:
+        outcome = engine.run()
+        assert outcome.status == "budget"
+        assert "The budget of 5 min is used up" in outcome.sentence
+        assert 200 < engine.database.wall_seconds() <= 310
+    assert dump_of(tmp_path, with_rungs(tick, budget=Budget.parse("5h"))) == finished[0].database.dump()
+
+
+def test_a_finished_run_is_not_confirmed_twice(tmp_path):
+    with Engine(tmp_path, small()) as engine:
+        first = engine.run()
+        before = engine.database.dump()
+    with Engine(tmp_path, small(settings=replace(SMALL, rounds=5))) as engine:
+        again = engine.run()
+        assert engine.database.dump() == before
+    assert again.announced == first.announced
+    assert "begin another run with another seed" in again.sentence
+
+
+def test_a_proposer_with_nothing_left_ends_the_search():
+    programs = [SimulatedProgram((i,) * 6, 2.0 + i) for i in range(8)]
+    proposer = ScriptedProposer([Proposal(proposer="x", program=program) for program in programs])
+    with Engine(None, small(proposer=proposer, settings=replace(SMALL, rounds=9))) as engine:
+        outcome = engine.run()
+        assert engine.archive.find_stage("closed") == (2, {"reason": "the proposer has nothing new", "rounds": 2})
+        assert outcome.announced
+
+
+# ---- broken off anywhere
+
+
+class Crash(BaseException):
+    """Stands for SIGKILL between two commits."""
+
+
+def crash_after(engine: Engine, commits: int) -> None:
+    left = [commits]
+    connection = engine.database._connection
+
+    class Counting:
+        in_transaction = property(lambda self: connection.in_transaction)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(connection, name)
+
+        def execute(self, statement: str, values: Sequence = ()) -> sqlite3.Cursor:
+            if statement == "COMMIT":
+                if left[0] == 0:
+                    raise Crash
+                left[0] -= 1
+            return connection.execute(statement, values)
+
+    engine.database._connection = Counting()  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("commits", [4, 9])
+def test_a_run_that_is_broken_off_after_every_few_commits_ends_the_same(commits, tmp_path, finished):
+    lives = 0
+    while True:
+        engine = Engine(tmp_path, small())
+        # One opens the session, one queues, one leases a job, one keeps its result: with fewer no life gets anywhere.
+        crash_after(engine, commits)
+        try:
+            outcome = engine.run()
+            found = engine.database.dump()
+            break
+        except Crash:
+            lives += 1
+        finally:
+            engine.close()
+    assert outcome.status == "finished"
+    assert lives > 20
+    assert found == finished[0].database.dump()
+
+
+def test_kills_at_random_instants_change_no_row(tmp_path):
+    import discovery_kill
+
+    discovery_kill.warm_up()
+    draw, kills = random.Random(2), 0
+    for seed, workers in ((1, 0), (2, 2)):
+        found = discovery_kill.compare(tmp_path / str(seed), seed, kills=4, seconds=0.002, workers=workers, draw=draw)
+        kills += found.kills
+        assert found.differences == []
+    assert kills >= 4
+
+
+# ---- rates
+
+
+def test_nothing_is_announced_where_nothing_is_better():
+    import discovery_null
+
+    settings = RaceSettings(candidates=6, blocks=(1, 1), elites=2, rounds=1, finalists=2, confirmation_blocks=6)
+    for kind in ("nothing", "elsewhere"):
+        count = discovery_null.Count()
+        for seed in range(24):
+            discovery_null.one_run(seed, kind, discovery_null.SHAPES[seed % 4], count, settings)
+        # At 2.5% a run, four of 24 come once in 400 such tests.
+        assert count.announced <= 3
+        assert count.finalists > 12
+
+
+def test_the_planted_best_is_found_and_chance_does_not_find_it():
+    import discovery_planted
+
+    found = discovery_planted.race_of_pool(1)
+    lucky = discovery_planted.single_runs_of_pool(1, found.cost)
+    assert found.worth == discovery_planted.PLANTED
+    assert found.cost <= discovery_planted.POOL_BUDGET.device_seconds
+    assert abs(found.estimate - found.worth) < 1.0
+    assert lucky.worth < found.worth
+    assert lucky.estimate - lucky.worth > 1.0
+
+
+def test_the_expected_cost_of_nothing_is_nothing():
+    assert ScriptedProposer([]).expected_cost(3) == ZERO
+    assert make_blocks(0, "a", "search", 0, 0) == []
+
+
+# ---- the library's own checks
+
+
+def test_the_librarys_checks_admit_for_a_run_and_reuse_what_is_known():
+    from lossmith.discovery.library_gate import LibraryGate
+    from lossmith.discovery.program import Program
+
+    head = "def f(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps): "
+    margin = "((chosen_logps - rejected_logps) - (ref_chosen_logps - ref_rejected_logps))"
+    sources = [
+        head + f"return torch.exp(-0.01 * {margin})",
+        head + f"return 5 * torch.exp({margin} * -0.01) + 1",  # another formula with the same gradients but for scale
+        head + f"return torch.exp(0.01 * {margin})",
+        head + f"return -F.logsigmoid(0.3 * {margin})",
+        head + "import os",
+    ]
+    gate = LibraryGate(run_seed=3)
+
+    class Lengths(SimulatedRung):
+        """Measures what can be read from a program without training: the length of its formula."""
+
+        def evaluate(self, program: Any, block: Block) -> Metrics:
+            assert isinstance(program, Program)
+            return Metrics(fitness=len(program.to_json()) + 0.1 * block.training_seed / 2**31)
+
+    compiled = gate.check(Proposal(proposer="x", source=head + f"return torch.square({margin} - 3)")).program
+    assert compiled is not None
+    plain = small()
+    proposer = ScriptedProposer([Proposal(proposer="x", source=source) for source in sources])
+    setup = replace(
+        plain,
+        gate=gate,
+        rungs=[Lengths(**vars(rung)) for rung in plain.rungs],
+        unseen=[Lengths(**vars(rung)) for rung in plain.unseen],  # type: ignore[arg-type]
+        proposer=proposer,
+        control=compiled,
+        canaries=[],
+        settings=replace(SMALL, calls=1, rounds=1),
+    )
+    with Engine(None, setup) as engine:
+        assert engine.run().status == "finished"
+        told = engine.archive.proposals()
+        assert [each.kind for each in told] == ["admitted", "duplicate", "rejected", "duplicate", "rejected"]
+        assert told[1].key == told[0].key
+        assert told[1].category == f"duplicate-of-{told[0].key}"
+        assert [each.category for each in told[2:]] == ["wrong-sign", "duplicate-of-dpo", told[4].category]
+        assert proposer.heard[1].standing == proposer.heard[0].standing is not None
+        assert replay(engine.database).mismatches == ()

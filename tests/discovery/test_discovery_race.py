@@ -1,0 +1,460 @@
+"""From rows to decisions, against numbers computed by hand or by another road."""
+
+import math
+import random
+
+import pytest
+
+from lossmith.discovery.race.audit import audit_rungs
+from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, make_blocks, table
+from lossmith.discovery.race.canaries import Canary, inspect
+from lossmith.discovery.race.confirmation import Ground, confirm
+from lossmith.discovery.race.estimates import Crowd, estimate
+from lossmith.discovery.race.halving import Decision, choose_elites, cut
+from lossmith.discovery.race.settings import RaceSettings
+from lossmith.discovery.race.simulation import CANARIES, CONTROL, SimulatedProgram, World, simulated_ladder
+from lossmith.discovery.rungs.base import Block
+from lossmith.discovery.store.jobs import Evaluation
+from lossmith.errors import ConfigurationError
+
+
+def rung_data(programs: dict[str, list[float]], *, control: list[float], twin: list[float] | None = None) -> RungData:
+    return RungData(
+        control=dict(enumerate(control)),
+        twin=dict(enumerate(twin or [])),
+        fitness={key: dict(enumerate(values)) for key, values in programs.items()},
+    )
+
+
+# ---- blocks
+
+
+def test_a_block_is_the_same_whenever_it_is_asked_for_and_different_elsewhere():
+    first = make_blocks(3, "toy", "search", 0, 4)
+    assert make_blocks(3, "toy", "search", 2, 2) == first[2:]
+    others = [make_blocks(4, "toy", "search", 0, 4), make_blocks(3, "tiny", "search", 0, 4)]
+    others.append(make_blocks(3, "toy", "confirmation", 0, 4))
+    seeds = [block.seed for blocks in (first, *others) for block in blocks]
+    assert len(set(seeds)) == len(seeds) == 16
+    assert {block.split for block in others[-1]} == {"confirmation"}
+
+
+def test_each_block_has_control_twin_and_a_canary_in_turn_before_its_programs():
+    blocks = make_blocks(0, "toy", "search", 4, 3)
+    jobs = jobs_of_blocks("toy", "e", blocks, control="c", canaries=["k0", "k1", "k2"], programs=["a", "b"])
+    told = [(job.program, job.block.index, job.block.twin) for job in jobs]
+    for place, index in enumerate((4, 5, 6)):
+        canary = f"k{index % 3}"
+        expected = [("c", False), ("c", True), (canary, False), ("a", False), ("b", False)]
+        assert told[5 * place : 5 * place + 5] == [(program, index, twin) for program, twin in expected]
+    twin = jobs[1].block
+    assert twin.seed == jobs[0].block.seed
+    assert twin.training_seed != jobs[0].block.training_seed
+    assert 0 <= twin.training_seed < 2**31
+    assert jobs[3].block == jobs[0].block
+
+
+def test_a_table_pairs_by_block_and_counts_only_the_programs_own_failures():
+    rows = [
+        ("c", 0, False, "ok", 1.0),
+        ("c", 0, True, "ok", 1.25),
+        ("c", 2, False, "ok", 4.0),
+        ("a", 2, False, "ok", 4.5),
+        ("a", 0, False, "ok", 3.0),
+        ("a", 1, False, "ok", 9.0),
+        ("b", 0, False, "ok", 2.0),
+        ("b", 2, False, "candidate_error", None),
+        ("d", 0, False, "budget", None),
+        ("f", 0, False, "infrastructure_error", None),
+    ]
+    names = ("program", "block", "twin", "status", "fitness")
+    data = table([Evaluation(**dict(zip(names, row, strict=True))) for row in rows], "c")
+    assert data.differences("a") == [2.0, 0.5]  # block 1 has no control
+    assert data.pairs("a") == ([1.0, 4.0], [3.0, 4.5])
+    assert data.twin_differences() == [0.25]
+    assert data.failed == {"b": "candidate_error", "d": "budget"}
+    assert "f" not in data.fitness
+
+
+# ---- estimates
+
+
+def test_noise_is_pooled_from_twins_and_from_each_programs_own_spread():
+    data = rung_data({"a": [1.0, 3.0], "b": [0.0, 1.0, 5.0]}, control=[0.0, 0.0, 0.0], twin=[0.5, -1.0])
+    crowd, _ = estimate(data, ["a", "b"])
+    # Twins 0.25 + 1 with 2 degrees, a: 2 with 1, b: 4 + 1 + 9 with 2.
+    assert crowd.noise_variance == pytest.approx((1.25 + 2 + 14) / 5)
+    assert crowd.degrees == 5
+
+
+def brute_posterior(means: list[float], errors: list[float], noise: float, which: int) -> tuple[float, float]:
+    """Mean and sd of one true difference, by sums over a fine grid of spread and crowd mean; shares no code."""
+    total = first = second = 0.0
+    steps = 150
+    for i in range(steps):
+        spread = math.sqrt(noise) * math.tan(math.pi / 2 * (i + 0.5) / steps)
+        centre, reach = sum(means) / len(means), 12 * math.sqrt(spread**2 + max(errors)) / math.sqrt(len(means))
+        for j in range(61):
+            mu = centre + reach * (j / 30 - 1)
+            log_weight = math.log(reach)
+            for mean, error in zip(means, errors, strict=True):
+                variance = spread**2 + error
+                log_weight -= 0.5 * math.log(variance) + (mean - mu) ** 2 / (2 * variance)
+            weight = math.exp(log_weight)
+            pull = errors[which] / (errors[which] + spread**2)
+            theta = pull * mu + (1 - pull) * means[which]
+            total += weight
+            first += weight * theta
+            second += weight * (theta**2 + (1 - pull) * errors[which])
+    mean = first / total
+    return mean, math.sqrt(second / total - mean**2)
+
+
+def test_posteriors_agree_with_sums_over_a_fine_grid():
+    values = {"a": [2.2, 1.4], "b": [0.3, -0.5, 0.4, 0.6], "c": [-1.1, 0.1], "d": [-0.2, -0.8, 0.1]}
+    data = rung_data(values, control=[0.0] * 4)
+    crowd, found = estimate(data, list(values))
+    means = [sum(v) / len(v) for v in values.values()]
+    errors = [crowd.noise_variance / len(v) for v in values.values()]
+    for place, key in enumerate(values):
+        mean, sd = brute_posterior(means, errors, crowd.noise_variance, place)
+        assert found[key].mean == pytest.approx(mean, abs=0.01)
+        assert found[key].sd == pytest.approx(sd, abs=0.01)
+        assert found[key].raw == pytest.approx(means[place])
+        assert found[key].blocks == len(values[key])
+
+
+def test_a_lucky_program_with_one_block_ranks_behind_a_proven_one():
+    draw = random.Random(4)
+    values = {f"x{i}": [draw.gauss(0, 1) for _ in range(2)] for i in range(20)}
+    values |= {"proven": [1.5 + draw.gauss(0, 1) for _ in range(20)], "lucky": [2.6]}
+    data = rung_data(values, control=[0.0] * 20)
+    _, found = estimate(data, list(values))
+    assert found["lucky"].raw > found["proven"].raw
+    assert found["lucky"].lower(1.0) < found["proven"].lower(1.0)
+    best = choose_elites(0, "toy", data, list(values), RaceSettings(blocks=(1,), elites=1))
+    assert [each.program for each in best] == ["proven"]
+
+
+def test_the_order_survives_where_the_spread_seems_to_be_zero():
+    values = {"a": [0.4, -1.2], "b": [-0.1, 0.3], "c": [0.9, -0.6], "d": [1.0, -0.9]}
+    _, found = estimate(rung_data(values, control=[0.0, 0.0], twin=[1.5, -1.5]), list(values))
+    assert len({each.mean for each in found.values()}) == 4
+    order = sorted(found, key=lambda key: found[key].mean)
+    assert order == sorted(found, key=lambda key: found[key].raw)
+
+
+def test_exact_measurements_are_believed():
+    data = rung_data({"a": [1.5], "b": [0.5]}, control=[1.0], twin=[1.0])
+    crowd, found = estimate(data, ["a", "b"])
+    assert crowd.noise_variance == 0
+    assert (found["a"].mean, found["a"].sd, found["b"].mean) == (0.5, 0.0, -0.5)
+
+
+def test_two_programs_are_drawn_to_the_control():
+    _, found = estimate(rung_data({"a": [1.0], "b": [1.0]}, control=[0.0], twin=[1.0]), ["a", "b"])
+    assert 0 < found["a"].mean < 1
+
+
+def test_failed_and_unmeasured_programs_have_no_estimate():
+    data = rung_data({"a": [1.0, 2.0], "b": [3.0, 3.5]}, control=[0.0, 0.0])
+    data.failed["b"] = "candidate_error"
+    assert set(estimate(data, ["a", "b", "z"])[1]) == {"a"}
+    assert estimate(RungData(), [])[1] == {}
+
+
+# ---- halving
+
+
+def seven_programs() -> RungData:
+    values = {key: [worth + 0.1, worth - 0.1] for key, worth in zip("gfedcba", range(7), strict=True)}
+    return rung_data(values, control=[0.0, 0.0], twin=[0.1, -0.1])
+
+
+def test_the_best_third_goes_on_and_the_failed_come_last():
+    data = seven_programs()
+    data.failed["g"] = "budget"
+    settings = RaceSettings(blocks=(2,), audit_share=0.0)
+    found = cut(3, "toy", data, [*"abcdefgz"], [*"abcdefg"], settings, seed=1)
+    told = [(each.program, each.kind, each.rank) for each in found]
+    assert told == [
+        ("a", "promoted", 0),
+        ("b", "promoted", 1),
+        ("c", "rejected", 2),
+        ("d", "rejected", 3),
+        ("e", "rejected", 4),
+        ("f", "rejected", 5),
+        ("g", "failed", 6),
+        ("z", "unmeasured", 7),
+    ]
+    assert found[0].step == 3
+    assert found[0].lower == pytest.approx(found[0].mean - found[0].sd)
+
+
+def test_caution_can_change_who_is_first():
+    draw = random.Random(0)
+    worths = [draw.gauss(0, 2) for _ in range(12)]
+    values = {f"x{i}": [worth + draw.gauss(0, 1) for _ in range(8)] for i, worth in enumerate(worths)}
+    values |= {"sure": [5.0 + draw.gauss(0, 1) for _ in range(30)], "bold": [6.3, 6.1]}
+    data = rung_data(values, control=[0.0] * 30)
+    first = {
+        caution: choose_elites(0, "toy", data, list(values), RaceSettings(blocks=(1,), caution=caution))[0].program
+        for caution in (0.0, 2.0)
+    }
+    assert first == {0.0: "bold", 2.0: "sure"}
+
+
+def test_a_twentieth_of_the_rejects_goes_on_by_lot_and_none_from_the_last_rung():
+    data = seven_programs()
+    settings = RaceSettings(blocks=(2,), audit_share=0.05)
+    kinds = [
+        each.kind
+        for step in range(1500)
+        for each in cut(step, "toy", data, [*"abcdefg"], [*"abcdefg"], settings, seed=9)
+    ]
+    rejects = kinds.count("audited") + kinds.count("rejected")
+    assert rejects == 1500 * 4
+    assert abs(kinds.count("audited") - 300) < 4 * math.sqrt(6000 * 0.05 * 0.95)
+    last = cut(
+        0, "toy", data, [*"abcdefg"], [*"abcdefg"], RaceSettings(blocks=(2,), audit_share=1.0), seed=9, last=True
+    )
+    assert [each.kind for each in last] == ["promoted"] * 3 + ["rejected"] * 4
+
+
+def test_the_lot_of_one_program_does_not_depend_on_the_others():
+    data = seven_programs()
+    settings = RaceSettings(blocks=(2,), audit_share=0.5)
+
+    def lots(cohort: str, step: int) -> dict[str, str]:
+        found = cut(step, "toy", data, [*cohort], [*"abcdefg"], settings, seed=9)
+        return {each.program: each.kind for each in found if each.program in "fg"}
+
+    assert all(lots("abcdefg", step) == lots("abcfg", step) for step in range(30))
+
+
+# ---- audit
+
+
+def decision(rung: str, program: str, kind: str, mean: float | None, step: int = 0) -> Decision:
+    return Decision(
+        step=step,
+        rung=rung,
+        program=program,
+        kind=kind,
+        rank=0,
+        lower=mean,
+        mean=mean,
+        sd=0.1,
+        blocks=2,  # type: ignore[arg-type]
+    )
+
+
+def test_the_audit_by_hand():
+    decisions = [
+        decision("toy", "a", "promoted", 3.0),
+        decision("toy", "b", "promoted", 2.0),
+        decision("toy", "c", "audited", 1.0),
+        decision("toy", "d", "rejected", 0.5),
+        decision("toy", "e", "failed", None),
+        decision("toy", "f", "audited", 0.2),
+        decision("tiny", "a", "rejected", 0.1),
+        decision("tiny", "b", "promoted", 0.9),
+        decision("tiny", "c", "promoted", 0.5),
+        decision("tiny", "f", "rejected", -1.0),
+        decision("tiny", "a", "elite", 7.0),
+    ]
+    (found,) = audit_rungs(decisions, ["toy", "tiny"], RaceSettings(blocks=(1, 1), audit_share=0.05))
+    assert (found.rejected, found.audited, found.wrongly_rejected, found.rate) == (3, 2, 1, 0.5)
+    # Clopper-Pearson for 1 of 2: (1 - sqrt(0.975), sqrt(0.975)).
+    assert found.low == pytest.approx(1 - math.sqrt(0.975))
+    assert found.high == pytest.approx(math.sqrt(0.975))
+    # Pairs: ab -, ac -, af +, bc +, bf +, cf +; c and f stand for twenty rejects each.
+    assert found.survivors_only == -1.0
+    assert found.rank_correlation == pytest.approx((-1 - 20 + 20 + 20 + 20 + 400) / (1 + 20 * 4 + 400))
+
+
+def test_pairs_of_different_rounds_are_not_compared():
+    decisions = [
+        decision("toy", "a", "promoted", 3.0, 0),
+        decision("tiny", "a", "promoted", 3.0, 0),
+        decision("toy", "b", "promoted", 1.0, 1),
+        decision("tiny", "b", "promoted", 9.0, 1),
+    ]
+    (found,) = audit_rungs(decisions, ["toy", "tiny"], RaceSettings(blocks=(1, 1)))
+    assert math.isnan(found.rank_correlation)
+    assert math.isnan(found.rate)
+
+
+def test_the_weighted_correlation_is_that_of_all_candidates():
+    """Over many rounds the audit's tau comes to the tau of all candidates; that of the survivors does not."""
+    draw = random.Random(8)
+    settings = RaceSettings(blocks=(1, 1), audit_share=0.2)
+    decisions, agree, pairs = [], 0, 0
+    for step in range(300):
+        scores = [
+            (worth + draw.gauss(0, 0.7), worth + draw.gauss(0, 0.7)) for worth in [draw.gauss(0, 1) for _ in range(12)]
+        ]
+        for i in range(12):
+            for j in range(i):
+                agree += math.copysign(1, (scores[i][0] - scores[j][0]) * (scores[i][1] - scores[j][1]))
+                pairs += 1
+        order = sorted(range(12), key=lambda i: -scores[i][0])
+        for place, i in enumerate(order):
+            kind = "promoted" if place < 4 else "audited" if draw.random() < 0.2 else "rejected"
+            decisions.append(decision("toy", f"{step}-{i}", kind, scores[i][0], step))
+            if kind != "rejected":
+                decisions.append(decision("tiny", f"{step}-{i}", "rejected", scores[i][1], step))
+    (found,) = audit_rungs(decisions, ["toy", "tiny"], settings)
+    truth = agree / pairs
+    assert found.rank_correlation == pytest.approx(truth, abs=0.06)
+    assert found.survivors_only < truth - 0.1
+
+
+# ---- canaries
+
+
+def canary_state(kind: str, differences: list[float], *, noise: float = 1.0, degrees: int = 40) -> str:
+    program = SimulatedProgram((), 0.0, kind)
+    canary = Canary(name=kind, kind=kind, program=program)  # type: ignore[arg-type]
+    data = rung_data({program.key: differences}, control=[0.0] * len(differences))
+    crowd = Crowd(noise_variance=noise, degrees=degrees, mean=0.0, sd=1.0)
+    (found,) = inspect("toy", data, [canary], crowd)
+    return found.state
+
+
+def test_canaries_speak_when_chance_does_not_explain_them():
+    shaky, up, down, flat = [0.1, -0.2, 0.3], [5.0, 6.1, 5.4], [-5.0, -6.1, -5.4], [0.1, -0.1, 0.02]
+    states = {kind: [canary_state(kind, d) for d in (shaky, up, down, flat)] for kind in ("good", "bad", "disguised")}
+    assert states["good"] == ["not yet known", "as expected", "off", "not yet known"]
+    assert states["bad"] == ["not yet known", "off", "as expected", "not yet known"]
+    assert states["disguised"] == ["as expected", "off", "off", "as expected"]
+
+
+def test_one_block_never_stops_a_run():
+    assert canary_state("good", [-50.0]) == "not yet known"
+    assert canary_state("good", [-50.0, -50.0]) == "off"
+
+
+def test_a_canary_that_is_noisier_than_the_rest_is_judged_by_its_own_noise():
+    assert canary_state("bad", [9.0, -1.0, 6.0], noise=0.1) == "not yet known"
+
+
+def test_a_canary_that_breaks_is_off_unless_it_is_the_bad_one():
+    crowd = Crowd(noise_variance=1.0, degrees=9, mean=0.0, sd=1.0)
+    for canary in CANARIES[:3]:
+        assert canary.program is not None
+        data = rung_data({}, control=[0.0])
+        data.failed[canary.program.key] = "candidate_error"
+        (found,) = inspect("toy", data, [canary], crowd)
+        assert found.state == ("as expected" if canary.kind == "bad" else "off")
+
+
+# ---- confirmation
+
+
+def ground(name: str, unseen: bool, **programs: list[float]) -> Ground:
+    control = [0.0, 1.0, 2.0, 3.0, 4.0]
+    values = {key: [c + d for c, d in zip(control, differences, strict=True)] for key, differences in programs.items()}
+    return Ground(name=name, unseen=unseen, data=rung_data(values, control=control))
+
+
+STRONG, SOLID, WEAK, NEGATIVE = (
+    [1.0, 1.1, 0.9, 1.05, 0.95],
+    [1.0, 1.4, 0.6, 1.2, 0.8],
+    [1.0, -1.0, 0.5, 0.2, 0.1],
+    [-1.0, -1.1, -0.9, -1.2, -1.0],
+)
+
+
+def t_p_value(differences: list[float]) -> float:
+    """Two-sided p with 4 degrees of freedom, from the closed form of that t distribution."""
+    n = len(differences)
+    mean = sum(differences) / n
+    sd = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1))
+    t = abs(mean) / (sd / math.sqrt(n))
+    x = t / math.sqrt(4 + t * t)
+    return 1 - (1.5 * x - 0.5 * x**3)
+
+
+def test_a_claim_needs_every_ground_and_holm():
+    found = confirm(
+        ["a", "b", "c", "d"],
+        [
+            ground("small", False, a=STRONG, b=STRONG, c=SOLID, d=STRONG),
+            ground("other", True, a=SOLID, b=WEAK, c=STRONG, d=NEGATIVE),
+        ],
+        significance=0.05,
+    )
+    p = {"a": t_p_value(SOLID), "b": t_p_value(WEAK), "c": t_p_value(SOLID), "d": 1.0}
+    assert {claim.program: claim.p_value for claim in found} == pytest.approx(p, abs=1e-12)
+    # Holm over four: the two equal smallest times 4, then b times 2, d capped.
+    assert [claim.p_holm for claim in found] == pytest.approx([4 * p["a"], 1.0, 4 * p["a"], 1.0], abs=1e-12)
+    assert 4 * p["a"] < 0.05
+    assert [claim.announced for claim in found] == [True, False, True, False]
+    assert [claim.rank for claim in found] == [0, 1, 2, 3]
+
+
+def test_the_noise_floor_stands_beside_the_claim():
+    (claim,) = confirm(["a"], [ground("other", True, a=STRONG)], significance=0.05)
+    floor, comparison = claim.grounds[0].floor, claim.grounds[0].comparison
+    assert floor is not None
+    assert comparison is not None
+    assert floor.sd == pytest.approx(math.sqrt(2.5))
+    assert comparison.difference == pytest.approx(1.0)
+
+
+def test_nothing_is_announced_without_an_unseen_ground():
+    assert not confirm(["a"], [ground("small", False, a=STRONG)], significance=0.05)[0].announced
+    assert confirm(["a"], [ground("small", True, a=STRONG)], significance=0.05)[0].announced
+    assert confirm([], [], significance=0.05) == []
+
+
+def test_a_finalist_that_fails_or_is_missing_is_not_announced():
+    grounds = [ground("small", False, a=STRONG), ground("other", True, a=STRONG)]
+    grounds[1].data.failed["a"] = "candidate_error"
+    found = confirm(["a", "z"], grounds, significance=0.05)
+    assert [(claim.p_value, claim.announced) for claim in found] == [(1.0, False), (1.0, False)]
+    assert found[0].grounds[1].comparison is None
+
+
+# ---- settings and simulation
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"candidates": 0},
+        {"blocks": ()},
+        {"blocks": (1, 0)},
+        {"keep": 0.0},
+        {"audit_share": 1.5},
+        {"confirmation_blocks": 4},
+        {"caution": -1.0},
+        {"rounds": 0},
+        {"significance": 1.0},
+        {"finalists": 0},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ConfigurationError, match=f"`{next(iter(wrong))}`"):
+        RaceSettings(**wrong)
+
+
+def test_a_simulated_rung_is_paired_repeatable_and_right_on_average():
+    world = World(seed=2, scale=2.0)
+    rung = simulated_ladder(world)[-1]
+    best = world.best()
+    assert world.worth(best) == 2.0
+    differences, fitness = [], []
+    for block in make_blocks(0, "small", "search", 0, 400):
+        control, own = rung.evaluate(CONTROL, block), rung.evaluate(best, block)
+        assert rung.evaluate(best, block) == own
+        differences.append(own.fitness - control.fitness)
+        fitness.append(own.fitness)
+    mean = sum(differences) / 400
+    assert mean == pytest.approx(2.0, abs=4 * math.sqrt(2 / 400))
+    sd = math.sqrt(sum((d - mean) ** 2 for d in differences) / 399)
+    assert sd == pytest.approx(math.sqrt(2), rel=0.15)  # the block's own effect, of sd 3, is gone
+    twin = rung.evaluate(CONTROL, Block(index=0, seed=1, twin=True))
+    assert twin.fitness != rung.evaluate(CONTROL, Block(index=0, seed=1)).fitness
+    assert twin.values == rung.evaluate(CONTROL, Block(index=0, seed=1)).values
