@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import rank_cases as cases
 import rank_worker as worker
 
-TOLERANCE = 1e-6
-"""Of the norm of the gradient."""
+TOLERANCE = 3e-6
+"""Of the norm of the gradient, where float32 rounds by 1.6e-6 on some processors; a wrong divisor or share is beyond 1e-2."""
 RUNS = [
     (name, wrapper, split)
     for name, case in cases.CASES.items()
