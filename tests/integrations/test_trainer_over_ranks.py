@@ -34,7 +34,7 @@ import rank_cases as cases
 import rank_worker as worker
 
 TOLERANCE = 3e-6
-"""Of the norm of the gradient, where float32 rounds by 1.6e-6 on some processors; a wrong divisor or share is beyond 1e-2."""
+"""Of the norm of the gradient. Some processors round by 1.6e-6 of it; a wrong divisor or share is beyond 1e-2."""
 RUNS = [
     (name, wrapper, split)
     for name, case in cases.CASES.items()
