@@ -538,24 +538,41 @@ def crash_after(engine: Engine, commits: int) -> None:
     engine.database._connection = Counting()  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize("commits", [4, 9])
-def test_a_run_that_is_broken_off_after_every_few_commits_ends_the_same(commits, tmp_path, finished):
-    lives = 0
+def broken_off(folder: Path, make: Callable[[], Setup], commits: int) -> tuple[dict[str, list[tuple]], int]:
+    """The dump of a run that is broken off after every so many commits, and the number of its lives."""
+    lives = 1
     while True:
-        engine = Engine(tmp_path, small())
-        # One opens the session, one queues, one leases a job, one keeps its result: with fewer no life gets anywhere.
+        engine = Engine(folder, make())
         crash_after(engine, commits)
         try:
-            outcome = engine.run()
-            found = engine.database.dump()
-            break
+            assert engine.run().status == "finished"
+            return engine.database.dump(), lives
         except Crash:
             lives += 1
+            assert lives < 2000
         finally:
             engine.close()
-    assert outcome.status == "finished"
+
+
+@pytest.mark.parametrize("commits", [4, 9])
+def test_a_run_that_is_broken_off_after_every_few_commits_ends_the_same(commits, tmp_path, finished):
+    # One opens the session, one queues, one leases a job, one keeps its result: with fewer no life gets anywhere.
+    found, lives = broken_off(tmp_path, small, commits)
     assert lives > 20
     assert found == finished[0].database.dump()
+
+
+def test_a_round_can_be_broken_off_between_its_calls(tmp_path):
+    programs = [SimulatedProgram((i,) * 6, float(-i)) for i in range(3)]
+
+    def make() -> Setup:
+        proposals = [Proposal(proposer="x", program=programs[i]) for i in (0, 0, 0, 1, 1, 2)]
+        settings = replace(SMALL, candidates=2, calls=4, rounds=1)
+        return small(proposer=ScriptedProposer(proposals, cost=Cost(tokens=5)), settings=settings)
+
+    calm = dump_of(None, make())
+    assert len(calm["call"]) == 3
+    assert broken_off(tmp_path, make, 4)[0] == calm
 
 
 def test_kills_at_random_instants_change_no_row(tmp_path):

@@ -110,8 +110,14 @@ def brute_posterior(means: list[float], errors: list[float], noise: float, which
     return mean, math.sqrt(second / total - mean**2)
 
 
-def test_posteriors_agree_with_sums_over_a_fine_grid():
-    values = {"a": [2.2, 1.4], "b": [0.3, -0.5, 0.4, 0.6], "c": [-1.1, 0.1], "d": [-0.2, -0.8, 0.1]}
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"a": [2.2, 1.4], "b": [0.3, -0.5, 0.4, 0.6], "c": [-1.1, 0.1], "d": [-0.2, -0.8, 0.1]},
+        {"a": [0.4, -1.2], "b": [-0.1, 0.3], "c": [0.9, -0.6]},  # nothing but noise: most of the sd is the crowd's mean
+    ],
+)
+def test_posteriors_agree_with_sums_over_a_fine_grid(values):
     data = rung_data(values, control=[0.0] * 4)
     crowd, found = estimate(data, list(values))
     means = [sum(v) / len(v) for v in values.values()]
@@ -392,6 +398,15 @@ def test_a_claim_needs_every_ground_and_holm():
     assert 4 * p["a"] < 0.05
     assert [claim.announced for claim in found] == [True, False, True, False]
     assert [claim.rank for claim in found] == [0, 1, 2, 3]
+
+
+def test_the_more_finalists_the_more_each_must_show():
+    shown = [1.0, 1.9, 0.2, 1.3, 0.6]
+    assert 0.02 < t_p_value(shown) < 0.04
+    alone, among = (dict.fromkeys(keys, shown) for keys in ("a", "abc"))
+    assert [claim.announced for claim in confirm(["a"], [ground("other", True, **alone)], significance=0.05)] == [True]
+    found = confirm(["a", "b", "c"], [ground("other", True, **among)], significance=0.05)
+    assert [claim.announced for claim in found] == [False] * 3
 
 
 def test_the_noise_floor_stands_beside_the_claim():
