@@ -624,7 +624,7 @@ def test_the_expected_cost_of_nothing_is_nothing():
 
 
 def test_the_librarys_checks_admit_for_a_run_and_reuse_what_is_known():
-    from lossmith.discovery.library_gate import LibraryGate
+    from lossmith.discovery.admission import Admission
     from lossmith.discovery.program import Program
 
     head = "def f(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps): "
@@ -636,7 +636,7 @@ def test_the_librarys_checks_admit_for_a_run_and_reuse_what_is_known():
         head + f"return -F.logsigmoid(0.3 * {margin})",
         head + "import os",
     ]
-    gate = LibraryGate(run_seed=3)
+    gate = Admission("preference", 3)
 
     class Lengths(SimulatedRung):
         """Measures what can be read from a program without training: the length of its formula."""
