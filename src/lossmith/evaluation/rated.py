@@ -92,10 +92,9 @@ def area_under_curve(values: np.ndarray, positive: np.ndarray) -> float:
         >>> area_under_curve(np.array([3.0, 1.0, 2.0, 1.0]), np.array([True, True, False, False]))
         0.625
     """
-    others = np.sort(values[~positive])
-    below = np.searchsorted(others, values[positive], side="left")
-    not_above = np.searchsorted(others, values[positive], side="right")
-    return float((below + not_above).mean() / (2 * len(others)))
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(positive, values))
 
 
 def _rated(logps: np.ndarray, rows: Sequence[RatedRow]) -> RatedLogps:
