@@ -15,7 +15,8 @@ from lossmith.integrations.arguments import training_arguments
 from lossmith.integrations.classification import encode, make_trainer, predict_logits
 from lossmith.integrations.pooling import pool
 
-JOINT = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"
+TRIPLE = "soft_triple(centers_per_class=2)"
+JOINT = f"0.4*cross_entropy + 0.6*{TRIPLE}"
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +100,14 @@ def test_proxies_learn_at_their_own_rate_without_decay(trainer_of):
     assert all(not torch.equal(a, b) for a, b in zip(before, trainer.loss.parameters(), strict=True))
 
 
-def test_a_checkpoint_keeps_the_proxies_and_resuming_restores_them(trainer_of, tmp_path):
-    trainer = trainer_of(JOINT, save_strategy="epoch", epochs=2)
+@pytest.mark.parametrize("text", [JOINT, f"cross_entropy + {TRIPLE} -> {JOINT} @ 0.2"], ids=["sum", "hand_over"])
+def test_a_checkpoint_keeps_the_proxies_and_resuming_restores_them(trainer_of, tmp_path, text):
+    trainer = trainer_of(text, save_strategy="epoch", epochs=2)
     trainer.train()
     checkpoints = sorted((tmp_path / "out").glob("checkpoint-*"))
     assert len(checkpoints) == 2
     stored = load_file(checkpoints[0] / "loss.safetensors")
-    resumed = trainer_of(JOINT, save_strategy="epoch", epochs=2)
+    resumed = trainer_of(text, save_strategy="epoch", epochs=2)
     resumed.train(resume_from_checkpoint=str(checkpoints[0]))
     for name, value in trainer.loss.state_dict().items():
         assert not torch.equal(value, stored[name])

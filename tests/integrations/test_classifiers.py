@@ -21,6 +21,7 @@ from lossmith.integrations.models import resolve_model
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 CLASSES = ("bad", "good", "odd")
 LOSS = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"
+HANDED_ON = "0.9*cross_entropy + 0.1*soft_triple -> 0.1*cross_entropy + 0.9*soft_triple @ 0.3"
 LORA = {"r": 2, "alpha": 8.0, "dropout": 0.1}
 KNOWN = [row["text"] for row in tiny.sentences(9, 1)]
 ASKED = [row["text"] for row in tiny.sentences(7, 2)]
@@ -175,6 +176,32 @@ def test_scores_of_several_terms_with_proxies_are_averaged():
     expected = (alone[0].softmax(-1).log() + alone[1].softmax(-1).log()) / 2
     torch.testing.assert_close(averaged, expected)
     assert trained_scores(None, embeddings) is None
+
+
+def test_terms_that_training_has_left_behind_score_no_classes():
+    torch.manual_seed(0)
+    sizes = {"num_classes": 3, "embedding_dim": 4}
+    embeddings = torch.randn(5, 4)
+    handed_on = "0.9*cross_entropy + 0.1*{} -> 0.1*cross_entropy + 0.9*{} @ 0.3".format
+    loss = lossmith.loss(handed_on("soft_triple", "proxy_anchor"), **sizes)
+    left, kept = (part for part in loss.modules() if getattr(part, "scores_classes", False))
+    torch.testing.assert_close(trained_scores(loss, embeddings), kept.class_scores(embeddings))
+    assert not torch.allclose(kept.class_scores(embeddings), left.class_scores(embeddings))
+    same = lossmith.loss(handed_on("soft_triple", "soft_triple"), **sizes)
+    torch.testing.assert_close(trained_scores(same, embeddings), same.terms[3].class_scores(embeddings))
+    assert trained_scores(lossmith.loss("soft_triple -> cross_entropy @ 0.3", **sizes), embeddings) is None
+
+
+def test_a_hand_over_with_proxies_says_after_loading_what_it_said_before(base, tmp_path):
+    model, tokenizer, loss, support = made(base, text=HANDED_ON)
+    loss.set_progress(0.9)
+    before = scores_of(model, tokenizer, loss, support, "mean", 0.3)
+    save_classifier(model, tokenizer, loss, tmp_path, inference=inference_of(), support=support)
+    loaded = load_saved(tmp_path)
+    assert str(loaded.loss) == HANDED_ON
+    after = scores_of(loaded.model, loaded.tokenizer, loaded.loss, loaded.support, "mean", 0.3)
+    for method in INFERENCE_METHODS:
+        np.testing.assert_allclose(after.of(method), before.of(method), rtol=1e-4, atol=1e-4, err_msg=method)
 
 
 def test_a_classifier_of_transformers_alone_has_only_a_head(base, tmp_path):

@@ -1,5 +1,7 @@
 """Schedules: cross-entropy first, another loss later; printed, checked, saved, and never silently stuck."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -116,6 +118,105 @@ def test_a_phase_that_does_not_count_keeps_its_proxies_in_the_graph() -> None:
     assert not bool(on_proxies.any())
     embeddings.data.fill_(torch.nan)
     assert torch.equal(module(logits=logits, embeddings=embeddings, labels=labels_for(6)), value)
+
+
+HANDED_ON = "0.9*cross_entropy + 0.1*soft_triple -> 0.1*cross_entropy + 0.9*soft_triple @ 0.3:0.7"
+
+
+def _joint_batch() -> dict[str, Tensor]:
+    return {"logits": scores_for(build("focal"), 6), "embeddings": scores_for(build("supcon"), 6)} | {
+        "labels": labels_for(6)
+    }
+
+
+def test_equal_terms_of_two_phases_are_one_module_with_one_set_of_proxies() -> None:
+    module = _scheduled(HANDED_ON)
+    assert str(module) == HANDED_ON
+    assert len(module.terms) == 4
+    assert module.terms[1] is module.terms[3]
+    assert list(module.state_dict()) == ["progress", "terms.1.proxies"]
+    (group,) = module.param_groups(1e-3, proxy_lr_multiplier=10.0)
+    assert [parameter is module.terms[1].get_parameter("proxies") for parameter in group["params"]] == [True]
+    torch.optim.SGD([group])  # warns of a parameter that is there twice, and warnings are errors
+
+
+@pytest.mark.parametrize(("progress", "late"), [(0.1, 0.0), (0.4, 0.25), (0.9, 1.0)])
+def test_what_the_proxies_learnt_goes_on(progress: float, late: float) -> None:
+    module, triple = _scheduled(HANDED_ON), build("soft_triple")
+    module.terms[1].load_state_dict(triple.state_dict())
+    module.set_progress(progress)
+    batch = _joint_batch()
+    by_head = build("cross_entropy")(batch["logits"], batch["labels"])
+    by_hand = ((1 - late) * 0.9 + late * 0.1) * by_head
+    by_hand = by_hand + ((1 - late) * 0.1 + late * 0.9) * triple(batch["embeddings"], batch["labels"])
+    assert_close(module(**batch), by_hand, rtol=1e-12, atol=0)
+    assert list(module.breakdown(**batch)) == ["cross_entropy", "soft_triple"]
+
+
+@pytest.mark.parametrize("progress", [0.1, 0.5, 0.9])
+def test_one_batch_enters_a_shared_memory_once(progress: float) -> None:
+    text = "0.4*{0} -> 0.6*{0} @ 0.3:0.7".format("supcon(memory_size=8)")
+    module, alone = _scheduled(text), build("supcon(memory_size=8)")
+    module.set_progress(progress)
+    batch = _joint_batch()
+    value = module(batch["embeddings"], batch["labels"])
+    share = 0.4 + 0.2 * parse_composition(text).shares(progress)[1]
+    assert_close(value, share * alone(batch["embeddings"], batch["labels"]), rtol=1e-12, atol=0)
+    assert {name for name in module.state_dict() if "pushed" in name} == {"terms.0.memory.pushed"}
+    assert int(module.state_dict()["terms.0.memory.pushed"]) == 6
+
+
+def test_a_shared_running_mean_goes_on() -> None:
+    module = _scheduled("0.4*bco -> 0.6*bco @ 0.3:0.7")
+    logps, ref = torch.tensor([[-1.0, -5.0], [-3.0, -4.0]], dtype=torch.float64)
+    for step, progress in enumerate((0.0, 0.5, 1.0), 1):
+        module.set_progress(progress)
+        module(logps, ref, torch.tensor([True, False]))
+        counts = [int(value) for name, value in module.state_dict().items() if name.endswith("count")]
+        assert counts == [2 * step]
+
+
+def test_terms_that_differ_keep_their_own() -> None:
+    apart = [
+        "soft_triple -> soft_triple(gamma=0.2) @ 0.3",
+        "soft_triple -> soft_triple[answer] @ 0.3",
+        "soft_triple -> proxy_anchor @ 0.3",
+        "0.5*soft_triple + 0.5*soft_triple",
+    ]
+    for text in apart:
+        assert len(list(build(text).parameters())) == 2, text
+    # Twice in both phases: as many as in one.
+    twice = build("0.5*soft_triple + 0.5*soft_triple -> 0.1*soft_triple + 0.9*soft_triple @ 0.3")
+    assert list(twice.state_dict()) == ["progress", "terms.0.proxies", "terms.1.proxies"]
+    assert [twice.terms[place] for place in (2, 3)] == [twice.terms[place] for place in (0, 1)]
+
+
+def test_the_state_of_a_shared_term_comes_back(tmp_path) -> None:
+    module, other = _scheduled(HANDED_ON), _scheduled(HANDED_ON)
+    module.set_progress(0.8)
+    torch.save(module.state_dict(), tmp_path / "state.pt")
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    copied = copy.deepcopy(module)
+    assert copied.terms[1] is copied.terms[3]
+    assert copied.terms[1] is not module.terms[1]
+    batch = _joint_batch()
+    assert torch.equal(module(**batch), other(**batch))
+    assert torch.equal(module(**batch), copied(**batch))
+
+
+def test_the_weight_of_each_term_at_a_share_of_training() -> None:
+    module = _scheduled(HANDED_ON)
+    assert [(str(term), weight) for term, weight in module.weights_at(0.0)] == [
+        ("cross_entropy", 0.9),
+        ("soft_triple", 0.1),
+    ]
+    assert [weight for _, weight in module.weights_at(0.5)] == pytest.approx([0.5, 0.5])
+    ended = _scheduled("0.4*cross_entropy + 0.6*soft_triple -> 0.5*cross_entropy + 0.5*proxy_anchor @ 0.3")
+    assert [(str(term), weight) for term, weight in ended.weights_at(1.0)] == [
+        ("cross_entropy", 0.5),
+        ("soft_triple", 0.0),
+        ("proxy_anchor", 0.5),
+    ]
 
 
 def test_divisors_and_kinds_of_all_phases() -> None:

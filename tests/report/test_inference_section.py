@@ -110,6 +110,8 @@ def test_proxies_say_whose_they_are(parts):
     assert method_name("0.4*cross_entropy + 0.6*supcon", "proxies") == CLASS_MEANS
     assert method_name("cross_entropy", "proxies") == CLASS_MEANS
     assert method_name("no_such_loss", "proxies") == "proxies"
+    assert method_name("soft_triple -> cross_entropy @ 0.3", "proxies") == CLASS_MEANS
+    assert method_name("cross_entropy -> 0.5*cross_entropy + 0.5*soft_triple @ 0.3", "proxies") == OWN_PROXIES
     words = dict(found.methods)
     assert "those that it learnt" in words["proxies"]
     assert "mean embedding of its training texts" in words["proxies"]

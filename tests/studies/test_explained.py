@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import lossmith
 import tiny
 from lossmith.errors import ConfigurationError, EvidenceError
 from lossmith.evidence import EvidenceStore, RunRecord
@@ -281,6 +282,13 @@ def test_proxies_come_flat_with_the_class_of_each():
     found = proxies_of(loss)
     assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert found.vectors[3].tolist() == [12, 13, 14, 15]
+
+
+def test_the_proxies_of_a_phase_that_training_has_left_are_not_drawn():
+    sizes = {"num_classes": 3, "embedding_dim": 4}
+    loss = lossmith.loss("0.9*cross_entropy + 0.1*soft_triple -> 0.1*cross_entropy + 0.9*proxy_anchor @ 0.3", **sizes)
+    np.testing.assert_array_equal(proxies_of(loss).vectors, loss.terms[3].proxies.detach().numpy())
+    assert proxies_of(lossmith.loss("soft_triple -> cross_entropy @ 0.3", **sizes)) is None
 
 
 @pytest.mark.parametrize(

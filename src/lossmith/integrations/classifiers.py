@@ -22,7 +22,7 @@ from lossmith.integrations.models import ResolvedModel, load_classifier, quiet_t
 from lossmith.integrations.pooled import PooledClassifier, hidden_size, load_head, load_pooled
 from lossmith.integrations.pooling import POOLINGS, TOKENS
 from lossmith.integrations.saving import LOSS_CONFIG, give_ordinary_permissions, read_config, read_state, save_loss
-from lossmith.nn import LossModule, parse_composition
+from lossmith.nn import LossModule, WeightedSum, parse_composition
 
 HEADS = ("own", "pooled")
 REFERENCE_WEIGHTS = "reference.safetensors"
@@ -260,16 +260,25 @@ def _load_support(folder: Path, *, classes: int, dim: int) -> tuple[Tensor, Tens
 def trained_scores(loss: LossModule | None, embeddings: Tensor) -> Tensor | None:
     """Scores [rows, classes] of a loss's own proxies; None where it owns none that score classes.
 
-    Where several terms own proxies, their log-probabilities are averaged.
+    Where several terms own proxies, their log-probabilities are averaged; those of a phase that training has left
+    behind are not asked.
     """
     parts: list[Any] = []
     if loss is not None:
-        parts += [part for part in loss.modules() if getattr(part, "scores_classes", False)]
+        parts += [part for part in final_parts(loss) if getattr(part, "scores_classes", False)]
     if not parts:
         return None
     with torch.no_grad():
         scores = [part.class_scores(embeddings.to(next(part.parameters()).device)).cpu() for part in parts]
     return scores[0] if len(scores) == 1 else torch.stack([torch.log_softmax(part, -1) for part in scores]).mean(0)
+
+
+def final_parts(loss: nn.Module) -> Iterator[nn.Module]:
+    """All modules within a loss but those of terms that do not count at the end of training."""
+    terms = [(loss, 1.0)] if not isinstance(loss, WeightedSum) else loss.weights_at(1.0)
+    for term, weight in terms:
+        if weight != 0:
+            yield from term.modules()
 
 
 def base_network(network: nn.Module) -> nn.Module:
@@ -283,6 +292,7 @@ __all__ = [
     "PooledClassifier",
     "SavedClassifier",
     "base_network",
+    "final_parts",
     "load_network",
     "load_saved",
     "save_classifier",

@@ -67,11 +67,26 @@ def loss(text: str, /, **settings: Any) -> LossModule:
     if not isinstance(text, str):
         raise ObjectiveInputError(f"A loss is named by a string, as in loss('focal'), got {type(text).__name__}.")
     composition = _with_settings(parse_composition(text), settings)
-    modules = [_build_term(term, settings) for term in composition.terms]
+    modules = _build_terms(composition, settings)
     only = composition.terms[0]
     if len(modules) == 1 and only.weight == 1 and only.scope is None:
         return modules[0]
     return WeightedSum(composition, list[LossModule](modules))
+
+
+def _build_terms(composition: Composition, sizes: dict[str, Any]) -> list[ObjectiveModule]:
+    """A module per term; equal terms of different phases have one, so that its proxies and memory go on."""
+    built: dict[tuple[str, int], ObjectiveModule] = {}
+    modules = []
+    for phase in composition.phases:
+        written = [str(term) for term in phase]
+        for place, (text, term) in enumerate(zip(written, phase, strict=True)):
+            # Equal terms of one phase stay apart: the second one has that of the second one of another phase.
+            key = text, written[:place].count(text)
+            if key not in built:
+                built[key] = _build_term(term, sizes)
+            modules.append(built[key])
+    return modules
 
 
 def _build_term(term: Term, sizes: dict[str, Any]) -> ObjectiveModule:

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
-from torch import nn
 
 from lossmith._checks import check_one_of, check_same_device
 from lossmith._numerics import full_precision
@@ -19,6 +18,7 @@ from lossmith.nn.composition import Composition
 from lossmith.nn.linear import LinearCall
 from lossmith.nn.logits import LogitsLoss, check_logits_labels, logits_plan
 from lossmith.nn.plan import Plan
+from lossmith.nn.terms import Terms
 
 
 @final
@@ -26,6 +26,10 @@ class WeightedSum(LossModule):
     """`0.6*cross_entropy + 0.4*lovasz_softmax[answer]`: each term with its weight and its label scope.
 
     A schedule such as `cross_entropy -> lovasz_softmax @ 0.3` also needs `set_progress` before each step.
+
+    Args:
+        composition: The terms with their weights and phases.
+        terms: A module per term; one that stands for terms of several phases counts with the sum of their weights.
     """
 
     progress: Tensor
@@ -33,7 +37,7 @@ class WeightedSum(LossModule):
     def __init__(self, composition: Composition, terms: list[LossModule]):
         super().__init__()
         self.composition = composition
-        self.terms = nn.ModuleList(terms)
+        self.terms = Terms(terms)
         self.inputs = _union(term.inputs for term in terms)
         self.required = tuple(name for name in self.inputs if any(name in term.required for term in terms))
         self.items = _union(term.items for term in terms)
@@ -63,6 +67,13 @@ class WeightedSum(LossModule):
         if not (isinstance(progress, int | float) and 0 <= progress <= 1):
             raise ObjectiveInputError(f"`progress` must be in [0, 1], the share of training done, got {progress}.")
         self.progress.fill_(progress)
+
+    def weights_at(self, progress: float) -> list[tuple[LossModule, float]]:
+        """Each module once, in order, with the weight that it has at a share of training in [0, 1]."""
+        shares, weights = self.composition.shares(progress), dict.fromkeys(self.terms.firsts, 0.0)
+        for spec, first in zip(self.composition.terms, self.terms.firsts, strict=True):
+            weights[first] += shares[spec.phase] * spec.weight
+        return [(self.terms[first], weight) for first, weight in weights.items()]
 
     def forward(
         self,
@@ -195,10 +206,15 @@ class WeightedSum(LossModule):
         scopes = self._checked_scopes(scopes)
         shares = self._shares()
         restricted: dict[str | None, Tensor | None] = {None: inputs.get("labels")}
-        counting = []
-        for spec, module, count in zip(self.composition.terms, self.terms, self.counts, strict=True):
-            assert isinstance(module, LossModule)
+        counting: dict[int, _Counting] = {}
+        specs = zip(self.composition.terms, self.terms, self.terms.firsts, self.counts, strict=True)
+        for spec, module, first, count in specs:
             if shares[spec.phase] == 0:
+                continue
+            weight = shares[spec.phase] * spec.weight
+            if first in counting:
+                # Called once: a memory must not meet a batch twice, nor a running mean count it twice.
+                counting[first] = replace(counting[first], weight=counting[first].weight + weight)
                 continue
             if spec.scope is not None and spec.scope not in restricted:
                 restricted[spec.scope] = _restrict(inputs["labels"], scopes[spec.scope], spec.scope)
@@ -211,8 +227,8 @@ class WeightedSum(LossModule):
                     )
                 labels = embedding_labels
             name = str(module) if spec.scope is None else f"{module}[{spec.scope}]"
-            counting.append(_Counting(name, module, shares[spec.phase] * spec.weight, count, labels))
-        return counting
+            counting[first] = _Counting(name, module, weight, count, labels)
+        return list(counting.values())
 
     def _call(
         self,

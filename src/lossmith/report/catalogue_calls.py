@@ -234,7 +234,10 @@ def calls_text(records: Sequence[ObjectiveRecord], links: Mapping[str, str]) -> 
             "### Schedules",
             prose(
                 "`loss.set_progress(step / num_steps)` before each step says which share of training is done. Any loss "
-                "may be told; a schedule that was not refuses to be called. A and B are losses or sums."
+                "may be told; a schedule that was not refuses to be called. A and B are losses or sums. A term that "
+                "stands in several phases, with the same hyper-parameters and scope, is one: its proxies, its memory "
+                "and its running means go on, and a batch enters them once. Whoever asks a trained loss for its "
+                "proxies gets those of the last phase."
             ),
             table(("schedule", "meaning"), SCHEDULES),
             "### Gradient accumulation",

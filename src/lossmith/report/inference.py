@@ -137,9 +137,11 @@ def method_name(loss: str, method: str) -> str:
 
 
 def _owns_proxies(loss: str) -> bool | None:
-    """None for a loss that this installation does not know."""
+    """Whether the trained loss asks its own; None for a loss that this installation does not know."""
     terms = _terms(loss)
-    return any(term.record.class_scores is not None for term in terms) if terms else None
+    # The last phase of a schedule is what training ends with.
+    final = [term for term in terms if term.phase == terms[-1].phase]
+    return any(term.record.class_scores is not None for term in final) if terms else None
 
 
 def _leaves_head(loss: str) -> bool:

@@ -23,7 +23,7 @@ from lossmith.explain import (
 )
 from lossmith.explain.attributions import ATTRIBUTION_METHODS
 from lossmith.integrations.classification import predict_outputs
-from lossmith.integrations.classifiers import base_network
+from lossmith.integrations.classifiers import base_network, final_parts
 from lossmith.integrations.pooling import TOKENS
 from lossmith.studies.asking import REFERENCE_TEXTS
 from lossmith.studies.classification import ClassificationSetting
@@ -246,8 +246,11 @@ def _changed(record: RunRecord, retrained: RunRecord) -> int:
 
 
 def proxies_of(loss: nn.Module) -> Proxies | None:
-    """The proxies of a loss, several per class included; None where it owns none. Of several terms the first counts."""
-    for part in loss.modules():
+    """The proxies of a loss, several per class included; None where it owns none.
+
+    Of several terms the first counts whose phase training has not left behind.
+    """
+    for part in final_parts(loss):
         vectors = getattr(part, "proxies", None)
         if isinstance(vectors, torch.Tensor):
             table = vectors.detach().float().cpu()

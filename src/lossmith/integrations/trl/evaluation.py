@@ -170,11 +170,11 @@ def _terms(loss: LossModule) -> Iterator[tuple[str, ObjectiveModule, float]]:
         assert isinstance(loss, ObjectiveModule)
         yield "0", loss, 1.0
         return
-    shares = loss.composition.shares(round(float(loss.progress), 6)) if loss.scheduled else (1.0,)
-    for place, (spec, term) in enumerate(zip(loss.composition.terms, loss.terms, strict=True)):
+    progress = round(float(loss.progress), 6) if loss.scheduled else 1.0
+    for place, (term, weight) in enumerate(loss.weights_at(progress)):
         assert isinstance(term, ObjectiveModule)
-        if shares[spec.phase]:
-            yield str(place), term, shares[spec.phase] * spec.weight
+        if weight:
+            yield str(place), term, weight
 
 
 def _ready(term: ObjectiveModule) -> ObjectiveModule:
