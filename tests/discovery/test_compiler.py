@@ -310,6 +310,11 @@ def test_nothing_is_evaluated_by_the_compiler():
 def test_warnings_of_the_parser_stay_inside():
     source = "def f(chosen_logps):\n    '''a \\d escape'''\n    return -chosen_logps\n"
     assert compile_source(source).root is make("neg", X["chosen_logps"])
+    for number in ("1", "1.", "1_0", "1.5", "1e5", "0x1"):
+        with pytest.raises(CompileError) as caught:
+            compile_source(f"def f(chosen_logps): return {number}if chosen_logps else chosen_logps")
+        # A warning that came out would be an error here, and the source no Python.
+        assert caught.value.category == "forbidden"
 
 
 def test_a_program_compiles_for_every_family():

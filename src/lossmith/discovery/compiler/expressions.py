@@ -42,10 +42,11 @@ class Scope:
             CompileError: Beyond 500 nodes or a depth of 60.
         """
         self.seen += 1
+        if self.seen <= MAX_AST_NODES and depth <= MAX_DEPTH:
+            return
         if self.seen > MAX_AST_NODES:
             raise CompileError("too-large", f"The source has more than {MAX_AST_NODES} nodes of syntax.")
-        if depth > MAX_DEPTH:
-            raise CompileError("too-large", f"An expression is nested more than {MAX_DEPTH} deep.", _line(node))
+        raise CompileError("too-large", f"An expression is nested more than {MAX_DEPTH} deep.", _line(node))
 
     def bind(self, target: ast.expr, value: Node) -> None:
         """Give a local name to an expression.
@@ -75,7 +76,8 @@ def compile_expression(node: ast.expr, scope: Scope, depth: int = 1) -> Node:
         raise forbidden(node, _ADVICE.get(type(node), f"`{type(node).__name__}` is not allowed in a candidate."))
     try:
         made = handler(node, scope, depth)
-        check_size(made)
+        if made.args:
+            check_size(made)
     except ProgramError as error:
         large = "more than" in str(error)
         raise CompileError("too-large" if large else "bad-type", str(error), _line(node)) from None
@@ -230,15 +232,16 @@ def _unknown(module: str, name: str) -> str:
 
 def _arguments(node: ast.Call, callee: Callee, first: Node | None) -> list[Any]:
     """Arguments in the order of the callee's parameters, None where one is left out."""
-    slots: dict[str, Any] = {}
-    names = list(callee.parameters)
-    values: list[Any] = [*([first] if first is not None else []), *node.args]
+    names = callee.parameters
+    values: list[Any] = list(node.args) if first is None else [first, *node.args]
     if len(values) > len(names):
         raise forbidden(node, f"This takes {len(names)} arguments ({', '.join(names)}), got {len(values)}.")
-    for name, value in zip(names, values, strict=False):
+    for value in values:
         if isinstance(value, ast.Starred):
             raise forbidden(node, "Arguments are written one by one, without `*`.")
-        slots[name] = value
+    if not node.keywords and len(values) >= callee.required:
+        return values
+    slots: dict[str, Any] = dict(zip(names, values, strict=False))
     for keyword in node.keywords:
         name = keyword.arg
         if name is None or name not in names or name in slots:

@@ -17,7 +17,8 @@ _TOKENS = re.compile(
 )
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 _STRANGE = re.compile(r"[^\t\n\r\x20-\x7e]")
-_MAY_WARN = re.compile(r"\\|\d[A-Za-z]")
+# A letter right behind a number; what follows a letter (log1p) is part of a name.
+_NUMBER_AND_LETTER = re.compile(r"[0-9](?<![A-Za-z].)\.?[A-Za-z]")
 _UNARY_RUN = re.compile(rf"(?:(?:[-+~]|\bnot\b|\blambda\b[^:\n]*:|\bawait\b|\*\*)\s*){{{MAX_DEPTH},}}")
 IMPORTS = (
     "import torch",
@@ -52,7 +53,8 @@ def parse_function(source: object) -> ast.FunctionDef:
 def _check_text(source: str) -> None:
     if len(source) > MAX_BYTES:
         raise CompileError("too-large", f"The source has {len(source):,} characters, more than {MAX_BYTES:,}.")
-    strange = None if source.isascii() and source.isprintable() else _STRANGE.search(source)
+    plain = source.isascii() and source.replace("\n", " ").isprintable()
+    strange = None if plain else _STRANGE.search(source)
     if strange:
         line = source.count("\n", 0, strange.start()) + 1
         raise CompileError(
@@ -76,7 +78,7 @@ def _check_text(source: str) -> None:
 
 
 def _parse(source: str) -> ast.Module:
-    if not _MAY_WARN.search(source):
+    if "\\" not in source and not _NUMBER_AND_LETTER.search(source):
         return ast.parse(source)
     # Odd escapes and `1if` make the parser warn; the candidate's spelling is not the user's business.
     with warnings.catch_warnings():
