@@ -114,6 +114,11 @@ def test_how_far_other_losses_are():
     assert fingerprint(dpo(text=f"torch.log({RHO})")) is None
 
 
+def test_what_is_infinite_both_ways_has_no_fingerprint_and_no_warning():
+    both = make("sub", make("exp", make("mul", const(1000), Z)), make("exp", make("mul", const(-1000), Z)))
+    assert fingerprint(Program("preference", both)) is None
+
+
 def test_what_flows_into_the_reference_trains_nothing():
     held = dpo(
         text="F.softplus(-beta * ((chosen_logps - rejected_logps) - (ref_chosen_logps - ref_rejected_logps).detach()))"

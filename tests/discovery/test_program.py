@@ -15,6 +15,7 @@ from programs import every_operator, margin, random_inputs, random_program, with
 import lossmith
 from lossmith.discovery.program import (
     OPERATORS,
+    Node,
     Program,
     ProgramError,
     as_objective,
@@ -237,6 +238,19 @@ def test_pairs_that_differ_somewhere_keep_different_keys(one, other):
     assert key(one) != key(other)
 
 
+def test_keys_are_those_of_every_run_before():
+    # Runs are stored by key: a change here makes every stored program unknown.
+    beta = make("mul", const(0.1), margin())
+    gate = make("where", make("lt", beta, const(2)), make("square", make("sub", beta, const(1))), make("tanh", beta))
+    spread = make("div", make("detach", beta), make("add", const(1), make("std_batch", beta)))
+    keys = [program(root).key for root in (make("softplus", make("neg", beta)), gate, spread)]
+    assert keys == [
+        "ec094e88691512f327b2a053fdc1f1e4",
+        "fdade7e131d6af58f9328dd712329822",
+        "eac539e92eab0536d9aa6cad616902d4",
+    ]
+
+
 def test_a_skeleton_forgets_constants_only():
     def of(weight, shift):
         return program(make("softplus", make("add", make("mul", const(weight), Z), const(shift))))
@@ -388,12 +402,30 @@ def test_a_compiled_function_is_the_same():
     torch.testing.assert_close(compiled(*inputs), function(*inputs))
 
 
+def depth_first(*roots: Node) -> list[Node]:
+    """What `order` says, by recursion."""
+    found: list[Node] = []
+
+    def visit(node: Node) -> None:
+        for arg in node.args:
+            visit(arg)
+        if node not in found:
+            found.append(node)
+
+    for root in roots:
+        visit(root)
+    return found
+
+
 def test_order_holds_arguments_first_and_names():
     root = make("mul", setting("beta"), Z)
     nodes = order(root)
     assert nodes[-1] is root
     assert all(nodes.index(arg) < place for place, node in enumerate(nodes) for arg in node.args)
     assert names_of(nodes, "hyperparameter") == ["beta"]
+    for seed in range(40):
+        first, second = (random_program(place).root for place in (seed, seed + 1000))
+        assert order(first, second) == depth_first(first, second)
     deep = X["chosen_logps"]
     for _ in range(5000):
         deep = make("exp", deep)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lossmith.discovery.program import Node, const, make
-from lossmith.discovery.program.operators import ProgramError
+from lossmith.discovery.program.types import ProgramError
 
 ZERO, ONE = 0.0, 1.0
 INFINITY = float("inf")

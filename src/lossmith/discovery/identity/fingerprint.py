@@ -44,7 +44,9 @@ def fingerprint(program: Program, *, seed: int = 0) -> Fingerprint | None:
     points = probes(program.family, seed)
     value, gradients = value_and_gradients(program.literal_root, points.inputs, points.trained)
     # log(-1) is not finite although its slope is.
-    if not math.isfinite(float(np.add.reduce(value, axis=None))):
+    with np.errstate(all="ignore"):
+        total = float(np.add.reduce(value, axis=None))
+    if not math.isfinite(total):
         return None
     return of_gradients(program.family, seed, points.chained(gradients))
 

@@ -1,7 +1,7 @@
 """Numpy values and vector-Jacobian products of the operators, for fingerprints: thousands of programs a second.
 
 Arrays are [probe batches, items, candidates]; whatever has no such axis has length 1 there, constants are floats. A
-`*_vjp(g, out, *args)` returns the gradient of each argument, before it is summed to the argument's shape.
+`*_vjp(g, out, *args)` returns the gradient of the first argument, before it is summed to the argument's shape.
 """
 
 from typing import Any
@@ -42,9 +42,9 @@ def mean_batch(x: Array) -> Array:
     return total(x, 1) / x.shape[1]
 
 
-def mean_batch_vjp(g: Array, out: Array, x: Array) -> tuple[Array, ...]:
+def mean_batch_vjp(g: Array, out: Array, x: Array) -> Array:
     """The same share for every item."""
-    return (np.broadcast_to(g / x.shape[1], x.shape),)
+    return np.broadcast_to(g / x.shape[1], x.shape)
 
 
 def var_batch(x: Array) -> Array:
@@ -53,9 +53,9 @@ def var_batch(x: Array) -> Array:
     return total(apart * apart, 1) / max(x.shape[1] - 1, 1)
 
 
-def var_batch_vjp(g: Array, out: Array, x: Array) -> tuple[Array, ...]:
+def var_batch_vjp(g: Array, out: Array, x: Array) -> Array:
     """2 (x - mean) / (n - 1)."""
-    return (g * (2.0 / max(x.shape[1] - 1, 1)) * (x - total(x, 1) / x.shape[1]),)
+    return g * (2.0 / max(x.shape[1] - 1, 1)) * (x - total(x, 1) / x.shape[1])
 
 
 def std_batch(x: Array) -> Array:
@@ -63,10 +63,10 @@ def std_batch(x: Array) -> Array:
     return np.sqrt(var_batch(x))
 
 
-def std_batch_vjp(g: Array, out: Array, x: Array) -> tuple[Array, ...]:
+def std_batch_vjp(g: Array, out: Array, x: Array) -> Array:
     """(x - mean) / ((n - 1) std), 0 where nothing varies."""
     scale = np.where(out > 0, g / np.where(out > 0, out, 1.0), 0.0)
-    return (scale * (1.0 / max(x.shape[1] - 1, 1)) * (x - total(x, 1) / x.shape[1]),)
+    return scale * (1.0 / max(x.shape[1] - 1, 1)) * (x - total(x, 1) / x.shape[1])
 
 
 def mean_masked(x: Array, mask: Array) -> Array:
@@ -75,19 +75,19 @@ def mean_masked(x: Array, mask: Array) -> Array:
     return total(np.where(mask, x, 0.0), axis) / np.maximum(total(mask, axis), 1)
 
 
-def mean_masked_vjp(g: Array, out: Array, x: Array, mask: Array) -> tuple[Array, ...]:
+def mean_masked_vjp(g: Array, out: Array, x: Array, mask: Array) -> Array:
     """The same share for everything that the mask keeps."""
-    return np.where(mask, g / np.maximum(total(mask, _axis(mask)), 1), 0.0), None
+    return np.where(mask, g / np.maximum(total(mask, _axis(mask)), 1), 0.0)
 
 
-def clamp_vjp(g: Array, out: Array, x: Array, low: float, high: float) -> tuple[Array, ...]:
+def clamp_vjp(g: Array, out: Array, x: Array, low: float, high: float) -> Array:
     """The gradient passes at the bounds, as in torch."""
-    return g * ((x >= low) & (x <= high)), None, None
+    return g * ((x >= low) & (x <= high))
 
 
-def pow_vjp(g: Array, out: Array, x: Array, exponent: float) -> tuple[Array, ...]:
+def pow_vjp(g: Array, out: Array, x: Array, exponent: float) -> Array:
     """`c x^(c-1)`, 0 for c = 0."""
-    return (g * (exponent * np.power(x, exponent - 1.0)) if exponent != 0 else g * 0.0 * x), None
+    return g * (exponent * np.power(x, exponent - 1.0)) if exponent != 0 else g * 0.0 * x
 
 
 def power(x: Array, exponent: float) -> Array:

@@ -10,7 +10,7 @@ from lossmith.discovery.program.nodes import Node, order
 from lossmith.discovery.program.operators import OPERATORS
 
 _FUNCTIONS = {name: operator.numpy for name, operator in OPERATORS.items()}
-_VJPS = {name: operator.vjp for name, operator in OPERATORS.items() if operator.vjp is not None}
+_VJPS = {name: operator.vjps for name, operator in OPERATORS.items() if operator.vjps}
 
 
 def evaluate(root: Node, inputs: Mapping[str, Array]) -> Array:
@@ -34,28 +34,37 @@ def value_and_gradients(
     nodes = order(root)
     with np.errstate(all="ignore"):
         values = _forward(nodes, inputs)
-        flows = {node for node in nodes if node.op == "input" and node.value in wanted}
+        moving = {node for node in nodes if node.op == "input" and node.value in wanted}
+        through: list[Node] = []
         for node in nodes:
-            if node.op in _VJPS and not flows.isdisjoint(node.args):
-                flows.add(node)
-        if root not in flows:
+            if node.op in _VJPS and not moving.isdisjoint(node.args):
+                moving.add(node)
+                through.append(node)
+        if root not in moving:
             return values[root], {}
         gradients: dict[Node, Any] = {root: np.ones(np.shape(values[root]))}
-        for node in reversed(nodes):
+        for node in reversed(through):
             upstream = gradients.get(node)
-            if upstream is None or not node.args:
-                continue
-            args = node.args
-            parts = _VJPS[node.op](upstream, values[node], *[values[arg] for arg in args])
-            for arg, part in zip(args, parts, strict=True):
-                if arg not in flows:
-                    continue
-                if arg.type != node.type:
-                    part = _narrowed(part, np.shape(values[arg]))
-                known = gradients.get(arg)
-                gradients[arg] = part if known is None else known + part
+            if upstream is not None:
+                _pass_on(node, upstream, values, moving, gradients)
         found = {str(node.value): gradients[node] for node in nodes if node.op == "input" and node in gradients}
     return values[root], found
+
+
+def _pass_on(
+    node: Node, upstream: Array, values: dict[Node, Array], moving: set[Node], gradients: dict[Node, Array]
+) -> None:
+    """Add what a node passes on to the gradients of its arguments, of those alone that lead to a wanted input."""
+    args, value = node.args, values[node]
+    given = [values[arg] for arg in args]
+    for arg, vjp in zip(args, _VJPS[node.op], strict=True):
+        if arg not in moving or vjp is None:
+            continue
+        part = vjp(upstream, value, *given)
+        if arg.type != node.type:
+            part = _narrowed(part, np.shape(values[arg]))
+        known = gradients.get(arg)
+        gradients[arg] = part if known is None else known + part
 
 
 def _forward(nodes: list[Node], inputs: Mapping[str, Array]) -> dict[Node, Array]:

@@ -11,8 +11,9 @@ import torch
 from lossmith._numerics import at_least_float32
 from lossmith._typing import Tensor
 from lossmith.discovery.program.nodes import Node, order
-from lossmith.discovery.program.operators import OPERATORS, ProgramError
+from lossmith.discovery.program.operators import OPERATORS
 from lossmith.discovery.program.program import ITEM, Program
+from lossmith.discovery.program.types import ProgramError
 from lossmith.objectives import ObjectiveRecord
 from lossmith.objectives._registry import describe
 

@@ -1,7 +1,7 @@
 """How large a candidate may be; the same numbers for every proposer, so that nobody's are cheaper."""
 
 from lossmith.discovery.program.nodes import Node
-from lossmith.discovery.program.operators import ProgramError
+from lossmith.discovery.program.types import ProgramError
 
 MAX_BYTES = 8192
 """Source text."""

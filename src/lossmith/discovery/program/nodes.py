@@ -5,8 +5,10 @@ import weakref
 from collections.abc import Iterable
 from typing import Any, Self, final
 
-from lossmith.discovery.program.operators import OPERATORS, ProgramError
+from lossmith.discovery.program.operators import OPERATORS, result_type
+from lossmith.discovery.program.types import ProgramError
 
+_INFINITE = (math.inf, -math.inf)
 LEAVES = ("const", "input", "hyperparameter")
 """Ops of the nodes without arguments."""
 
@@ -18,7 +20,7 @@ class Node:
     `size` counts nodes as a printer without names would write them, so a chain of `x = x + x` has 2^n of them.
     """
 
-    __slots__ = ("__weakref__", "args", "cache", "depth", "op", "size", "tame", "type", "value")
+    __slots__ = ("__weakref__", "args", "canonical", "depth", "digest", "op", "size", "tame", "type", "value")
 
     op: str
     args: tuple["Node", ...]
@@ -28,7 +30,10 @@ class Node:
     depth: int
     tame: bool
     """Finite at every finite input, so that 0 times it is 0."""
-    cache: dict[str, Any]
+    canonical: Any
+    """Its normal form once it was asked for: a linear form, or the node of a boolean."""
+    digest: bytes | None
+    """Its digest once it was asked for."""
 
     def __init__(self) -> None:
         raise ProgramError("Nodes are made by `make`, `const`, `read` and `setting`.")
@@ -47,8 +52,22 @@ class Node:
         return f"Node({self.op}, {', '.join(inside)}: {self.type})"
 
 
-# Weak values: a node lives as long as somebody holds it, and its key holds its arguments meanwhile.
-_NODES: "weakref.WeakValueDictionary[tuple[Any, ...], Node]" = weakref.WeakValueDictionary()
+class _Entry(weakref.ref[Node]):
+    """A reference to a node that knows under which key it stands in the table."""
+
+    __slots__ = ("key",)
+    key: tuple[Any, ...]
+
+
+# A node lives as long as somebody holds it, and its key holds its arguments meanwhile. A WeakValueDictionary does the
+# same; its wrappers in Python cost as much as all the rest of `make`.
+_NODES: dict[tuple[Any, ...], _Entry] = {}
+
+
+def _forget(entry: _Entry, table: dict[tuple[Any, ...], _Entry] = _NODES) -> None:
+    # The table is bound here: nodes die at the interpreter's end too, when the names of modules may be gone.
+    if table.get(entry.key) is entry:
+        del table[entry.key]
 
 
 def const(value: float) -> Node:
@@ -84,9 +103,9 @@ def make(op: str, *args: Node) -> Node:
         >>> make("exp", x) is make("exp", x), make("lt", x, const(0)).type, make("mean_batch", x).type
         (True, 'mask', 'scalar')
     """
-    # The dictionary inside: its Python wrapper costs as much as the rest of this function.
-    reference = _NODES.data.get((op, args))  # pyright: ignore[reportAttributeAccessIssue]
-    known = None if reference is None else reference()
+    key = (op, args)
+    entry = _NODES.get(key)
+    known = None if entry is None else entry()
     if known is not None:
         return known
     operator = OPERATORS.get(op)
@@ -94,14 +113,20 @@ def make(op: str, *args: Node) -> Node:
         raise ProgramError(f"No operator named '{op}'.")
     if len(args) != operator.arity:
         raise ProgramError(f"`{op}` takes {operator.arity} arguments, got {len(args)}.")
+    size, depth, tame = 1, 0, operator.tame or _mild_power(op, args)
+    types: list[str] = []
     for place, arg in enumerate(args):
-        literal = place in operator.literal
-        if literal and arg.op not in ("const", "hyperparameter"):
+        if arg.op == "const":
+            if arg.value in _INFINITE and not (op == "clamp" and place in operator.literal):
+                raise ProgramError(f"`{op}` of an infinite constant.")
+        elif place in operator.literal and arg.op != "hyperparameter":
             raise ProgramError(f"Argument {place + 1} of `{op}` must be a number or a hyper-parameter.")
-        if arg.op == "const" and not (literal and op == "clamp") and math.isinf(float(arg.value or 0)):
-            raise ProgramError(f"`{op}` of an infinite constant.")
-    tame = (operator.tame or _mild_power(op, args)) and all(arg.tame for arg in args)
-    return _new((op, args), op, args, None, operator.rule(op, tuple([arg.type for arg in args])), tame)
+        types.append(arg.type)
+        size += arg.size
+        if arg.depth > depth:
+            depth = arg.depth
+        tame = tame and arg.tame
+    return _new(key, op, args, None, result_type(op, *types), tame, size, depth + 1)
 
 
 def _mild_power(op: str, args: tuple[Node, ...]) -> bool:
@@ -111,19 +136,28 @@ def _mild_power(op: str, args: tuple[Node, ...]) -> bool:
 
 def _leaf(op: str, value: float | str, type: str) -> Node:
     key = (op, value, type)
-    known = _NODES.get(key)
-    return _new(key, op, (), value, type, True) if known is None else known
+    entry = _NODES.get(key)
+    known = None if entry is None else entry()
+    return _new(key, op, (), value, type, True, 1, 1) if known is None else known
 
 
 def _new(
-    key: tuple[Any, ...], op: str, args: tuple[Node, ...], value: float | str | None, type: str, tame: bool
+    key: tuple[Any, ...],
+    op: str,
+    args: tuple[Node, ...],
+    value: float | str | None,
+    type: str,
+    tame: bool,
+    size: int,
+    depth: int,
 ) -> Node:
     node = object.__new__(Node)
-    node.op, node.args, node.value, node.type, node.tame = op, args, value, type, tame
-    node.size = 1 + sum([arg.size for arg in args])
-    node.depth = 1 + max([arg.depth for arg in args], default=0)
-    node.cache = {}
-    _NODES[key] = node
+    node.op, node.args, node.value, node.type = op, args, value, type
+    node.tame, node.size, node.depth = tame, size, depth
+    node.canonical = node.digest = None
+    entry = _Entry(node, _forget)
+    entry.key = key
+    _NODES[key] = entry
     return node
 
 
@@ -133,22 +167,27 @@ def _again(op: str, args: tuple[Node, ...], value: float | str | None, type: str
 
 def order(*roots: Node) -> list[Node]:
     """Every node below the roots once, arguments before those that use them; no recursion, so any depth will do."""
-    done: set[Node] = set()
-    result: list[Node] = []
-    stack = list(reversed(roots))
+    # A dictionary keeps the order in which nodes were done.
+    done: dict[Node, None] = {}
+    for root in roots:
+        if root not in done:
+            _below(root, done)
+    return list(done)
+
+
+def _below(root: Node, done: dict[Node, None]) -> None:
+    stack = [root]
     while stack:
         node = stack[-1]
-        if node in done:
-            stack.pop()
-            continue
-        waiting = [arg for arg in reversed(node.args) if arg not in done]
-        if waiting:
-            stack += waiting
+        for arg in node.args:
+            if arg not in done:
+                if arg.args:
+                    stack.append(arg)
+                    break
+                done[arg] = None
         else:
-            done.add(node)
-            result.append(node)
+            done[node] = None
             stack.pop()
-    return result
 
 
 def replace(root: Node, changes: dict[Node, Node]) -> Node:
@@ -157,15 +196,11 @@ def replace(root: Node, changes: dict[Node, Node]) -> Node:
     Raises:
         ProgramError: If a replacement has a type that its place does not take.
     """
-    new: dict[Node, Node] = {}
+    new = dict(changes)
     for node in order(root):
-        if node in changes:
-            new[node] = changes[node]
-        elif any(new[arg] is not arg for arg in node.args):
-            new[node] = make(node.op, *[new[arg] for arg in node.args])
-        else:
-            new[node] = node
-    return new[root]
+        if node.args and node not in new and not new.keys().isdisjoint(node.args):
+            new[node] = make(node.op, *[new.get(arg, arg) for arg in node.args])
+    return new.get(root, root)
 
 
 def names_of(nodes: Iterable[Node], op: str) -> list[str]:

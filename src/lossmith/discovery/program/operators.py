@@ -2,8 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,253 +10,140 @@ import torch
 import torch.nn.functional as F
 
 from lossmith.discovery.program import arrays, functions
-from lossmith.errors import LossmithError
+from lossmith.discovery.program.entries import Operator, binary, comparison, unary
+from lossmith.discovery.program.types import booleans, cast, chosen, numbers, over_batch, over_mask
 
 
-class ProgramError(LossmithError, ValueError):
-    """An expression that the typed grammar does not have."""
+def _passed(g: Any, *_: Any) -> Any:
+    return g
 
 
-FLOATS = ("scalar", "item", "table")
-"""Types of numbers: one for the batch, one per item, one per anchor and candidate; each broadcasts to the next."""
-MASKS = ("flag", "mask", "table_mask")
-"""Types of the booleans that belong to them."""
-WORDS = {
-    "scalar": "one number for the batch",
-    "item": "a number per item",
-    "table": "a number per anchor and candidate",
-    "flag": "one boolean for the batch",
-    "mask": "a boolean per item",
-    "table_mask": "a boolean per anchor and candidate",
-}
-Rule = Callable[[str, tuple[str, ...]], str]
+def _turned(g: Any, *_: Any) -> Any:
+    return -g
 
 
-def _fail(op: str, types: tuple[str, ...], wanted: str) -> ProgramError:
-    return ProgramError(f"`{op}` takes {wanted}, got {', '.join(WORDS[type] for type in types)}.")
-
-
-def _widest(op: str, types: tuple[str, ...], kinds: tuple[str, ...], wanted: str) -> str:
-    try:
-        return kinds[max(kinds.index(type) for type in types)]
-    except ValueError:
-        raise _fail(op, types, wanted) from None
-
-
-def _numbers(op: str, types: tuple[str, ...]) -> str:
-    return _widest(op, types, FLOATS, "numbers (cast a boolean by `.float()`)")
-
-
-def _compared(op: str, types: tuple[str, ...]) -> str:
-    return MASKS[FLOATS.index(_numbers(op, types))]
-
-
-def _booleans(op: str, types: tuple[str, ...]) -> str:
-    return _widest(op, types, MASKS, "booleans")
-
-
-def _chosen(op: str, types: tuple[str, ...]) -> str:
-    if types[0] not in MASKS:
-        raise _fail(op, types, "a boolean and two numbers")
-    return _numbers(op, (FLOATS[MASKS.index(types[0])], *types[1:]))
-
-
-def _cast(op: str, types: tuple[str, ...]) -> str:
-    return FLOATS[MASKS.index(_booleans(op, types))]
-
-
-def _over_batch(op: str, types: tuple[str, ...]) -> str:
-    if types != ("item",):
-        raise _fail(op, types, "a number per item")
-    return "scalar"
-
-
-def _over_mask(op: str, types: tuple[str, ...]) -> str:
-    if types not in (("item", "mask"), ("table", "table_mask")):
-        raise _fail(op, types, "numbers and booleans of the same kind")
-    return "scalar" if types[0] == "item" else "item"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Operator:
-    """What everything in discovery knows about one operation."""
-
-    name: str
-    arity: int
-    rule: Rule
-    """(op, types of the arguments) -> type of the result; raises `ProgramError`."""
-    torch: Callable[..., Any]
-    """On tensors; plain numbers may stand for some arguments, never for all (`numpy` serves there)."""
-    numpy: Callable[..., Any]
-    """On arrays of `arrays.py`."""
-    vjp: Callable[..., tuple[Any, ...]] | None
-    """(g, result, *arguments) -> gradient of each argument; None where nothing is passed on."""
-    python: str
-    """Source text with {0} ... for the arguments."""
-    latex: str
-    level: int = 9
-    """Binding strength of the source text: 1 comparison ... 7 power, 9 call."""
-    literal: tuple[int, ...] = ()
-    """Arguments that must be numbers or hyper-parameters."""
-    commutes: bool = False
-    tame: bool = True
-    """Finite wherever its arguments are (sums, products and squares taken to be): 0 times it is 0."""
-    typed: bool = False
-    """Whether the torch function must be told the floating type of the inputs."""
-    kind: str = "number"
-    """`number`, `comparison`, `logic`, `choice`, `cast`, `reduction` or `gate` (detach): what proposers group by."""
-
-
-def _unary(name: str, torch: Any, numpy: Any, vjp: Any, python: str, latex: str, **facts: Any) -> Operator:
-    return Operator(
-        name=name, arity=1, rule=_numbers, torch=torch, numpy=numpy, vjp=vjp, python=python, latex=latex, **facts
-    )
-
-
-def _binary(name: str, torch: Any, numpy: Any, vjp: Any, python: str, latex: str, level: int, **facts: Any) -> Operator:
-    return Operator(
-        name=name,
-        arity=2,
-        rule=facts.pop("rule", _numbers),
-        torch=torch,
-        numpy=numpy,
-        vjp=vjp,
-        python=python,
-        latex=latex,
-        level=level,
-        **facts,
-    )
-
-
-def _comparison(name: str, function: Any, text: str, latex: str) -> Operator:
-    return _binary(
-        name,
-        function,
-        function,
-        None,
-        f"{{0}} {text} {{1}}",
-        f"{{0}} {latex} {{1}}",
-        1,
-        rule=_compared,
-        kind="comparison",
-        commutes=name in ("eq", "ne"),
-    )
-
-
-def _ties(g: Any, a: Any, b: Any) -> tuple[Any, Any]:
-    share = 0.5 * (np.asarray(a) == b)
-    first = np.asarray(a > b) + share
-    return g * first, g * (1.0 - first)
+def _above(a: Any, b: Any) -> Any:
+    """1 where a > b, 0.5 where they are equal."""
+    return np.asarray(a > b) + 0.5 * (np.asarray(a) == b)
 
 
 _SCALE = 2.0 / math.sqrt(math.pi)
 
 _TABLE = (
-    _binary("add", operator.add, operator.add, lambda g, y, a, b: (g, g), "{0} + {1}", "{0} + {1}", 4, commutes=True),
-    _binary("sub", operator.sub, operator.sub, lambda g, y, a, b: (g, -g), "{0} - {1}", "{0} - {1}", 4),
-    _binary(
+    binary(
+        "add",
+        operator.add,
+        operator.add,
+        (_passed, _passed),
+        "{0} + {1}",
+        "{0} + {1}",
+        4,
+        commutes=True,
+    ),
+    binary("sub", operator.sub, operator.sub, (_passed, _turned), "{0} - {1}", "{0} - {1}", 4),
+    binary(
         "mul",
         operator.mul,
         operator.mul,
-        lambda g, y, a, b: (g * b, g * a),
+        (lambda g, y, a, b: g * b, lambda g, y, a, b: g * a),
         "{0} * {1}",
         r"{0} \, {1}",
         5,
         commutes=True,
     ),
-    _binary(
+    binary(
         "div",
         functions.divide,
         np.divide,
-        lambda g, y, a, b: (g / b, -g * y / b),
+        (lambda g, y, a, b: g / b, lambda g, y, a, b: -g * y / b),
         "{0} / {1}",
         r"\frac{{{0}}}{{{1}}}",
         5,
         tame=False,
     ),
-    _unary("neg", operator.neg, operator.neg, lambda g, y, a: (-g,), "-{0}", "-{0}", level=6),
-    _unary("exp", torch.exp, np.exp, lambda g, y, a: (g * y,), "torch.exp({0})", r"\exp\left({0}\right)", tame=False),
-    _unary(
+    unary("neg", operator.neg, operator.neg, _turned, "-{0}", "-{0}", level=6),
+    unary("exp", torch.exp, np.exp, lambda g, y, a: g * y, "torch.exp({0})", r"\exp\left({0}\right)", tame=False),
+    unary(
         "expm1",
         torch.expm1,
         np.expm1,
-        lambda g, y, a: (g * (y + 1.0),),
+        lambda g, y, a: g * (y + 1.0),
         "torch.expm1({0})",
         r"\left(e^{{{0}}} - 1\right)",
         tame=False,
     ),
-    _unary("log", torch.log, np.log, lambda g, y, a: (g / a,), "torch.log({0})", r"\log\left({0}\right)", tame=False),
-    _unary(
+    unary("log", torch.log, np.log, lambda g, y, a: g / a, "torch.log({0})", r"\log\left({0}\right)", tame=False),
+    unary(
         "log1p",
         torch.log1p,
         np.log1p,
-        lambda g, y, a: (g / (1.0 + a),),
+        lambda g, y, a: g / (1.0 + a),
         "torch.log1p({0})",
         r"\log\left(1 + {0}\right)",
         tame=False,
     ),
-    _unary(
+    unary(
         "softplus",
         F.softplus,
         arrays.softplus,
-        lambda g, y, a: (g * arrays.sigmoid(a),),
+        lambda g, y, a: g * arrays.sigmoid(a),
         "F.softplus({0})",
         r"\operatorname{{softplus}}\left({0}\right)",
     ),
-    _unary(
+    unary(
         "logsigmoid",
         F.logsigmoid,
         lambda a: -arrays.softplus(-a),
-        lambda g, y, a: (g * arrays.sigmoid(-a),),
+        lambda g, y, a: g * arrays.sigmoid(-a),
         "F.logsigmoid({0})",
         r"\log\sigma\left({0}\right)",
     ),
-    _unary(
+    unary(
         "sigmoid",
         torch.sigmoid,
         arrays.sigmoid,
-        lambda g, y, a: (g * y * (1.0 - y),),
+        lambda g, y, a: g * y * (1.0 - y),
         "torch.sigmoid({0})",
         r"\sigma\left({0}\right)",
     ),
-    _unary(
+    unary(
         "tanh",
         torch.tanh,
         np.tanh,
-        lambda g, y, a: (g * (1.0 - y * y),),
+        lambda g, y, a: g * (1.0 - y * y),
         "torch.tanh({0})",
         r"\tanh\left({0}\right)",
     ),
-    _unary(
+    unary(
         "relu",
         torch.relu,
         lambda a: np.maximum(a, 0.0),
-        lambda g, y, a: (g * (a > 0),),
+        lambda g, y, a: g * (a > 0),
         "torch.relu({0})",
         r"\max\left(0, {0}\right)",
     ),
-    _unary(
+    unary(
         "abs",
         torch.abs,
         np.abs,
-        lambda g, y, a: (g * np.sign(a),),
+        lambda g, y, a: g * np.sign(a),
         "torch.abs({0})",
         r"\left|{0}\right|",
     ),
-    _unary(
+    unary(
         "square",
         torch.square,
         np.square,
-        lambda g, y, a: (g * 2.0 * a,),
+        lambda g, y, a: g * 2.0 * a,
         "torch.square({0})",
         r"\left({0}\right)^2",
     ),
-    _unary("sqrt", torch.sqrt, np.sqrt, lambda g, y, a: (g * 0.5 / y,), "torch.sqrt({0})", r"\sqrt{{{0}}}", tame=False),
-    _binary(
+    unary("sqrt", torch.sqrt, np.sqrt, lambda g, y, a: g * 0.5 / y, "torch.sqrt({0})", r"\sqrt{{{0}}}", tame=False),
+    binary(
         "pow",
         functions.power,
         arrays.power,
-        arrays.pow_vjp,
+        (arrays.pow_vjp, None),
         "{0} ** {1}",
         r"\left({0}\right)^{{{1}}}",
         7,
@@ -267,29 +153,29 @@ _TABLE = (
     Operator(
         name="clamp",
         arity=3,
-        rule=_numbers,
+        rule=numbers,
         torch=functions.clamp,
         numpy=lambda a, low, high: np.minimum(np.maximum(a, low), high),
-        vjp=arrays.clamp_vjp,
+        vjps=(arrays.clamp_vjp, None, None),
         python="torch.clamp({0}, {1}, {2})",
         latex=r"\operatorname{{clamp}}\left({0}, {1}, {2}\right)",
         literal=(1, 2),
     ),
-    _binary(
+    binary(
         "min",
         functions.minimum,
         np.minimum,
-        lambda g, y, a, b: _ties(g, b, a),
+        (lambda g, y, a, b: g * _above(b, a), lambda g, y, a, b: g * (1.0 - _above(b, a))),
         "torch.minimum({0}, {1})",
         r"\min\left({0}, {1}\right)",
         9,
         commutes=True,
     ),
-    _binary(
+    binary(
         "max",
         functions.maximum,
         np.maximum,
-        lambda g, y, a, b: _ties(g, a, b),
+        (lambda g, y, a, b: g * _above(a, b), lambda g, y, a, b: g * (1.0 - _above(a, b))),
         "torch.maximum({0}, {1})",
         r"\max\left({0}, {1}\right)",
         9,
@@ -298,32 +184,32 @@ _TABLE = (
     Operator(
         name="where",
         arity=3,
-        rule=_chosen,
+        rule=chosen,
         torch=functions.choose,
         numpy=np.where,
-        vjp=lambda g, y, m, a, b: (None, np.where(m, g, 0.0), np.where(m, 0.0, g)),
+        vjps=(None, lambda g, y, m, a, b: np.where(m, g, 0.0), lambda g, y, m, a, b: np.where(m, 0.0, g)),
         python="torch.where({0}, {1}, {2})",
         latex=r"\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{otherwise}} \end{{cases}}",
         typed=True,
         kind="choice",
     ),
-    _unary(
+    unary(
         "erf",
         torch.erf,
         arrays.erf,
-        lambda g, y, a: (g * _SCALE * np.exp(-a * a),),
+        lambda g, y, a: g * _SCALE * np.exp(-a * a),
         "torch.erf({0})",
         r"\operatorname{{erf}}\left({0}\right)",
     ),
-    _unary(
+    unary(
         "atan",
         torch.atan,
         np.arctan,
-        lambda g, y, a: (g / (1.0 + a * a),),
+        lambda g, y, a: g / (1.0 + a * a),
         "torch.atan({0})",
         r"\arctan\left({0}\right)",
     ),
-    _unary(
+    unary(
         "detach",
         lambda a: a.detach(),
         lambda a: a,
@@ -333,43 +219,42 @@ _TABLE = (
         level=8,
         kind="gate",
     ),
-    _comparison("lt", operator.lt, "<", "<"),
-    _comparison("le", operator.le, "<=", r"\le"),
-    _comparison("gt", operator.gt, ">", ">"),
-    _comparison("ge", operator.ge, ">=", r"\ge"),
-    _comparison("eq", operator.eq, "==", "="),
-    _comparison("ne", operator.ne, "!=", r"\ne"),
-    _binary(
+    comparison("lt", operator.lt, "<", "<"),
+    comparison("le", operator.le, "<=", r"\le"),
+    comparison("gt", operator.gt, ">", ">"),
+    comparison("ge", operator.ge, ">=", r"\ge"),
+    comparison("eq", operator.eq, "==", "="),
+    comparison("ne", operator.ne, "!=", r"\ne"),
+    binary(
         "and",
         functions.logical_and,
         np.logical_and,
-        None,
+        (),
         "{0} & {1}",
         r"{0} \wedge {1}",
         3,
-        rule=_booleans,
+        rule=booleans,
         kind="logic",
         commutes=True,
     ),
-    _binary(
+    binary(
         "or",
         functions.logical_or,
         np.logical_or,
-        None,
+        (),
         "{0} | {1}",
         r"{0} \vee {1}",
         2,
-        rule=_booleans,
+        rule=booleans,
         kind="logic",
         commutes=True,
     ),
     Operator(
         name="not",
         arity=1,
-        rule=_booleans,
+        rule=booleans,
         torch=functions.logical_not,
         numpy=np.logical_not,
-        vjp=None,
         python="~{0}",
         latex=r"\neg {0}",
         level=6,
@@ -378,10 +263,9 @@ _TABLE = (
     Operator(
         name="cast",
         arity=1,
-        rule=_cast,
+        rule=cast,
         torch=functions.to_float,
         numpy=lambda m: m * 1.0,
-        vjp=None,
         python="{0}.float()",
         latex=r"\left[{0}\right]",
         level=8,
@@ -391,10 +275,10 @@ _TABLE = (
     Operator(
         name="mean_batch",
         arity=1,
-        rule=_over_batch,
+        rule=over_batch,
         torch=torch.mean,
         numpy=arrays.mean_batch,
-        vjp=arrays.mean_batch_vjp,
+        vjps=(arrays.mean_batch_vjp,),
         python="torch.mean({0})",
         latex=r"\operatorname{{mean}}\left[{0}\right]",
         kind="reduction",
@@ -402,10 +286,10 @@ _TABLE = (
     Operator(
         name="var_batch",
         arity=1,
-        rule=_over_batch,
+        rule=over_batch,
         torch=functions.var_batch,
         numpy=arrays.var_batch,
-        vjp=arrays.var_batch_vjp,
+        vjps=(arrays.var_batch_vjp,),
         python="var_batch({0})",
         latex=r"\operatorname{{Var}}\left[{0}\right]",
         kind="reduction",
@@ -413,10 +297,10 @@ _TABLE = (
     Operator(
         name="std_batch",
         arity=1,
-        rule=_over_batch,
+        rule=over_batch,
         torch=functions.std_batch,
         numpy=arrays.std_batch,
-        vjp=arrays.std_batch_vjp,
+        vjps=(arrays.std_batch_vjp,),
         python="std_batch({0})",
         latex=r"\operatorname{{std}}\left[{0}\right]",
         kind="reduction",
@@ -424,10 +308,10 @@ _TABLE = (
     Operator(
         name="mean_masked",
         arity=2,
-        rule=_over_mask,
+        rule=over_mask,
         torch=functions.mean_masked,
         numpy=arrays.mean_masked,
-        vjp=arrays.mean_masked_vjp,
+        vjps=(arrays.mean_masked_vjp, None),
         python="mean_masked({0}, {1})",
         latex=r"\operatorname{{mean}}_{{{1}}}\left[{0}\right]",
         kind="reduction",
@@ -436,3 +320,13 @@ _TABLE = (
 
 OPERATORS: dict[str, Operator] = {entry.name: entry for entry in _TABLE}
 """Name -> operator, exactly the operators of a candidate."""
+
+
+@cache
+def result_type(op: str, *types: str) -> str:
+    """Type of an operator's result on arguments of these types.
+
+    Raises:
+        ProgramError: If it does not take them.
+    """
+    return OPERATORS[op].rule(op, types)

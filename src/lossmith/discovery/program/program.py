@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 
 from lossmith._checks import did_you_mean
 from lossmith.discovery.program.limits import check_size
 from lossmith.discovery.program.nodes import Node, const, names_of, order, read, replace, setting
-from lossmith.discovery.program.operators import ProgramError
+from lossmith.discovery.program.types import ProgramError
 from lossmith.objectives import VOCABULARY
 
 INPUTS: dict[str, dict[str, str]] = {
@@ -39,15 +39,15 @@ class Program:
         if self.family not in INPUTS:
             raise ProgramError(f"`family` must be one of {', '.join(INPUTS)}, got '{self.family}'.")
         check_size(self.root)
-        nodes = self.nodes
+        leaves = [node for node in self.nodes if not node.args]
         known = INPUTS[self.family]
-        for node in nodes:
+        for node in leaves:
             if node.op == "input" and known.get(str(node.value)) != node.type:
                 raise ProgramError(
                     f"Programs of family '{self.family}' do not read `{node.value}`."
                     f"{did_you_mean(str(node.value), known)} Known: {', '.join(known)}."
                 )
-        used = dict.fromkeys(names_of(nodes, "hyperparameter"))
+        used = names_of(leaves, "hyperparameter")
         for name in used:
             if name not in self.hyperparameters:
                 raise ProgramError(f"Hyper-parameter `{name}` has no default.")
@@ -91,14 +91,14 @@ class Program:
     @cached_property
     def key(self) -> str:
         """Exact identity, 32 hex digits: equal for programs that are the same by algebra, at their defaults."""
-        from lossmith.discovery.program.canonical import exact_hash
+        from lossmith.discovery.program.hashes import exact_hash
 
         return exact_hash(self.family, self.canonical)
 
     @cached_property
     def skeleton(self) -> str:
         """Identity but for the values of constants and hyper-parameters."""
-        from lossmith.discovery.program.canonical import skeleton_hash
+        from lossmith.discovery.program.hashes import skeleton_hash
 
         return skeleton_hash(self.family, self.canonical)
 
@@ -150,4 +150,9 @@ def inputs_of(family: str) -> dict[str, Node]:
     """
     if family not in INPUTS:
         raise ProgramError(f"`family` must be one of {', '.join(INPUTS)}, got '{family}'.")
+    return dict(_inputs_of(family))
+
+
+@cache
+def _inputs_of(family: str) -> dict[str, Node]:
     return {name: read(name, type) for name, type in INPUTS[family].items()}

@@ -5,8 +5,9 @@ from typing import Any
 
 from lossmith.discovery.program.limits import MAX_NODES
 from lossmith.discovery.program.nodes import Node, const, make, order, read, setting
-from lossmith.discovery.program.operators import OPERATORS, ProgramError
+from lossmith.discovery.program.operators import OPERATORS
 from lossmith.discovery.program.program import INPUTS, Program
+from lossmith.discovery.program.types import ProgramError
 
 JSON_VERSION = 1
 LATEX_NAMES = {
