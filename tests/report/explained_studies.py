@@ -7,6 +7,7 @@ from lossmith.explain import (
     AttributedText,
     ExampleWeights,
     Faithfulness,
+    Highlights,
     Proxies,
     TokenAttributions,
     TokenizedText,
@@ -26,6 +27,7 @@ from lossmith.tasks import Example
 
 LOSSES = ("cross_entropy", "focal", "0.4*cross_entropy + 0.6*soft_triple")
 METHODS = ("integrated_gradients", "occlusion")
+FAITHFUL = ("integrated_gradients", "gradient_x_input", "occlusion", "random")
 COUNT, FEW = 60, 12
 
 
@@ -72,15 +74,21 @@ def fake_explained(*, losses=LOSSES, seeds=(0, 1, 2), names=("negative", "positi
         "by_length": accuracy_by_decile(right, np.arange(COUNT) // 7, quantity="length in tokens"),
         "geometry": embedding_geometry(embeddings, labels),
         "calibration": calibration(probabilities, labels),
-        "faithfulness": Faithfulness(rows=tuple(_faithful(loss, seed) for loss in losses for seed in seeds)),
+        "faithfulness": Faithfulness(
+            rows=tuple(_faithful(loss, seed, method) for loss in losses for seed in seeds for method in FAITHFUL)
+        ),
         "stability": attribution_stability(attributions),
         "disagreements": find_disagreements(predicted, labels, baseline=losses[0]),
         "weights": weight_curves(weights),
         "attributions": attributions,
-        "highlights": {
-            loss: dict(zip(sample.attributed.tolist(), by[seeds[0]].texts, strict=True))
-            for loss, by in attributions.items()
-        },
+        "highlights": Highlights(
+            texts={
+                loss: dict(zip(sample.attributed.tolist(), by[seeds[0]].texts, strict=True))
+                for loss, by in attributions.items()
+            },
+            method=METHODS[0],
+            seed=seeds[0],
+        ),
         "notices": (),
         "attribution": "Movie reviews: Pang and Lee 2005.",
     }
@@ -112,16 +120,17 @@ def _attributions(examples, sample, logits, seed):
     return TokenAttributions(texts=tuple(texts), methods=METHODS, score="log_probability", baseline="mask")
 
 
-def _faithful(loss, seed):
-    draw = np.random.default_rng([seed, len(loss)])
+def _faithful(loss, seed, method):
+    draw = np.random.default_rng([seed, len(loss), FAITHFUL.index(method)])
+    weighs = method != "random"
     return Faithful(
         model=loss,
         seed=seed,
-        method="integrated_gradients",
+        method=method,
         comprehensiveness=float(draw.random()),
         sufficiency=float(draw.random()),
-        infidelity=0.1,
-        unexplained=float(draw.random()),
+        infidelity=float(draw.random()) if weighs else float("nan"),
+        unexplained=float(draw.random()) if weighs else float("nan"),
         completeness_error=0.01,
         relative_completeness_error=0.02,
         texts=FEW,

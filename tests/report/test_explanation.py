@@ -6,18 +6,25 @@ import re
 
 import numpy as np
 import pytest
-from explained_studies import LOSSES, fake_explained
+from explained_studies import FAITHFUL, LOSSES, fake_explained
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from report_page import parse_page
 from report_studies import HOSTILE
 
-from lossmith.errors import EvidenceError
+from lossmith.errors import DataError, EvidenceError
 from lossmith.explain.canvas import house_style
-from lossmith.explain.text import one_line
+from lossmith.explain.text import MISSING, one_line
 from lossmith.report.explanation import csv_tables, write_explanation
 from lossmith.report.explanation_gallery import explanation_figures
 from lossmith.report.explanation_highlights import highlighted
-from lossmith.report.explanation_words import compared, disagreement_sentences, findings, measured, measures_table
+from lossmith.report.explanation_words import (
+    compared,
+    disagreement_sentences,
+    faithfulness_table,
+    findings,
+    measured,
+    measures_table,
+)
 
 T_2 = 4.302652729749464
 """The 97.5% point of Student's t with two degrees of freedom, from a table."""
@@ -131,6 +138,63 @@ def test_the_words_name_clear_differences_only(study):
         assert pairs.difference == 0
     one = fake_explained(seeds=(4,))
     assert all("with one seed nothing is known of the spread" in text for text in findings(one, measured(one)))
+
+
+def test_every_method_of_attribution_stands_beside_a_random_order(study, folder):
+    table = faithfulness_table(study)
+    assert [column.name for column in table.columns] == [
+        "method", "loss", "comprehensiveness", "sufficiency", "infidelity", "unexplained",
+    ]  # fmt: skip
+    assert [(row[0].value, row[1].value) for row in table.rows] == [(m, loss) for m in FAITHFUL for loss in LOSSES]
+    frame = study.faithfulness.frame().groupby(["method", "model"]).mean(numeric_only=True)
+    for row in table.rows:
+        for column, cell in list(zip(table.columns, row, strict=True))[2:]:
+            mean = frame.loc[(row[0].value, row[1].value), column.name]
+            if row[0].value == "random" and column.name in ("infidelity", "unexplained"):
+                assert (cell.value, cell.text) == (None, MISSING)
+            else:
+                assert cell.value == pytest.approx(mean)
+                assert cell.text == f"{mean:.3f}"
+    page = parse_page((folder / "explain.html").read_text(encoding="utf-8"))
+    for name in ("gradient x input", "occlusion", "random order"):
+        assert name in page.text("th"), name
+    known = {cell.text for row in table.rows for cell in row[2:]}
+    assert known <= {text for tag, text in page.texts if tag == "td"}
+
+
+def test_the_weight_on_each_example_is_kept(study):
+    frame = study.weights.examples_frame()
+    own = frame.query("model == 'focal' and seed == 2 and place == 'logits'")
+    given = study.weights.weights["focal"][2]
+    np.testing.assert_array_equal(own["norm"], given.norms["logits"])
+    np.testing.assert_array_equal(own["difficulty"], given.difficulty)
+    assert own["example"].tolist() == list(range(60))
+    table = csv_tables(study)["example_gradients"]
+    names = [column.name for column in table.columns]
+    assert names == ["model", "seed", "place", "example", "norm", "difficulty", "row", "label"]
+    last = dict(zip(names, (cell.value for cell in table.rows[-1]), strict=True))
+    assert (last["model"], last["row"], last["label"]) == (LOSSES[-1], 2 * last["example"], "positive")
+    assert len(table.rows) == 3 * 3 * 60
+    # What a decile holds can be told from the examples again.
+    hard = own.sort_values("difficulty")["norm"].tail(6).sum() / own["norm"].sum()
+    rows = study.weights.frame().query("model == 'focal' and seed == 2 and decile == 10")
+    assert rows["share"].item() == pytest.approx(hard)
+
+
+def test_highlights_are_a_result_like_the_others(study):
+    frame = study.highlights.frame()
+    assert list(frame.columns) == ["model", "seed", "example", "position", "segment", "piece", "target", "weight"]
+    one = study.highlights.texts["focal"][10]
+    own = frame.query("model == 'focal' and example == 10")
+    np.testing.assert_array_equal(own["weight"], one.weights["integrated_gradients"])
+    assert "".join(own["piece"]) == study.samples[0].examples[10].text
+    assert set(own["target"]) == {one.target}
+    figure = study.highlights.plot(10)
+    assert len(figure.axes) == 3
+    widths = [bar.get_width() for bar in figure.axes[1].patches]
+    np.testing.assert_allclose(sorted(widths), sorted(own["weight"]))
+    with pytest.raises(DataError, match=r"`example` must be one of 0, 5, 10, .*, got 3"):
+        study.highlights.plot(3)
 
 
 def test_disagreements_are_counted_in_words(study):

@@ -230,7 +230,7 @@ def test_the_first_gained_and_lost_examples_have_highlighted_tokens(setup, tmp_p
         "the sample attributes all of them: the test would show nothing"
     )
     for loss in explained.losses:
-        table = explained.highlights[loss]
+        table = explained.highlights.texts[loss]
         assert wanted <= set(table)
         for place in wanted:
             pieces = "".join(piece for piece, _ in table[place].highlights("integrated_gradients"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lossmith.explain.example_weights import ExampleWeights, WeightCurves, weigh_examples, weight_curves
     from lossmith.explain.faithfulness import Faithfulness, measure_faithfulness
     from lossmith.explain.geometry import EmbeddingGeometry, Geometry, embedding_geometry
+    from lossmith.explain.highlights import Highlights
     from lossmith.explain.maps import EmbeddingMap, EmbeddingMaps, Proxies, class_means, embedding_maps
     from lossmith.explain.reliability import Calibration, calibration
     from lossmith.explain.stability import AttributionStability, attribution_stability
@@ -30,6 +31,7 @@ _HOMES = {
     "example_weights": ("ExampleWeights", "WeightCurves", "weigh_examples", "weight_curves"),
     "faithfulness": ("Faithfulness", "measure_faithfulness"),
     "geometry": ("EmbeddingGeometry", "Geometry", "embedding_geometry"),
+    "highlights": ("Highlights",),
     "maps": ("EmbeddingMap", "EmbeddingMaps", "Proxies", "class_means", "embedding_maps"),
     "reliability": ("Calibration", "calibration"),
     "stability": ("AttributionStability", "attribution_stability"),
@@ -51,6 +53,7 @@ __all__ = [
     "ExampleWeights",
     "Faithfulness",
     "Geometry",
+    "Highlights",
     "LossFacts",
     "NoCurveError",
     "Proxies",

@@ -85,7 +85,10 @@ class TokenAttributions:
         require("matplotlib", extra="explain", purpose="draw attributions")
         if not 0 <= text < len(self.texts):
             raise DataError(f"`text` must be in [0, {len(self.texts)}), got {text}.")
-        return _weights_figure(self.texts[text], self.methods, self.score)
+        one = self.texts[text]
+        panels = {method.replace("_", " "): one.weights[method] for method in self.methods}
+        unit = "nats" if self.score == "log_probability" else "logit"
+        return token_bars(one.text.pieces, panels, f"weight ({unit})")
 
 
 def attribute_tokens(
@@ -255,25 +258,32 @@ def baseline_embedding(network: EmbeddingInput, tokenizer: Any, baseline: str) -
     return network.look_up(torch.tensor([identifier], device=weight.device))[0]
 
 
-def _weights_figure(one: AttributedText, methods: Sequence[str], score: str) -> "Figure":
+def token_bars(pieces: Sequence[str], panels: Mapping[str, "np.ndarray"], label: str) -> "Figure":
+    """Weights of the tokens of one text: a bar per token, a panel per title.
+
+    Args:
+        pieces: What each token stands for.
+        panels: Title -> one weight per token.
+        label: What the weights are.
+    """
     from matplotlib.figure import Figure
 
     from lossmith.explain.canvas import HUES, INK, WIDTH_IN, figure_label, house_style
 
     np = numpy()
-    count = max(len(one.text.pieces), 1)
+    count = max(len(pieces), 1)
     with house_style():
         figure = Figure(figsize=(WIDTH_IN, 1.0 + 0.2 * count), layout="constrained")
-        heights = np.arange(len(one.text.pieces))[::-1]
-        for place, method in enumerate(methods):
-            axes = figure.add_subplot(1, len(methods), place + 1)
-            colours = [HUES[0] if weight >= 0 else HUES[1] for weight in one.weights[method]]
-            axes.barh(heights, one.weights[method], color=colours, height=0.75)
+        heights = np.arange(len(pieces))[::-1]
+        for place, (title, weights) in enumerate(panels.items()):
+            axes = figure.add_subplot(1, len(panels), place + 1)
+            colours = [HUES[0] if weight >= 0 else HUES[1] for weight in weights]
+            axes.barh(heights, weights, color=colours, height=0.75)
             axes.axvline(0, color=INK, linewidth=0.8)
-            names = [figure_label(piece, width=18, lines=1) for piece in one.text.pieces]
+            names = [figure_label(piece, width=18, lines=1) for piece in pieces]
             axes.set_yticks(heights, names if place == 0 else [""] * len(names), fontsize=8)
             axes.tick_params(axis="y", length=0)
-            axes.set_title(method.replace("_", " "), loc="left", fontsize=9.5)
-            axes.set_xlabel(f"weight ({'nats' if score == 'log_probability' else 'logit'})", fontsize=8.5)
+            axes.set_title(figure_label(title, width=26), loc="left", fontsize=9.5)
+            axes.set_xlabel(label, fontsize=8.5)
             axes.set_ylim(-0.7, count - 0.3)
     return figure

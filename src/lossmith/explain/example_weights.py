@@ -43,6 +43,26 @@ class WeightCurves:
     NaN where the loss pulls at nothing)."""
     bins: int
     """Parts; ten are deciles."""
+    weights: Mapping[str, Mapping[int, ExampleWeights]]
+    """Model -> seed -> what the shares were made of."""
+
+    def examples_frame(self) -> "pd.DataFrame":
+        """One row per model, seed, place and example: norm of the gradient times the rows of its batch, difficulty."""
+        rows = [
+            {
+                "model": model,
+                "seed": seed,
+                "place": place,
+                "example": example,
+                "norm": float(norm),
+                "difficulty": float(difficulty),
+            }
+            for model, seeds in self.weights.items()
+            for seed, one in seeds.items()
+            for place, norms in one.norms.items()
+            for example, (norm, difficulty) in enumerate(zip(norms, one.difficulty, strict=True))
+        ]
+        return frame_of(rows, ["model", "seed", "place", "example", "norm", "difficulty"])
 
     def frame(self) -> "pd.DataFrame":
         """One row per model, seed, place and decile."""
@@ -140,8 +160,9 @@ def weight_curves(
     if not weights:
         raise DataError("`weights` must hold at least one model, got none.")
     rows: list[Mapping[str, Any]] = []
-    for model, given in weights.items():
-        for seed, one in (given if isinstance(given, Mapping) else {0: given}).items():
+    runs = {model: dict(given) if isinstance(given, Mapping) else {0: given} for model, given in weights.items()}
+    for model, seeds in runs.items():
+        for seed, one in seeds.items():
             places = decile_of(one.difficulty, bins)
             for place, norms in one.norms.items():
                 total = float(norms.sum())
@@ -158,7 +179,7 @@ def weight_curves(
                             "share": float(norms[here].sum()) / total if total > 0 else float("nan"),
                         }
                     )
-    return WeightCurves(rows=tuple(rows), bins=bins)
+    return WeightCurves(rows=tuple(rows), bins=bins, weights=runs)
 
 
 def _dealt(labels: Any, batch_size: int, samples_per_class: int | None, draw: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from lossmith.evidence.folders import cannot_write
 from lossmith.explain.text import one_line
 from lossmith.report.explanation_words import (
     disagreement_sentences,
+    faithfulness_table,
     findings,
     measured,
     measures_table,
@@ -85,6 +86,7 @@ def render_explanation(study: ExplainedStudy, figures: Sequence[Any], *, title: 
         figures=[(figure, Markup(figure_svg(figure))) for figure in figures],
         disagreements=_disagreement_rows(study),
         disagreed=disagreement_sentences(study),
+        faithful=faithfulness_table(study),
         stable=stability_sentences(study),
         highlights=highlighted(study),
         notices=study.notices,
@@ -131,6 +133,8 @@ def csv_tables(study: ExplainedStudy) -> dict[str, Table]:
         "disagreements": study.disagreements.frame(),
         "disagreeing_examples": _with_rows(study, study.disagreements.examples_frame()),
         "example_weights": study.weights.frame(),
+        "example_gradients": _with_labels(study, study.weights.examples_frame()),
+        "highlights": study.highlights.frame(),
         "attributions": pandas.concat(
             [
                 attributions.frame().assign(model=loss, seed=seed)
@@ -145,12 +149,18 @@ def csv_tables(study: ExplainedStudy) -> dict[str, Table]:
 
 def _with_rows(study: ExplainedStudy, frame: Any) -> Any:
     """Beside an example's place in the sample: its row of the test set, its label and its text."""
+    places = zip(frame["seed"], frame["example"], strict=True)
+    texts = [study.samples[int(seed)].examples[int(place)].text for seed, place in places]
+    return _with_labels(study, frame).assign(text=texts)
+
+
+def _with_labels(study: ExplainedStudy, frame: Any) -> Any:
+    """Beside an example's place in the sample: its row of the test set and its label."""
     pairs = list(zip(frame["seed"], frame["example"], strict=True))
     found = [(study.samples[int(seed)], int(place)) for seed, place in pairs]
     return frame.assign(
         row=[int(sample.rows[place]) for sample, place in found],
         label=[study.label_names[sample.examples[place].label] for sample, place in found],
-        text=[sample.examples[place].text for sample, place in found],
     )
 
 

@@ -130,7 +130,7 @@ def _attributions(study: ExplainedStudy, losses: str) -> list[ReportFigure]:
             "Does the probability of the predicted class fall when the top tokens are taken out (comprehensiveness), "
             "and stay when they alone are kept (sufficiency)? Unexplained: how far the weights are from adding up to "
             "what replacing random tokens does. Surer models move more, so differences between losses are partly those "
-            "of their confidence; a random order of tokens is in faithfulness.csv.",
+            "of their confidence. The table has the other methods, and a random order of tokens, which they must beat.",
             f"Three measures by loss: {losses}",
             study.faithfulness.plot(baseline=base),
         ),

@@ -6,7 +6,7 @@ import numpy as np
 
 from lossmith.explain import AttributedText
 from lossmith.studies.explained_results import ExplainedStudy
-from lossmith.studies.explained_run import DISPUTED, HIGHLIGHTS
+from lossmith.studies.explained_run import DISPUTED
 
 STRONGEST = 0.6
 """Opacity behind the token with the largest weight."""
@@ -70,7 +70,7 @@ def highlighted(study: ExplainedStudy) -> list[Highlighted]:
     for one in study.disagreements.losses:
         if seed not in one.gained:
             continue
-        tables = [study.highlights[loss] for loss in (study.baseline, one.model)]
+        tables = [study.highlights.texts[loss] for loss in (study.baseline, one.model)]
         for gained, examples in ((True, one.gained[seed]), (False, one.lost[seed])):
             # Models trained again may disagree about other examples than the recorded ones did.
             for example in [example for example in examples if all(example in table for table in tables)][:DISPUTED]:
@@ -95,7 +95,7 @@ def _seen(study: ExplainedStudy, loss: str, one: AttributedText, label: int) -> 
     segments = (0, *one.text.segments)
     pieces = tuple(
         Piece(text=text, weight=weight, second=segments[number + 1] != segments[number])
-        for number, (text, weight) in enumerate(one.highlights(HIGHLIGHTS))
+        for number, (text, weight) in enumerate(one.highlights(study.highlights.method))
     )
     return Seen(
         loss=loss,

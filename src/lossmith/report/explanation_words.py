@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lossmith.evidence.statistics import PairedComparison, paired_t
+from lossmith.explain.faithfulness import RANDOM
 from lossmith.explain.text import MISSING, one_line
 from lossmith.report.tables import Cell, Column, Table
 from lossmith.report.wording import known, p_value
@@ -40,6 +41,20 @@ MEASURES = (
     Measure(key="sufficiency", name="sufficiency, integrated gradients (lower: faithful)", percent=False),
     Measure(key="hard_share", name=f"share of the gradient on the logits, hardest {FAR} deciles", percent=True),
 )
+METHODS = {
+    "integrated_gradients": "integrated gradients",
+    "gradient_x_input": "gradient x input",
+    "occlusion": "occlusion",
+    RANDOM: "random order",
+}
+"""Method of attribution -> its name in words."""
+FAITHFULNESS = {
+    "comprehensiveness": "comprehensiveness (higher: faithful)",
+    "sufficiency": "sufficiency (lower: faithful)",
+    "infidelity": "infidelity, nats² (lower: faithful; not between losses)",
+    "unexplained": "unexplained (lower: faithful)",
+}
+"""Measure of a method -> header of its column."""
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 """Measure -> loss -> seed -> value; what a run does not define is NaN."""
 
@@ -125,6 +140,40 @@ def measures_table(study: ExplainedStudy, values: Values) -> Table:
                 name="difference",
                 header=f"difference to {one_line(study.baseline)} [95% interval]",
                 cells=cells(lambda i: (_gap(pairs[i], rows[i][0]), None if pairs[i] is None else pairs[i].difference)),  # pyright: ignore[reportOptionalMemberAccess]
+            ),
+        )
+    )
+
+
+def faithfulness_table(study: ExplainedStudy) -> Table:
+    """One row per method of attribution and loss: means over seeds of what says how faithful its weights are."""
+    methods = [method for method in METHODS if any(row.method == method for row in study.faithfulness.rows)]
+    rows = [(method, loss) for method in methods for loss in study.losses]
+
+    def mean(measure: str, method: str, loss: str) -> float | None:
+        own = [row for row in study.faithfulness.rows if (row.method, row.model) == (method, loss)]
+        return _mean({row.seed: getattr(row, measure) for row in own})
+
+    def cell(value: float | None) -> Cell:
+        return Cell(text=MISSING if value is None else f"{value:.3f}", value=value)
+
+    return Table(
+        columns=(
+            Column(
+                name="method",
+                header="method",
+                numeric=False,
+                cells=tuple(Cell(text=METHODS[method], value=method) for method, _ in rows),
+            ),
+            Column(
+                name="loss",
+                header="loss",
+                numeric=False,
+                cells=tuple(Cell(text=one_line(loss), value=loss) for _, loss in rows),
+            ),
+            *(
+                Column(name=measure, header=header, cells=tuple(cell(mean(measure, *row)) for row in rows))
+                for measure, header in FAITHFULNESS.items()
             ),
         )
     )

@@ -20,6 +20,7 @@ from lossmith.explain import (
     EmbeddingMaps,
     Faithfulness,
     Geometry,
+    Highlights,
     TokenAttributions,
     WeightCurves,
     accuracy_by_decile,
@@ -35,7 +36,7 @@ from lossmith.integrations.pooling import TOKENS
 from lossmith.nn import parse_composition
 from lossmith.studies.classification import ClassificationSetting
 from lossmith.studies.config import StudyConfig
-from lossmith.studies.explained_run import ExplainedRun, Sample, pretrained_outputs
+from lossmith.studies.explained_run import HIGHLIGHTS, ExplainedRun, Sample, pretrained_outputs
 from lossmith.studies.explained_store import kept_arrays
 
 FEW = 100
@@ -75,8 +76,8 @@ class ExplainedStudy:
     weights: WeightCurves
     attributions: Mapping[str, Mapping[int, TokenAttributions]]
     """Loss -> seed -> token attributions of the sample's attributed examples."""
-    highlights: Mapping[str, Mapping[int, AttributedText]]
-    """Loss -> place in the first seed's sample -> its integrated gradients: the attributed examples, and the first that
+    highlights: Highlights
+    """Integrated gradients by loss and place in the first seed's sample: the attributed examples, and the first that
     the loss gained or lost."""
     notices: tuple[str, ...]
     """What a reader must know."""
@@ -147,7 +148,9 @@ def assembled(
         disagreements=find_disagreements(each(lambda run: run.logits.argmax(axis=1)), labels, baseline=losses[0]),
         weights=weight_curves(each(lambda run: run.weights)),
         attributions=attributions,
-        highlights={run.loss: _highlights(run, samples[seeds[0]]) for run in first},
+        highlights=Highlights(
+            texts={run.loss: _highlights(run, samples[seeds[0]]) for run in first}, method=HIGHLIGHTS, seed=seeds[0]
+        ),
         notices=tuple(
             dict.fromkeys(
                 [
