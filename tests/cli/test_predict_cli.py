@@ -180,6 +180,17 @@ def test_pairs(lossmith, pair_model, tmp_path):
     assert float(row["probability"]) == pytest.approx(expected.probability, rel=1e-6)
 
 
+def test_a_second_text_that_is_left_unread_is_told(lossmith, model, tmp_path):
+    path = tmp_path / "two.csv"
+    path.write_text("text,text2\ngood film,bad film\n", encoding="utf-8")
+    said = "The column 'text2' is not read: `--text-pair-column text2` makes it the second text, for a model of pairs."
+    shown, told = lossmith("predict", model, path)
+    assert len(rows_of(shown)) == 1
+    assert said in told.splitlines()
+    path.write_text("text,text2\ngood film,good\n", encoding="utf-8")
+    assert "not read" not in lossmith("predict", model, path, "--label-column", "text2")[1]
+
+
 def test_lines_from_standard_input(lossmith, model, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("good film\r\nnaïve, bad\n".encode())))
     assert [row["text"] for row in rows_of(lossmith("predict", model, "-")[0])] == ["good film", "naïve, bad"]

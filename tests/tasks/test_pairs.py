@@ -100,7 +100,13 @@ def test_second_texts_must_be_there(tmp_path):
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("text_a", "text_b"), ("sentence1", "sentence2"), ("Premise", "Hypothesis"), ("question1", "question2")],
+    [
+        ("text_a", "text_b"),
+        ("sentence1", "sentence2"),
+        ("Premise", "Hypothesis"),
+        ("question1", "question2"),
+        ("Question", "Answer"),
+    ],
 )
 def test_two_columns_of_texts_where_one_is_expected(tmp_path, first, second):
     rows = [{first: f"a {i}", second: f"b {i}", "label": i % 2} for i in range(10)]
@@ -113,15 +119,21 @@ def test_two_columns_of_texts_where_one_is_expected(tmp_path, first, second):
     assert task.warnings == ()
 
 
-def test_the_text_that_is_left_out_is_told(tmp_path):
-    rows = [{"text": f"a {i}", "text_pair": f"b {i}", "label": i % 2} for i in range(10)]
-    said = "The column 'text_pair' is not read: `text_pair_column=text_pair` makes it the second text."
+@pytest.mark.parametrize("second", ["text_pair", "text2"])
+def test_the_text_that_is_left_out_is_told(tmp_path, second):
+    rows = [{"text": f"a {i}", second: f"b {i}", "label": i % 2} for i in range(10)]
+    said = f"The column '{second}' is not read: `text_pair_column={second}` makes it the second text."
     assert load_task(write(tmp_path, "a.csv", rows)).warnings == (said,)
     folder = tmp_path / "f"
     folder.mkdir()
     for split in ("train", "test"):
         write(folder, f"{split}.csv", [{**row, "text": f"{split} {row['text']}"} for row in rows])
     assert load_task(folder).warnings == (said,)
+
+
+def test_an_answer_that_is_the_label_is_no_text_left_out(tmp_path):
+    rows = [{"question": f"a {i}", "answer": i % 2} for i in range(10)]
+    assert load_task(write(tmp_path, "a.csv", rows), text_column="question", label_column="answer").warnings == ()
 
 
 @pytest.mark.parametrize(

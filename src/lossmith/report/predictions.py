@@ -100,8 +100,13 @@ def _cell(value: str | float | bool | None) -> str:
 
 
 def prediction_lines(rows: Texts, predictions: Sequence[Prediction], predictor: Predictor) -> list[str]:
-    """What is to be said beside predictions: what the threshold acted on, and how right they are where labels tell."""
+    """What is to be said beside predictions: a text left out, what the threshold acted on, how right they are."""
     lines = []
+    if rows.unread is not None:
+        lines.append(
+            f"The column '{rows.unread}' is not read: `--text-pair-column {rows.unread}` makes it the second text, for "
+            f"a model of pairs."
+        )
     threshold, total = predictor.threshold, len(predictions)
     if threshold is not None:
         answered = total - sum(found.abstained for found in predictions)

@@ -17,7 +17,9 @@ _PAIRS = (
     *((f"{stem}_1", f"{stem}_2") for stem in ("text", "sentence", "question", "sent")),
     ("premise", "hypothesis"),
     ("question", "sentence"),
+    ("question", "answer"),
     ("text", "text_pair"),
+    ("text", "text2"),
     ("#1 string", "#2 string"),
 )
 """Names, in lower case, that published data sets give to two columns of texts."""
@@ -148,11 +150,23 @@ def _missing_column(path: Path, setting: str, column: str, columns: Columns, nam
     )
 
 
-def _unread(columns: Columns, names: Sequence[str]) -> tuple[str, ...]:
+def unread_text(names: Sequence[str], text: str, label: str | None) -> str | None:
+    """The other column of a pair of texts that `text` is one column of, unless that is the label.
+
+    Example:
+        >>> unread_text(["text", "text2"], "text", None), unread_text(["question", "answer"], "question", "answer")
+        ('text2', None)
+    """
     found = text_pair(names)
-    if columns.pair is not None or found is None or columns.text not in found or columns.label in found:
+    if found is None or text not in found or label in found:
+        return None
+    return found[1 - found.index(text)]
+
+
+def _unread(columns: Columns, names: Sequence[str]) -> tuple[str, ...]:
+    other = None if columns.pair is not None else unread_text(names, columns.text, columns.label)
+    if other is None:
         return ()
-    other = found[1 - found.index(columns.text)]
     return (f"The column '{other}' is not read: `text_pair_column={other}` makes it the second text.",)
 
 

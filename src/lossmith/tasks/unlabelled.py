@@ -8,7 +8,7 @@ from typing import Any
 
 from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, DataError
-from lossmith.tasks._rows import _quote, _texts, text_pair
+from lossmith.tasks._rows import _quote, _texts, text_pair, unread_text
 from lossmith.tasks._tables import read_table
 
 LABEL_COLUMN = "label"
@@ -24,6 +24,8 @@ class Texts:
     """The second texts; None where a row has one."""
     labels: list[str | None] | None
     """Name of each row's class, None in a row without; None where the file has no such column."""
+    unread: str | None = None
+    """Another column of texts that was left out."""
 
 
 def read_texts(
@@ -60,6 +62,7 @@ def read_texts(
         texts=_texts(path, text_column, table.columns[text_column]),
         pairs=None if text_pair_column is None else _texts(path, text_pair_column, table.columns[text_pair_column]),
         labels=None if there is None else [_label(value) for value in there],
+        unread=None if text_pair_column is not None else unread_text(table.column_names, text_column, labelled),
     )
 
 
