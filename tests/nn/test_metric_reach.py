@@ -20,6 +20,11 @@ from lossmith.objectives import list_losses
 ROW_LOCAL = [record.name for record in list_losses("metric") if record.row_local]
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, -100, 1, 2])
 
+NO_MEMORY = (
+    "^'{}' has no `memory_size`: {}, and has no form here that also compares with earlier batches, as circle, "
+    "multi_similarity, nca, nt_xent, supcon and triplet_margin have\\.$"
+)
+
 
 def test_which_losses_work_in_chunks() -> None:
     assert ROW_LOCAL == ["circle", "multi_similarity", "nca", "nt_xent", "supcon", "triplet_margin"]
@@ -96,8 +101,15 @@ def test_a_memory_travels_and_keeps_its_order() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("contrastive", {"memory_size": 8}, r"^'contrastive' has no hyper-parameter `memory_size`"),
-        ("soft_triple", {"memory_size": 8}, r"^'soft_triple' has no hyper-parameter `memory_size`"),
+        ("contrastive", {"memory_size": 8}, NO_MEMORY.format("contrastive", "it is computed from the whole batch")),
+        ("lifted_structure(memory_size=8)", {}, r"'lifted_structure' has no `memory_size`: .* no form here that also"),
+        ("soft_triple", {"memory_size": 8}, NO_MEMORY.format("soft_triple", "it compares rows with proxies")),
+        (
+            "0.5*cross_entropy + 0.5*contrastive",
+            {"memory_size": 8},
+            NO_MEMORY.format("contrastive", "it is computed from the whole batch"),
+        ),
+        ("contrastive", {"memory": 8}, r"^'contrastive' has no hyper-parameter `memory`\."),
         ("supcon", {"memory_size": 8}, r"^'supcon' keeps a memory and needs `embedding_dim`\.$"),
         ("supcon(memory_size=8)", {}, r"^'supcon' keeps a memory and needs `embedding_dim`\.$"),
         (

@@ -212,3 +212,33 @@ def test_lengths_of_zero_and_valid_take_a_pair_out():
     kept = lossmith.loss("dpo")(*pairs[:, [0, 2]])
     torch.testing.assert_close(lossmith.loss("dpo")(*pairs, lengths, lengths + 1), kept)
     torch.testing.assert_close(lossmith.loss("dpo")(*pairs, valid=lengths > 0), kept)
+
+
+def test_the_table_of_miners_and_memories_is_the_catalogues():
+    text = (DOCS / "few-shot.md").read_text(encoding="utf-8")
+    table = text.partition("| metric losses | miner | memory |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`.+?) \| (.+?) \| (.+?) \|$", table, flags=re.MULTILINE)
+    found = {
+        name: (re.findall(r"'(\w+)'", miners), memory == "yes")
+        for names, miners, memory in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    records = lossmith.list_losses("metric")
+    assert set(found) == {record.name for record in records}
+    for record in records:
+        miners, memory = found[record.name]
+        assert memory == ("memory_size" in record.settings), record
+        for miner in ("hard", "semi_hard", "multi_similarity"):
+            sizes = {"num_classes": 3, "embedding_dim": 4} if record.required else {}
+            try:
+                lossmith.loss(record.name, miner=miner, **sizes)
+            except lossmith.ObjectiveInputError:
+                assert miner not in miners, (record, miner)
+            else:
+                assert miner in miners, (record, miner)
+
+
+def test_a_loop_over_losses_gives_each_the_sizes_that_it_needs():
+    built = run_blocks((DOCS / "few-shot.md").read_text(encoding="utf-8"))
+    assert "soft_triple" in str(built["loss"])
+    assert tuple(built["loss"].terms[1].proxies.shape)[-1] == built["sizes"]["embedding_dim"]

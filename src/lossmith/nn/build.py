@@ -8,10 +8,12 @@ from lossmith.engines.miners import no_miner
 from lossmith.errors import ObjectiveInputError
 from lossmith.nn.base import LossModule, ObjectiveModule
 from lossmith.nn.composition import (
+    MEMORY,
     MINING,
     Composition,
     Term,
     check_hyperparameters,
+    no_memory,
     parse_composition,
     refer_to_another,
 )
@@ -134,6 +136,9 @@ def _no_place(name: str, composition: Composition, terms: list[Term]) -> str:
     for term in terms:
         if name in term.record.instead:
             return refer_to_another(term.record, name)
+    comparing = [term.record for term in terms if term.record.family == "metric"]
+    if name == MEMORY and comparing:
+        return no_memory(comparing[0])
     if name in MINING:
         return no_miner(str(composition), name)
     if name in _OF_THE_CALL:

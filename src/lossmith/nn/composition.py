@@ -12,11 +12,13 @@ from typing import Any
 from lossmith._checks import did_you_mean
 from lossmith.engines.miners import no_miner
 from lossmith.errors import CompositionError, ObjectiveInputError
-from lossmith.objectives import ObjectiveRecord, get_record
+from lossmith.objectives import ObjectiveRecord, get_record, list_losses
 
 MAX_LENGTH = 2000
 MINING = ("miner", "miner_epsilon")
 """Settings of losses that a miner restricts."""
+MEMORY = "memory_size"
+"""Setting of losses that also compare with earlier batches."""
 _SHOWN = 40
 """Characters of the string that a message shows on each side of its caret."""
 
@@ -330,6 +332,16 @@ def refer_to_another(record: ObjectiveRecord, name: str) -> str:
     return f"'{record.name}' has no hyper-parameter `{name}`: use '{record.instead[name]}', which has it."
 
 
+def no_memory(record: ObjectiveRecord) -> str:
+    """One sentence for a metric loss that no cross-batch memory can serve."""
+    why = "it compares rows with proxies" if record.proxy_shape else "it is computed from the whole batch"
+    able = [other.name for other in list_losses("metric") if MEMORY in other.settings]
+    return (
+        f"'{record.name}' has no `{MEMORY}`: {why}, and has no form here that also compares with earlier batches, as "
+        f"{', '.join(able[:-1])} and {able[-1]} have."
+    )
+
+
 def check_hyperparameters(record: ObjectiveRecord, given: dict[str, Any]) -> dict[str, Any]:
     """The given hyper-parameters and settings in their order, in the type of their default, defaults dropped.
 
@@ -342,6 +354,8 @@ def check_hyperparameters(record: ObjectiveRecord, given: dict[str, Any]) -> dic
             raise ObjectiveInputError(refer_to_another(record, name))
         if name not in known and name in MINING:
             raise ObjectiveInputError(no_miner(record.name, name))
+        if name not in known and name == MEMORY and record.family == "metric":
+            raise ObjectiveInputError(no_memory(record))
         if name not in known:
             accepted = f"It takes {', '.join(f'`{n}`' for n in known)}." if known else "It has none."
             raise ObjectiveInputError(
