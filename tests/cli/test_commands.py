@@ -150,6 +150,18 @@ def test_every_recipe_is_valid():
     assert all(make_config(read_recipe(path)) for path in recipes)
 
 
+def test_recipes_of_the_papers_name_what_the_papers_leave_open():
+    from lossmith.studies import read_recipe
+
+    recipes = sorted((RECIPES / "few_shot").glob("paper*.yaml"))
+    assert len(recipes) == 3
+    for path in recipes:
+        assert "proxy_lr_multiplier" in read_recipe(path), path
+        comment = " ".join(line[2:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
+        assert "What differs" in comment, path
+        assert "proxies learn at 10 times the learning rate" in comment, path
+
+
 def test_losses_lists_and_shows(capsys):
     lossmith("losses")
     assert "soft_triple" in capsys.readouterr().out
