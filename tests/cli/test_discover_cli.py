@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lossmith.cli import app
+from lossmith.discovery import Verdict
 from lossmith.errors import ConfigurationError
 
 GOOD = (
@@ -124,3 +125,22 @@ def test_selftest_passes():
     done = run("selftest")
     assert done.exit_code == 0, done.output
     assert "0 wrong verdicts, 0 traces" in done.output
+    assert "11 canaries, 0 off." in done.output
+    for family, good in (("preference", True), ("token", True), ("metric", False)):
+        lines = [line for line in done.output.splitlines() if line.startswith(f"{family}, ")]
+        names = ["known-good"] * good + ["disguised-control", "known-bad", "cheat"]
+        assert [line.split(":")[0].removeprefix(f"{family}, ") for line in lines] == names
+
+
+@pytest.mark.parametrize(("traces", "passed", "code"), [((), True, 0), ((), False, 1), (("A trace.",), True, 1)])
+def test_selftest_fails_by_either_half(monkeypatch, traces, passed, code):
+    from lossmith.discovery import selftest, selftest_canaries
+
+    verdict = Verdict(accepted=False, category="syntax", reason="No Python.")
+    outcome = selftest.Outcome(entry={"id": 1, "tries": "x"}, verdict=verdict, milliseconds=1.0, problems=())
+    monkeypatch.setattr(selftest, "run_corpus", lambda: selftest.CorpusReport(outcomes=(outcome,), traces=traces))
+    line = selftest_canaries.CanaryLine(sentence="token, cheat: something.", passed=passed)
+    monkeypatch.setattr(selftest_canaries, "run_canaries", lambda: [line])
+    done = run("selftest")
+    assert done.exit_code == code, done.output
+    assert f"1 canaries, {0 if passed else 1} off.\ntoken, cheat: something.\n" in done.output

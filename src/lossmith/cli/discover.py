@@ -76,13 +76,21 @@ def explain_file(
 
 @discover_app.command("selftest")
 def selftest() -> None:
-    """Check the shipped corpus of hostile, broken and benign candidates on this machine: exit 1 for any surprise."""
+    """Check the shipped corpus and race programs of known worth on this machine: exit 1 for any surprise."""
+    from lossmith.cli.discover_run import require_discovery
     from lossmith.discovery.selftest import run_corpus
 
     report = run_corpus()
     for sentence in report.sentences:
         _say(sentence)
-    raise typer.Exit(0 if report.passed else 1)
+    require_discovery()
+    from lossmith.discovery.selftest_canaries import run_canaries
+
+    lines = run_canaries()
+    _say(f"{len(lines)} canaries, {sum(not line.passed for line in lines)} off.")
+    for line in lines:
+        _say(line.sentence)
+    raise typer.Exit(0 if report.passed and all(line.passed for line in lines) else 1)
 
 
 def _source_of(file: Path) -> str:
