@@ -65,7 +65,7 @@ class History:
     claims: Sequence[ClaimRow]
     verdicts: Sequence[VerdictRow]
     evaluations: Mapping[tuple[str, Split], Sequence[Evaluation]]
-    """Rung and split -> evaluations."""
+    """Rung and split -> evaluations: the search from the cheapest rung on, then the confirmation."""
     device_seconds: Mapping[str, float]
     """Program -> seconds that its evaluations took, on all rungs."""
     spend: Mapping[str, Cost]
@@ -89,7 +89,7 @@ class History:
     @property
     def rungs(self) -> list[str]:
         """Names of the search's rungs, cheapest first."""
-        return list(self.settings.get("ladder") or self.settings["rungs"])
+        return _ladder(self.settings)
 
     @property
     def race(self) -> RaceSettings:
@@ -189,13 +189,12 @@ def open_history(folder: str | Path) -> History:
             raise EvidenceError(f"The run in `{folder}` has not begun: there is nothing in its database.")
         archive, jobs = Archive(database), Jobs(database)
         stored = {each.key: each for each in archive.programs()}
-        environments = {
-            name: described["environment"] for part in ("rungs", "unseen") for name, described in settings[part].items()
-        }
+        described = {**settings["rungs"], **settings["unseen"]}
+        grounds = list(dict.fromkeys([*_ladder(settings), *described]))
         evaluations: dict[tuple[str, Split], list[Evaluation]] = {}
-        for name, environment in environments.items():
-            for split in ("search", "confirmation"):
-                rows = jobs.evaluations(name, environment, split)
+        for split in ("search", "confirmation"):
+            for name in grounds:
+                rows = jobs.evaluations(name, described[name]["environment"], split)
                 if rows:
                     evaluations[name, split] = rows
         found = archive.find_stage("closed")
@@ -215,11 +214,15 @@ def open_history(folder: str | Path) -> History:
                     "SELECT program, SUM(device_seconds) FROM evaluation WHERE split = 'search' GROUP BY program"
                 )
             ),
-            spend=_spend(database),
+            spend=_spend(database, grounds),
             wall_seconds=sum(row[0] for row in sessions),
             closed=None if found is None else found[1],
             ended=sessions[-1][1] if sessions else None,
         )
+
+
+def _ladder(settings: Mapping[str, Any]) -> list[str]:
+    return list(settings.get("ladder") or settings["rungs"])
 
 
 def _programs(stored: Mapping[str, StoredProgram], folder: Path) -> dict[str, Program]:
@@ -250,7 +253,9 @@ def _verdicts(database: Database) -> list[VerdictRow]:
     return [VerdictRow(**each) for each in found]
 
 
-def _spend(database: Database) -> dict[str, Cost]:
+def _spend(database: Database, grounds: Sequence[str]) -> dict[str, Cost]:
     columns = ", ".join(f"SUM({name}_settled + {name}_lost)" for name in RESOURCES)
     rows = database.rows(f"SELECT kind, {columns} FROM ledger GROUP BY kind ORDER BY kind")
-    return {row[0]: ZERO + Cost(**dict(zip(RESOURCES, row[1:], strict=True))) for row in rows}
+    found = {row[0]: ZERO + Cost(**dict(zip(RESOURCES, row[1:], strict=True))) for row in rows}
+    order = ["proposer", *(f"rung/{name}/{split}" for split in ("search", "confirmation") for name in grounds)]
+    return {kind: found[kind] for kind in dict.fromkeys([*order, *found]) if kind in found}

@@ -8,6 +8,7 @@ from typing import Any
 
 from lossmith.discovery.describe import Description, describe_candidate
 from lossmith.discovery.history import History, open_history
+from lossmith.discovery.program import one_line
 from lossmith.evidence.folders import cannot_write
 from lossmith.report.discovery_tables import (
     Grid,
@@ -15,7 +16,9 @@ from lossmith.report.discovery_tables import (
     canaries_table,
     claims_table,
     evidence_table,
+    fate_of,
     funnel_table,
+    ground_name,
     interval,
     lineage_table,
     negatives,
@@ -25,6 +28,7 @@ from lossmith.report.discovery_tables import (
 )
 from lossmith.report.provenance import flat_settings
 
+_REASONS = {"rounds": "all rounds were done", "budget": "the budget was used up"}
 SHOWN = 6
 """Programs that get a section of their own."""
 
@@ -83,15 +87,14 @@ def answers(history: History) -> list[str]:
     lines = []
     for key in history.announced():
         grounds = [each for each in history.claims if each.program == key]
-        told = "; ".join(
-            f"{each.ground}{' (unseen)' if each.unseen else ''} {interval(each.difference, each.low, each.high)}"
-            for each in grounds
-        )
+        told = "; ".join(f"{ground_name(each)} {interval(each.difference, each.low, each.high)}" for each in grounds)
         lines.append(f"{key[:8]} is better than the control on every fresh ground: {told}.")
     if not lines and history.closed is None:
         lines.append("The run is not finished: nothing is claimed yet.")
-    elif not lines:
+    elif not lines and history.verdicts:
         lines.append("Nothing beat the control: no finalist was better on every fresh ground.")
+    elif not lines:
+        lines.append("Nothing beat the control: no elite of the search was better, so none was confirmed.")
     measured = sum(len(rows) for rows in history.evaluations.values())
     lines.append(
         f"{len(history.proposals)} proposals, {len(history.candidates)} admitted programs, {measured} evaluations in "
@@ -101,7 +104,10 @@ def answers(history: History) -> list[str]:
 
 
 def _why(history: History) -> str:
-    return "" if history.closed is None else f"; the search ended by {history.closed['reason']}"
+    if history.closed is None:
+        return ""
+    reason = history.closed["reason"]
+    return f"; the search ended because {_REASONS.get(reason, reason)}"
 
 
 def _part(history: History, place: int, key: str) -> ProgramPart:
@@ -113,11 +119,9 @@ def _part(history: History, place: int, key: str) -> ProgramPart:
     name = history.name_of(key)
     description = describe_candidate(history.programs[key], history.family, name=key[:8])
     figure = curves_figure(place, key[:8], description) if description.curves else None
-    verdict = next((each for each in history.verdicts if each.program == key), None)
-    state = "elite" if verdict is None else "announced" if verdict.announced else "confirmed, not announced"
     return ProgramPart(
         key=key,
-        title=f"{name} ({state})",
+        title=f"{name} ({fate_of(history, key)})",
         description=description,
         evidence=evidence_table(history, key),
         figure=figure,
@@ -144,6 +148,7 @@ def render_discovery(history: History, figures: Sequence[Any], parts: Sequence[P
     return environment.get_template("discovery.html.j2").render(
         title=f"Is there a better {history.family} loss?",
         history=history,
+        control=one_line(history.programs[history.control]),
         answers=answers(history),
         negatives=negatives(history),
         claims=claims_table(history),

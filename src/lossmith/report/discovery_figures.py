@@ -38,7 +38,7 @@ def discovery_figures(history: History, shown: Sequence[str]) -> list[ReportFigu
             title="Lineage",
             caption=f"Every candidate that reached {last}, by the round in which it came and its shrunken difference "
             f"to the control ({fitness}); lines lead to parents, large rings are elites, full points are announced; "
-            "the worst quarter may lie below the picture.",
+            "triangles at the lower edge lie below the picture.",
             description=f"{len(history.estimates(last))} programs over {history.rounds} rounds",
             figure=lineage_figure(history),
         ),
@@ -69,14 +69,15 @@ def curves_figure(place: int, name: str, description: Description) -> ReportFigu
     return ReportFigure(
         name=f"program-{place}",
         title=f"Curves of {name}",
-        caption=f"{own.setting} Thick: {name}{near}.",
+        caption=f"Solid: {name}{near}.",
         description=f"Loss and gradient of {name} along {own.x_name}",
         figure=curve_figure(own, *fitting),
     )
 
 
 def _fitness(history: History, rung: str) -> str:
-    return str(history.settings["rungs"][rung]["fitness"]).replace("_", " ")
+    described = {**history.settings["unseen"], **history.settings["rungs"]}
+    return str(described[rung]["fitness"]).replace("_", " ").replace(" kl", " KL")
 
 
 @house_style()
@@ -98,6 +99,10 @@ def lineage_figure(history: History) -> Figure:
         for step, keys in rounds.items()
         for place, key in enumerate(keys)
     }
+    low, high = _window([y for _, y in at.values()])
+    edge = low + 0.03 * (high - low)
+    below = {key for key, (_, y) in at.items() if y < edge}
+    at = {key: (x, edge if key in below else y) for key, (x, y) in at.items()}
     parents = {each.key: each.parents for each in history.proposals if each.kind == "admitted"}
     for key, (x, y) in at.items():
         for parent in parents.get(key, ()):
@@ -105,9 +110,13 @@ def lineage_figure(history: History) -> Figure:
                 axes.plot([at[parent][0], x], [at[parent][1], y], color=MUTED, linewidth=0.7, alpha=0.5, zorder=1)
     elites, announced = {each.program for each in history.elites()}, set(history.announced())
     for arm in arms:
-        own = [key for key in at if history.stored[key].proposer == arm]
+        look = styles[arm]
+        mine = [key for key in at if history.stored[key].proposer == arm]
+        own, deep = [key for key in mine if key not in below], [key for key in mine if key in below]
+        axes.scatter([at[key][0] for key in deep], [edge] * len(deep), s=28, color=look.colour, marker="v")
+        # The legend shows a plain point, whatever the first of the arm is.
+        axes.scatter([], [], s=28, color=look.colour, marker=look.marker, label=figure_label(arm, lines=1))
         if own:
-            look = styles[arm]
             colours = [look.colour if key in announced else PAPER for key in own]
             axes.scatter(
                 [at[key][0] for key in own],
@@ -118,10 +127,9 @@ def lineage_figure(history: History) -> Figure:
                 marker=look.marker,
                 linewidths=[2.2 if key in elites else 1.1 for key in own],
                 zorder=3,
-                label=figure_label(arm, lines=1),
             )
     axes.axhline(0, color=INK, linewidth=1)
-    axes.set_ylim(*_window([y for _, y in at.values()]))
+    axes.set_ylim(low, high)
     axes.set_xlabel("round")
     axes.set_ylabel("difference to control")
     axes.set_xticks(range(1, history.rounds + 1))
@@ -180,7 +188,8 @@ def evidence_figure(history: History, shown: Sequence[str]) -> Figure:
         data = history.data(rung, split)
         axes = row_axes(part, [history.name_of(key) for key in shown])
         axes.axvline(0, color=INK, linewidth=1)
-        axes.set_title(figure_label(f"{rung}, {split}", width=60, lines=1), loc="left", fontsize=9)
+        label = f"{rung}, {split}: {_fitness(history, rung)}"
+        axes.set_title(figure_label(label, width=80, lines=1), loc="left", fontsize=9)
         for height, key in enumerate(reversed(shown)):
             control, own = data.pairs(key)
             if not own:

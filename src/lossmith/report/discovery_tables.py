@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from lossmith.discovery.costs import RESOURCES, Cost, show_amount
-from lossmith.discovery.history import History
+from lossmith.discovery.history import ClaimRow, History
 from lossmith.discovery.program import one_line
 from lossmith.evidence import paired_t
 
@@ -82,15 +82,17 @@ def share(part: int, whole: int) -> str:
 
 def cost_words(cost: Cost | None) -> str:
     """A cost for people."""
-    told = [] if cost is None else [show_amount(name, value) for name, value in cost.to_dict().items()]
-    return ", ".join(told)
+    told = {} if cost is None else {name: show_amount(name, value) for name, value in cost.to_dict().items()}
+    if "wall_seconds" in told:
+        told["wall_seconds"] += " on the clock"
+    return ", ".join(told.values())
 
 
 def refusals_table(history: History) -> Grid:
     """Why candidates were refused, most frequent first, each with one reason as it was told."""
     reasons = {each.category: each.reason for each in reversed(history.proposals) if each.kind == "rejected"}
     counts = Counter(each.category for each in history.proposals if each.kind == "rejected")
-    rows = [(category, count, reasons[category][:200]) for category, count in counts.most_common()]
+    rows = [(category, count, cut_short(reasons[category], 200)) for category, count in counts.most_common()]
     return grid(("category", "times", "for example"), rows, (1,))
 
 
@@ -112,7 +114,7 @@ def proposers_table(history: History) -> Grid:
                 len(own),
                 share(len(admitted), len(own)),
                 f"{sum(far) / len(far):.2f}" if far else "–",
-                show_amount("device_seconds", curve[-1][0]) if curve else "–",
+                _bare("device_seconds", curve[-1][0]) if curve else "–",
                 number(at_common[-1]) if at_common else "–",
                 number(curve[-1][1]) if curve else "–",
             )
@@ -122,7 +124,7 @@ def proposers_table(history: History) -> Grid:
         "proposals",
         "admitted",
         "mean distance to known losses",
-        "evaluated for",
+        "device time",
         "best at equal cost",
         "best in all",
     )
@@ -153,23 +155,46 @@ def lineage_table(history: History, keys: Sequence[str]) -> Grid:
             continue
         seen[key] = by_key.get(key)
         waiting += [] if seen[key] is None else list(seen[key].parents)
-    last = {each.program: each for each in history.decisions if each.kind != "elite"}
     rows = []
     for key, each in sorted(seen.items(), key=lambda item: history.stored[item[0]].step):
         stored = history.stored[key]
         parents = ", ".join(parent[:8] for parent in each.parents) if each is not None else ""
-        fate = last.get(key)
         rows.append(
             (
                 key[:8],
                 stored.step + 1 if stored.step >= 0 else "start",
                 stored.proposer or stored.role,
                 parents or "–",
-                "–" if fate is None else f"{fate.kind} on {fate.rung}, {number(fate.mean)}",
-                one_line(history.programs[key])[:160],
+                fate_of(history, key),
+                cut_short(one_line(history.programs[key]), 160),
             )
         )
     return grid(("program", "round", "from", "parents", "verdict", "formula"), rows)
+
+
+def fate_of(history: History, key: str) -> str:
+    """What became of a program: `announced`, `elite`, or where its way ended."""
+    verdict = next((each for each in history.verdicts if each.program == key), None)
+    if verdict is not None:
+        return "announced" if verdict.announced else "confirmed, not announced"
+    if any(each.program == key for each in history.elites()):
+        return "elite"
+    own = [each for each in history.decisions if each.program == key and each.kind != "elite"]
+    if not own:
+        return "–"
+    # Decisions are sorted by the name of the rung: what counts is the highest one.
+    last = max(own, key=lambda each: history.rungs.index(each.rung))
+    return f"{last.kind} on {last.rung}, {number(last.mean)}"
+
+
+def cut_short(text: str, length: int) -> str:
+    """The text, or its beginning with an ellipsis.
+
+    Example:
+        >>> cut_short("abcdef", 6), cut_short("abcdefg", 6)
+        ('abcdef', 'abcde…')
+    """
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def evidence_table(history: History, key: str) -> Grid:
@@ -198,16 +223,21 @@ def evidence_table(history: History, key: str) -> Grid:
     return grid(("rung", "split", "blocks", "difference to control, 95%", "shrunken", "won/lost/tied"), rows, (2,))
 
 
+def ground_name(claim: ClaimRow) -> str:
+    """The ground of a claim, marked where the search never saw it."""
+    return f"{claim.ground} (unseen)" if claim.unseen and "unseen" not in claim.ground else claim.ground
+
+
 def claims_table(history: History) -> Grid:
     """What the confirmation found."""
     verdicts = {each.program: each for each in history.verdicts}
     rows = []
-    for each in history.claims:
+    for each in sorted(history.claims, key=lambda each: verdicts[each.program].rank):
         verdict = verdicts[each.program]
         rows.append(
             (
                 each.program[:8],
-                f"{each.ground}{' (unseen)' if each.unseen else ''}",
+                ground_name(each),
                 each.blocks,
                 interval(each.difference, each.low, each.high),
                 "–" if each.p_value is None else f"{each.p_value:.3g}",
@@ -241,10 +271,13 @@ def audit_table(history: History) -> Grid:
     return grid(headers, rows, (2, 3, 4, 5))
 
 
+_MUST_BE = {"good": "better", "disguised": "equal", "bad": "worse", "cheating": "refused"}
+
+
 def canaries_table(history: History) -> Grid:
     """Programs of known worth, and what the rungs made of them."""
     rows = [
-        (each.name, each.kind, each.rung, each.blocks, interval(each.mean, each.low, each.high), each.state)
+        (each.name, _MUST_BE[each.kind], each.rung, each.blocks, interval(each.mean, each.low, each.high), each.state)
         for each in history.canaries()
     ]
     return grid(("canary", "must be", "where", "blocks", "difference, 95%", "state"), rows, (3,))
@@ -254,11 +287,19 @@ def spend_table(history: History) -> Grid:
     """The ledger."""
     used = [name for name in RESOURCES if any(getattr(cost, name) for cost in history.spend.values())]
     rows = [
-        (kind, *(show_amount(name, getattr(cost, name)) if getattr(cost, name) else "–" for name in used))
+        (kind, *(_bare(name, getattr(cost, name)) if getattr(cost, name) else "–" for name in used))
         for kind, cost in history.spend.items()
     ]
-    headers = ("what", *(name.replace("_", " ").removesuffix(" usd") for name in used))
+    headers = (
+        "what",
+        *(name.replace("_usd", "").replace("_seconds", " time").replace("wall", "clock") for name in used),
+    )
     return grid(headers, rows, range(1, len(used) + 1))
+
+
+def _bare(resource: str, amount: float) -> str:
+    """An amount under a heading that names the resource already."""
+    return show_amount(resource, amount).removesuffix(f" {resource}").removesuffix(" of device time")
 
 
 def negatives(history: History, names: Mapping[str, str] | None = None) -> list[str]:

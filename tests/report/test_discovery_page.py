@@ -1,0 +1,72 @@
+"""The order and the words of a discovery's page: rungs by cost, fates by the highest rung, and no empty claims."""
+
+from dataclasses import replace
+
+import pytest
+
+from lossmith.discovery.history import open_history
+from lossmith.report.discovery import answers, render_discovery, shown_programs
+from lossmith.report.discovery_figures import discovery_figures
+from lossmith.report.discovery_tables import (
+    canaries_table,
+    claims_table,
+    evidence_table,
+    fate_of,
+    lineage_table,
+    spend_table,
+)
+
+
+@pytest.fixture(scope="module")
+def history(discovered):
+    return open_history(discovered)
+
+
+def test_rungs_come_from_the_cheapest_on_and_the_confirmation_last(history):
+    places = [("toy", "search"), ("tiny", "search"), ("tiny", "confirmation"), ("tiny-unseen", "confirmation")]
+    assert list(history.evaluations) == places
+    kinds = [row[0] for row in spend_table(history).rows]
+    assert kinds == ["proposer", *(f"rung/{rung}/{split}" for rung, split in places)]
+    (finalist,) = (each.program for each in history.verdicts)
+    assert [row[:2] for row in evidence_table(history, finalist).rows] == places
+    where = list(dict.fromkeys(row[2] for row in canaries_table(history).rows))
+    assert where[:2] == ["toy", "tiny"]
+    assert {row[1] for row in canaries_table(history).rows} <= {"better", "equal", "worse"}
+
+
+def test_a_fate_is_that_of_the_highest_rung(history):
+    assert [row[4] for row in lineage_table(history, [history.verdicts[0].program]).rows][-1] in (
+        "announced",
+        "confirmed, not announced",
+    )
+    past = replace(history, verdicts=[], decisions=[each for each in history.decisions if each.kind != "elite"])
+    climbed = {each.program for each in past.decisions if each.rung == "tiny"}
+    assert climbed
+    for key in history.candidates:
+        on = "tiny" if key in climbed else "toy"
+        assert f" on {on}, " in fate_of(past, key)
+    key = next(iter(climbed))
+    elite = next(each for each in past.decisions if each.program == key)
+    held = replace(past, decisions=[*past.decisions, replace(elite, kind="elite", step=past.rounds - 1)])
+    assert fate_of(held, key) == "elite"
+
+
+def test_claims_stand_in_the_order_of_the_finalists(history):
+    (first,) = history.verdicts
+    other = next(each for each in history.candidates if each != first.program)
+    verdicts = [replace(first, program=other, rank=0), replace(first, rank=1)]
+    claims = [*history.claims, *(replace(each, program=other) for each in history.claims)]
+    rows = claims_table(replace(history, verdicts=verdicts, claims=claims)).rows
+    assert [row[0] for row in rows] == [other[:8]] * 2 + [first.program[:8]] * 2
+    assert {row[1] for row in rows} == {"tiny", "tiny-unseen"}
+
+
+def test_a_run_without_finalists_does_not_speak_of_them(history):
+    none = replace(history, verdicts=[], claims=[])
+    assert "no elite of the search was better" in answers(none)[0]
+    assert "no finalist was better" in answers(history)[0]
+    shown = shown_programs(none)
+    page = render_discovery(none, discovery_figures(none, shown), [])
+    assert "Nothing: no program has met the control on fresh ground." in page
+    assert "Candidates against the control, <code>-logsigmoid(0.1 * " in page
+    assert answers(history)[-1].endswith("because all rounds were done.")
