@@ -15,6 +15,7 @@ from lossmith.discovery.history import open_history
 from lossmith.discovery.rungs.tiny import TinyPreference
 from lossmith.discovery.rungs.toy import ToyPreference
 from lossmith.errors import ConfigurationError, EvidenceError, LossmithError
+from lossmith.report import discovery
 from lossmith.report.discovery import answers, write_discovery
 from lossmith.report.discovery_tables import best_by_cost, funnel_table, proposers_table
 
@@ -38,6 +39,7 @@ def quick():
         }
         patch.setitem(ladder._ELSEWHERE, "preference", elsewhere)
         patch.setattr(start, "SIZES", (SMALLEST,))
+        patch.setattr(discovery, "SHOWN", 2)
         yield
 
 

@@ -1,6 +1,7 @@
 """Rungs: worlds whose best loss is known, training that repeats exactly, and whose fault a broken candidate is."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_a_loss_that_pushes_the_wrong_way_is_worse(family, rungs):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rungs", [TOY, TINY], ids=["toy", "tiny"])
 def test_an_evaluation_repeats_to_the_last_bit_and_twin_and_split_do_not(family, rungs):
-    rung, control = rungs[family], control_of(family)
+    rung, control = replace(rungs[family], steps=6), control_of(family)
     first = rung.evaluate(control, Block(index=0, seed=3))
     torch.manual_seed(99)
     assert rung.evaluate(control, Block(index=0, seed=3)) == first
@@ -136,7 +137,7 @@ def test_log_probabilities_of_answers_by_hand():
 
 def test_pairs_and_reference_of_a_block_are_made_once():
     tiny._ground.cache_clear()
-    rung = TINY["preference"]
+    rung = replace(TINY["preference"], steps=2)
     for program in (control_of("preference"), planted_program(), BAD["preference"]):
         rung.evaluate(program, Block(index=0, seed=8))
     assert tiny._ground.cache_info().misses == 1
