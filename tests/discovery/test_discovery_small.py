@@ -1,6 +1,7 @@
 """The rung of small models: a candidate is trained by a study as any other loss is."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def pairs_rung(model, tmp_path, monkeypatch) -> SmallRung:
         "metric": "margin",
     }
     return SmallRung(name="small", family="preference", settings=settings)
+
+
+def test_it_is_measured_apart_and_can_be_sent_there(pairs_rung):
+    sent = pickle.loads(pickle.dumps(pairs_rung))  # noqa: S301
+    assert sent.apart is True
+    assert (sent.environment, sent.ground, sent.cost) == (pairs_rung.environment, pairs_rung.ground, pairs_rung.cost)
 
 
 def test_the_control_as_a_candidate_is_the_library_s_dpo(pairs_rung, tmp_path):

@@ -97,7 +97,8 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Close the database."""
+        """End what is still evaluated, and close the database."""
+        self._shop.close()
         self.database.close()
 
     def forecast(self) -> Forecast:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from lossmith.discovery.admission import Admission
+from lossmith.discovery.attempts import attempt
 from lossmith.discovery.controls import canaries_of, control_of
 from lossmith.discovery.ladder import FAMILIES, make_ladder
 from lossmith.discovery.proposers.base import ProgramLike
@@ -13,7 +14,6 @@ from lossmith.discovery.race.canaries import Canary, CanaryFinding, inspect
 from lossmith.discovery.race.estimates import estimate
 from lossmith.discovery.rungs.base import HarnessError, Rung
 from lossmith.discovery.store.jobs import Evaluation, Job
-from lossmith.discovery.work import attempt
 
 BLOCKS = 6
 """Enough for every canary to be told from chance, at a second or two a family."""

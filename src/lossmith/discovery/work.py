@@ -1,16 +1,15 @@
 """Doing jobs: evaluations in worker threads, while this thread alone writes what becomes of them."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import isfinite
 
+from lossmith.discovery.attempts import Apart, Attempt
 from lossmith.discovery.costs import Cost
 from lossmith.discovery.proposers.base import ProgramLike
-from lossmith.discovery.rungs.base import EvaluationError, HarnessError, Metrics, Rung, Status
+from lossmith.discovery.rungs.base import HarnessError, Rung
 from lossmith.discovery.store.database import Database
 from lossmith.discovery.store.jobs import LEASE_SECONDS, Job, Jobs
 from lossmith.discovery.store.ledger import Ledger
@@ -24,16 +23,6 @@ FAILURES_IN_A_ROW = 6
 
 class MachineOut(LossmithError):
     """The machine fails at everything, or at the control: the run stops, and can go on later."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """How one evaluation ended."""
-
-    status: Status
-    metrics: Metrics | None
-    error: str | None
-    seconds: float
 
 
 @dataclass(kw_only=True)
@@ -52,6 +41,13 @@ class Workshop:
     price: Callable[[Rung], Cost]
     """What an evaluation is expected to take."""
     in_a_row: int = 0
+
+    def __post_init__(self) -> None:
+        self._apart = Apart(self.rungs)
+
+    def close(self) -> None:
+        """End what is still evaluated apart."""
+        self._apart.close()
 
     def do(self, step: int, jobs: Sequence[Job], *, keep_back: Cost) -> None:
         """Do all jobs that are not done yet; what is running is always ended and kept before an error is raised.
@@ -82,6 +78,10 @@ class Workshop:
                             waiting.append(job)
                 except LossmithError as error:
                     stopped = stopped or error
+                except BaseException:
+                    # The pool waits for its threads: an evaluation that hangs must not hold an interrupt back.
+                    self._apart.close()
+                    raise
         if stopped is not None:
             raise stopped
 
@@ -104,9 +104,9 @@ class Workshop:
         program = self.find(job.program)
         if pool is None:
             future: Future[Attempt] = Future()
-            future.set_result(attempt(rung, program, job))
+            future.set_result(self._apart.attempt(rung, program, job, self._mean_seconds(rung)))
         else:
-            future = pool.submit(attempt, rung, program, job)
+            future = pool.submit(self._apart.attempt, rung, program, job, self._mean_seconds(rung))
         running[future] = (job, price)
 
     def _ended(self, running: dict[Future[Attempt], tuple[Job, Cost]]) -> list[Future[Attempt]]:
@@ -150,31 +150,13 @@ class Workshop:
     def _is_out(self, job: Job) -> bool:
         """Whether the machine fails at the control too: what fails at one program only is not the machine."""
         self.in_a_row = 0
-        found = attempt(self.rungs[job.rung], self.find(self.control), job)
+        rung = self.rungs[job.rung]
+        found = self._apart.attempt(rung, self.find(self.control), job, self._mean_seconds(rung))
         return found.status == "infrastructure_error"
 
-
-def attempt(rung: Rung, program: ProgramLike, job: Job) -> Attempt:
-    """Evaluate, and sort what happens into whose fault it is; whatever is not told apart is ours."""
-    begun = time.perf_counter()
-    status, metrics, error = "ok", None, None
-    try:
-        metrics = rung.evaluate(program, job.block)
-        numbers = [metrics.fitness, *metrics.values.values()]
-        if not isfinite(metrics.fitness):
-            status, error = "candidate_error", f"The fitness is {metrics.fitness}."
-        elif not all(isfinite(number) for number in numbers):
-            status, error = "harness", f"The metrics are not finite: {dict(metrics.values)}."
-    except EvaluationError as failure:
-        status, error = failure.status, str(failure)
-    except Exception as failure:
-        status, error = "harness", f"{type(failure).__name__}: {failure}"
-    return Attempt(
-        status=status,
-        metrics=metrics if status == "ok" else None,
-        error=error,
-        seconds=time.perf_counter() - begun,
-    )
+    def _mean_seconds(self, rung: Rung) -> float | None:
+        known = self.ledger.measured(rung.name)
+        return None if known is None else known.wall_seconds
 
 
 def spent(found: Attempt) -> Cost:

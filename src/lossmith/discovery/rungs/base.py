@@ -84,7 +84,11 @@ class Metrics:
 
 
 class Rung(Protocol):
-    """One place of measurement. Equal `(program, block, environment)` must give equal metrics."""
+    """One place of measurement. Equal `(program, block, environment)` must give equal metrics.
+
+    A rung with the attribute `apart = True` is pickled and measured in a process of its own, where an evaluation that
+    hangs or dies ends alone; for evaluations of milliseconds that is too dear.
+    """
 
     @property
     def name(self) -> str:

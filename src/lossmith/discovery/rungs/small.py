@@ -43,6 +43,9 @@ class SmallRung:
         seconds: What one evaluation is expected to take.
     """
 
+    apart = True
+    """Models, devices and networks can hang: see `Rung`."""
+
     def __init__(self, *, name: str, family: str, settings: Mapping[str, Any], seconds: float = 150.0):
         from lossmith.studies import make_config
 
