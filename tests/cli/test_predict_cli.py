@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,10 +50,10 @@ def model(tmp_path_factory, base) -> Path:
 @pytest.fixture(scope="module")
 def pair_model(tmp_path_factory, base) -> Path:
     folder = tmp_path_factory.mktemp("trained_pairs")
-    rows = [{"a": row["text"], "b": "a film", "label": row["label"]} for row in tiny.sentences(40, 3)]
+    rows = [{"a": row["text"], "b": "a film", "verdict": row["label"]} for row in tiny.sentences(40, 3)]
     data = folder / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    changes = {"text_column": "a", "text_pair_column": "b", "epochs": 1}
+    changes = {"text_column": "a", "text_pair_column": "b", "label_column": "verdict", "epochs": 1}
     return train_tiny(folder / "saved", data, base, **changes)
 
 
@@ -278,11 +279,41 @@ def test_files_that_cannot_be_read(refused, model, tmp_path):
     assert "name one of them with `--text-column`" in two
 
 
+def forget_columns(model: Path, folder: Path) -> Path:
+    """A copy of a model as it was saved before models remembered their columns."""
+    shutil.copytree(model, folder)
+    saved = json.loads((folder / "lossmith.json").read_text(encoding="utf-8"))
+    kept = {name: value for name, value in saved.items() if not name.endswith("_column")}
+    assert len(kept) == len(saved) - 3
+    (folder / "lossmith.json").write_text(json.dumps(kept), encoding="utf-8")
+    return folder
+
+
 def test_pairs_are_asked_for(refused, pair_model, tmp_path):
     (tmp_path / "new.csv").write_text("a,b\nx,y\n", encoding="utf-8")
-    message = refused(pair_model, tmp_path / "new.csv", "--text-column", "a")
+    older = forget_columns(pair_model, tmp_path / "older")
+    message = refused(older, tmp_path / "new.csv", "--text-column", "a")
     assert "was trained on pairs of texts, got single ones" in message
     assert "`--text-pair-column`" in message
+
+
+def test_a_model_remembers_its_columns(lossmith, pair_model, tmp_path):
+    lines = [f"{row['text']},a film,{row['label']}\n" for row in ROWS]
+    (tmp_path / "new.csv").write_text("a,b,verdict\n" + "".join(lines), encoding="utf-8")
+    named = ["--text-column", "a", "--text-pair-column", "b", "--label-column", "verdict"]
+    older = forget_columns(pair_model, tmp_path / "older")
+    expected = lossmith("predict", older, tmp_path / "new.csv", *named, "--device", "cpu")
+    assert "of 30 labelled texts" in expected[1]
+    assert lossmith("predict", pair_model, tmp_path / "new.csv", "--device", "cpu")[0] == expected[0]
+    assert "of 30 labelled texts" in lossmith("predict", pair_model, tmp_path / "new.csv", "--device", "cpu")[1]
+
+
+def test_a_named_column_wins_and_remembered_labels_may_be_missing(lossmith, pair_model, tmp_path):
+    lines = [f"{row['text']},a film,{row['text'][::-1]}\n" for row in ROWS]
+    (tmp_path / "new.csv").write_text("a,b,c\n" + "".join(lines), encoding="utf-8")
+    out, err = lossmith("predict", pair_model, tmp_path / "new.csv", "--text-column", "c", "--device", "cpu")
+    assert [row["text"] for row in rows_of(out)] == [row["text"][::-1] for row in ROWS]
+    assert "labelled" not in err
 
 
 def test_standard_input_that_cannot_be_read(refused, model, monkeypatch):
@@ -304,8 +335,6 @@ def test_places_that_cannot_be_written(refused, model, table, tmp_path):
 
 
 def test_proxies_of_a_model_with_other_classes(refused, model, table, tmp_path):
-    import shutil
-
     import safetensors.torch
 
     folder = tmp_path / "saved"

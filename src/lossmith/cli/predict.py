@@ -16,9 +16,13 @@ def predict(
     file: Annotated[str, typer.Argument(metavar="FILE", help="CSV, TSV, JSONL or parquet; - for lines of text.")],
     method: Annotated[str, typer.Option(help="head, proxies, mixture or neighbours.")] = "head",
     threshold: Annotated[float | None, typer.Option(help="Abstain below this probability, in (0, 1].")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts; text.")] = None,
-    text_pair_column: Annotated[str | None, typer.Option(help="Column of the second texts of pairs.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the true labels; label, if it is there.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts; that of training, else text.")] = None,
+    text_pair_column: Annotated[
+        str | None, typer.Option(help="Column of the second texts of pairs; that of training.")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of the true labels; that of training, if it is there.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A new .csv or .jsonl; else CSV on standard output.")] = None,
     batch_size: Annotated[int, typer.Option(help="Texts per forward pass.")] = 64,
     device: Device = None,
@@ -36,12 +40,13 @@ def predict(
     predictor = studies.open_predictor(
         model.expanduser(), method=method, threshold=threshold, device="auto" if device is None else device
     )
-    predictor.check_pairs(text_pair_column is not None)
+    remembered = {} if file == "-" else predictor.columns
+    predictor.check_pairs("text_pair_column" in {**remembered, **named})
     if file == "-":
         _refuse_columns(named)
         rows = lines_of(sys.stdin.buffer.read())
     else:
-        rows = read_texts(Path(file).expanduser(), **named)
+        rows = read_texts(Path(file).expanduser(), **named, usual=remembered)
     try:
         with opened(out) as stream:
             with BatchProgress(errors) as bar:

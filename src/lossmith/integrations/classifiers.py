@@ -26,6 +26,8 @@ from lossmith.nn import LossModule, WeightedSum, parse_composition
 
 HEADS = ("own", "pooled")
 REFERENCE_WEIGHTS = "reference.safetensors"
+COLUMNS = ("text_column", "text_pair_column", "label_column")
+"""Fields of `Inference` that a saved file may lack, as those of older models do."""
 
 
 def load_network(
@@ -96,6 +98,12 @@ class Inference:
     """Name of the task that it was trained on."""
     temperatures: Mapping[str, float] = field(default_factory=dict)
     """Method -> the temperature fitted on rows that were not trained on; empty where there were none."""
+    text_column: str | None = None
+    """Column of the file that it was trained on with the texts, of pairs the first; None where nobody wrote it down."""
+    text_pair_column: str | None = None
+    """Column with the second texts of pairs."""
+    label_column: str | None = None
+    """Column with the labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +177,9 @@ def load_saved(folder: Path) -> SavedClassifier:
 
 def _inference(folder: Path, config: Mapping[str, Any]) -> Inference:
     try:
-        found = Inference(**{name: config[name] for name in Inference.__dataclass_fields__})
+        needed = Inference.__dataclass_fields__.keys() - COLUMNS
+        columns = {name: config.get(name) for name in COLUMNS}
+        found = Inference(**{name: config[name] for name in sorted(needed)}, **columns)
     except KeyError as error:
         raise ModelError(f"{folder / LOSS_CONFIG} lacks {error}: save the model again.") from error
     if found.head not in HEADS or found.pooling not in (*POOLINGS, TOKENS):

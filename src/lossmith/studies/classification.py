@@ -183,6 +183,9 @@ class ClassificationSetting(Setting):
                 pairs=self.task.has_pairs,
                 task=self.task.name,
                 temperatures=asked.temperatures,
+                text_column=config.text_column,
+                text_pair_column=config.text_pair_column,
+                label_column=config.label_column,
             ),
             support=(torch.from_numpy(asked.support.embeddings), torch.from_numpy(asked.support.labels)),
         )

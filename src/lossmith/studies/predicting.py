@@ -13,7 +13,7 @@ from lossmith.errors import ConfigurationError, DataError, LossmithWarning, Mode
 from lossmith.evaluation.calibration import softmax
 from lossmith.evaluation.inference import INFERENCE_METHODS, SupportSet, inference_scores
 from lossmith.integrations.classification import Outputs, encode, predict_outputs
-from lossmith.integrations.classifiers import SavedClassifier, load_saved, trained_scores
+from lossmith.integrations.classifiers import COLUMNS, SavedClassifier, load_saved, trained_scores
 from lossmith.integrations.models import token_limit
 from lossmith.integrations.pooling import TOKENS
 from lossmith.studies.run import pick_device
@@ -72,6 +72,12 @@ class Predictor:
         """What its scores are divided by for calibrated probabilities; None where none was fitted."""
         inference = self.classifier.inference
         return None if inference is None else inference.temperatures.get(self.method)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Setting -> the column of the file that it was trained on; empty where nobody wrote them down."""
+        found = {name: getattr(self.classifier.inference, name, None) for name in COLUMNS}
+        return {name: column for name, column in found.items() if column is not None}
 
     def check_pairs(self, given: bool) -> None:
         """Refuse single texts where the model was trained on pairs, and the reverse.

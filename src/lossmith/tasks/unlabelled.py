@@ -2,6 +2,7 @@
 
 import codecs
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from lossmith.errors import ConfigurationError, DataError
 from lossmith.tasks._rows import _quote, _texts, text_pair, unread_text
 from lossmith.tasks._tables import read_table
 
-LABEL_COLUMN = "label"
+USUAL = {"text_column": "text", "label_column": "label"}
+"""The columns that are read where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,38 +33,47 @@ class Texts:
 def read_texts(
     path: Path,
     *,
-    text_column: str = "text",
+    text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
+    usual: Mapping[str, str] | None = None,
 ) -> Texts:
     """Read the texts of a CSV, TSV, JSONL (each plain or .gz) or parquet file, and their labels where it has them.
 
     Args:
         path: The file.
-        text_column: Column of the texts; of pairs the column of the first.
-        text_pair_column: Column of the second texts.
+        text_column: Column of the texts; of pairs the column of the first. None takes the usual one, else `text`.
+        text_pair_column: Column of the second texts. None takes the usual one, where there is one.
         label_column: Column of the labels, whose names come from the column of that name followed by `_name`, where
-            there is one. None takes a column `label`, if there is one.
+            there is one. None takes the usual one, else `label`, if it is in the file.
+        usual: Argument -> the column that is read where none is named, such as the one that a model was trained on.
 
     Raises:
         ConfigurationError: If two of the columns are one.
         DataError: If a column is missing, a text is missing or no string, or the file cannot be read or has no row.
     """
-    columns = {"--text-column": text_column, "--text-pair-column": text_pair_column, "--label-column": label_column}
-    named = {setting: column for setting, column in columns.items() if column is not None}
-    _check_different(named)
-    labelled = label_column or (LABEL_COLUMN if LABEL_COLUMN not in named.values() else None)
+    given = {"text_column": text_column, "text_pair_column": text_pair_column, "label_column": label_column}
+    typed = {name: column for name, column in given.items() if column is not None}
+    wanted = {**USUAL, **(usual or {}), **typed}
+    labelled = wanted["label_column"]
+    if label_column is None:
+        # Labels that nobody asked for are no duty of the file, and no text is one.
+        del wanted["label_column"]
+        labelled = None if labelled in wanted.values() else labelled
+    _check_different(wanted)
     label_columns = [] if labelled is None else [f"{labelled}_name", labelled]
-    table = read_table(path, (*named.values(), *label_columns))
-    for setting, column in named.items():
+    table = read_table(path, (*wanted.values(), *label_columns))
+    for name, column in wanted.items():
         if column not in table.columns:
-            raise _missing_column(path, setting, column, table.column_names, single=text_pair_column is None)
+            single = "text_pair_column" not in wanted
+            raise _missing_column(path, name, column, table.column_names, single=single)
     there = next((table.columns[name] for name in label_columns if name in table.columns), None)
+    text, pair = wanted["text_column"], wanted.get("text_pair_column")
     return Texts(
-        texts=_texts(path, text_column, table.columns[text_column]),
-        pairs=None if text_pair_column is None else _texts(path, text_pair_column, table.columns[text_pair_column]),
+        texts=_texts(path, text, table.columns[text]),
+        pairs=None if pair is None else _texts(path, pair, table.columns[pair]),
         labels=None if there is None else [_label(value) for value in there],
-        unread=None if text_pair_column is not None else unread_text(table.column_names, text_column, labelled),
+        unread=None if pair is not None else unread_text(table.column_names, text, labelled),
     )
 
 
@@ -95,17 +106,21 @@ def lines_of(content: bytes, where: str = "standard input") -> Texts:
     return Texts(texts=texts, pairs=None, labels=None)
 
 
-def _check_different(named: dict[str, str]) -> None:
+def _check_different(wanted: Mapping[str, str]) -> None:
     seen: dict[str, str] = {}
-    for setting, column in named.items():
+    for name, column in wanted.items():
         if column in seen:
-            raise ConfigurationError(f"`{seen[column]}` and `{setting}` must differ, got '{column}' for both.")
-        seen[column] = setting
+            raise ConfigurationError(f"`{seen[column]}` and `{_flag(name)}` must differ, got '{column}' for both.")
+        seen[column] = _flag(name)
 
 
-def _missing_column(path: Path, setting: str, column: str, names: tuple[str, ...], *, single: bool) -> DataError:
-    found = text_pair(names)
-    if setting == "--text-column" and single and found is not None:
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _missing_column(path: Path, name: str, column: str, names: tuple[str, ...], *, single: bool) -> DataError:
+    found, setting = text_pair(names), _flag(name)
+    if name == "text_column" and single and found is not None:
         return DataError(
             f"`{path}` has no column '{column}' (`{setting}`) but two columns of texts, '{found[0]}' and '{found[1]}': "
             f"name one of them with `--text-column`, or, for a model of pairs, the second with `--text-pair-column`."
