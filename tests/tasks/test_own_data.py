@@ -7,6 +7,7 @@ from own_files import error_of, write, write_text
 
 from lossmith.errors import ConfigurationError, DataError
 from lossmith.tasks import load_task
+from lossmith.tasks.unlabelled import read_texts
 
 TRAPS = [
     "NA",
@@ -186,12 +187,39 @@ def test_a_missing_file_says_so(tmp_path, monkeypatch):
 
 def test_a_missing_column_names_those_there_are_and_the_nearest(tmp_path):
     path = write_text(tmp_path, "a.csv", "texts,label,id\na,0,1\n")
-    assert error_of(path) == (
-        "`a.csv` has no column 'text' (`text_column`). Did you mean 'texts'? Its columns: 'texts', 'label', 'id'."
+    assert error_of(path, text_column="text_s") == (
+        "`a.csv` has no column 'text_s' (`text_column`). Did you mean 'texts'? Its columns: 'texts', 'label', 'id'."
     )
     assert "no column 'lable' (`label_column`). Did you mean 'label'?" in error_of(
         path, text_column="texts", label_column="lable"
     )
+
+
+def test_a_missing_column_that_nobody_named_is_no_spelling_mistake(tmp_path):
+    path = write_text(tmp_path, "a.csv", "ticket,labels\na,0\n")
+    assert error_of(path) == (
+        "`a.csv` has no column 'text', which is read where none is named: give `text_column=NAME` "
+        "(`--text-column NAME`). Its columns: 'ticket', 'labels'."
+    )
+    assert error_of(path, text_column="ticket") == (
+        "`a.csv` has no column 'label', which is read where none is named: give `label_column=NAME` "
+        "(`--label-column NAME`). Its columns: 'ticket', 'labels'."
+    )
+
+
+def test_texts_to_be_asked_about_name_their_column(tmp_path):
+    path = write_text(tmp_path, "new.csv", "ticket,id\na,0\n")
+
+    def said(**named: str) -> str:
+        with pytest.raises(DataError) as caught:
+            read_texts(path, **named)
+        return str(caught.value).replace(str(path), "new.csv")
+
+    assert said() == (
+        "`new.csv` has no column 'text', which is read where none is named: give `--text-column NAME`. "
+        "Its columns: 'ticket', 'id'."
+    )
+    assert "no column 'tickets' (`--text-column`). Did you mean 'ticket'?" in said(text_column="tickets")
 
 
 def test_a_file_without_a_header_gets_a_short_sentence(tmp_path):

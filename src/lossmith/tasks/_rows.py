@@ -145,8 +145,26 @@ def _missing_column(path: Path, setting: str, column: str, columns: Columns, nam
             f"`{path}` has no column '{column}' (`text_column`) but two columns of texts, '{found[0]}' and "
             f"'{found[1]}': give `text_column={found[0]} text_pair_column={found[1]}`, or one of them as `text_column`."
         )
+    if column == Columns().settings().get(setting):
+        flag = f"--{setting.replace('_', '-')}"
+        return unnamed_column(path, column, f"`{setting}=NAME` (`{flag} NAME`)", names)
     return DataError(
         f"`{path}` has no column '{column}' (`{setting}`).{did_you_mean(column, names)} Its columns: {_quote(names)}."
+    )
+
+
+def unnamed_column(path: Path, column: str, setting: str, names: Sequence[str]) -> DataError:
+    """That a file lacks a column which nobody named: no name of its own is a slip of the pen for it.
+
+    Args:
+        path: The file.
+        column: What is read where no column is named.
+        setting: How one is named, as the user types it.
+        names: The columns that the file has.
+    """
+    return DataError(
+        f"`{path}` has no column '{column}', which is read where none is named: give {setting}. "
+        f"Its columns: {_quote(names)}."
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, DataError
-from lossmith.tasks._rows import _quote, _texts, text_pair, unread_text
+from lossmith.tasks._rows import _quote, _texts, text_pair, unnamed_column, unread_text
 from lossmith.tasks._tables import read_table
 
 USUAL = {"text_column": "text", "label_column": "label"}
@@ -65,8 +65,7 @@ def read_texts(
     table = read_table(path, (*wanted.values(), *label_columns))
     for name, column in wanted.items():
         if column not in table.columns:
-            single = "text_pair_column" not in wanted
-            raise _missing_column(path, name, column, table.column_names, single=single)
+            raise _missing_column(path, name, column, table.column_names, wanted=wanted, typed=name in typed)
     there = next((table.columns[name] for name in label_columns if name in table.columns), None)
     text, pair = wanted["text_column"], wanted.get("text_pair_column")
     return Texts(
@@ -118,13 +117,17 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _missing_column(path: Path, name: str, column: str, names: tuple[str, ...], *, single: bool) -> DataError:
+def _missing_column(
+    path: Path, name: str, column: str, names: tuple[str, ...], *, wanted: Mapping[str, str], typed: bool
+) -> DataError:
     found, setting = text_pair(names), _flag(name)
-    if name == "text_column" and single and found is not None:
+    if name == "text_column" and "text_pair_column" not in wanted and found is not None:
         return DataError(
             f"`{path}` has no column '{column}' (`{setting}`) but two columns of texts, '{found[0]}' and '{found[1]}': "
             f"name one of them with `--text-column`, or, for a model of pairs, the second with `--text-pair-column`."
         )
+    if not typed:
+        return unnamed_column(path, column, f"`{setting} NAME`", names)
     return DataError(
         f"`{path}` has no column '{column}' (`{setting}`).{did_you_mean(column, names)} Its columns: {_quote(names)}."
     )
