@@ -12,6 +12,7 @@ import pytest
 
 import tiny
 from lossmith import cli
+from lossmith.evidence import EvidenceStore
 from lossmith.studies import make_config, predict, train
 
 LOSS = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"
@@ -242,6 +243,14 @@ def test_models_that_cannot_be_asked(refused, base, table, tmp_path):
     causal = tiny.write_causal_model(tmp_path / "causal")
     assert "it is no trained classifier" in refused(causal, table)
     assert "it is no trained classifier" in refused(base, table)
+
+
+def test_a_study_is_no_model(refused, table, tmp_path):
+    EvidenceStore(tmp_path / "study").close()
+    assert refused(tmp_path / "study", table) == (
+        f"error: `{tmp_path / 'study'}` holds the results of a study, which keeps no model: `lossmith train ... "
+        "--out FOLDER` saves one.\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from lossmith.evidence.serialisation import (
 SCHEMA_VERSION = 1
 """`PRAGMA user_version` of the stores that this code reads and writes."""
 
+STORE_FILE = "evidence.sqlite"
 _BUSY_TIMEOUT_S = 30.0
 
 _SCHEMA = """
@@ -60,7 +61,7 @@ class EvidenceStore:
             EvidenceError: If there is no store, it cannot be read or written, or another version made it.
         """
         self.folder = Path(folder)
-        self.path = self.folder / "evidence.sqlite"
+        self.path = self.folder / STORE_FILE
         if not create and not self.path.is_file():
             raise EvidenceError(f"`{self.folder}` holds no study: there is no `{self.path.name}` in it.")
         with self._set_up_alone(), self._explained():

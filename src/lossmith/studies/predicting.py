@@ -1,5 +1,6 @@
 """A saved classifier at work: label and probability of new texts, by any of the ways of inference."""
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, DataError, LossmithWarning, ModelError
 from lossmith.evaluation.calibration import softmax
 from lossmith.evaluation.inference import INFERENCE_METHODS, SupportSet, inference_scores
+from lossmith.evidence.store import STORE_FILE
 from lossmith.integrations.classification import Outputs, encode, predict_outputs
 from lossmith.integrations.classifiers import COLUMNS, SavedClassifier, load_saved, trained_scores
 from lossmith.integrations.models import token_limit
@@ -197,6 +199,7 @@ def open_predictor(
         )
     place = pick_device(device)
     folder = Path(folder)
+    _check_no_study(folder)
     saved = load_saved(folder)
     _check_method(folder, saved, method)
     saved.model.to(place)
@@ -211,6 +214,15 @@ def open_predictor(
         acts = "" if threshold is None else " `threshold` acts on them as they are."
         warnings.warn(f"{why} probabilities are not calibrated.{acts}", LossmithWarning, stacklevel=2)
     return predictor
+
+
+def _check_no_study(folder: Path) -> None:
+    # os.path, since Path.is_file raises on a name that is too long.
+    if os.path.isfile(folder / STORE_FILE) and not os.path.isfile(folder / "config.json"):
+        raise ModelError(
+            f"`{folder}` holds the results of a study, which keeps no model: `lossmith train ... --out FOLDER` saves "
+            f"one."
+        )
 
 
 def _strings(name: str, given: Sequence[str]) -> list[str]:
