@@ -10,8 +10,9 @@ from lossmith.evidence import METRICS
 from lossmith.studies import compare, make_config
 from lossmith.studies.asking import ask
 from lossmith.studies.classification import open_classification
-from lossmith.studies.draws import calibration_rows, trained_on
+from lossmith.studies.draws import calibration_rows, task_of_block, trained_on
 from lossmith.studies.run import run_block, train_and_test
+from lossmith.tasks import load_task
 
 JOINT = "0.4*cross_entropy + 0.6*soft_triple(centers_per_class=2)"
 
@@ -178,6 +179,21 @@ def test_test_examples_cut_the_test_alike_for_all_blocks(few):
     assert len(setting.task_of(0).test) == 5
     assert setting.task_of(0).test == setting.task_of(1).test
     assert set(setting.task_of(0).test) <= set(setting.task.test)
+
+
+def test_fewer_test_texts_than_asked_for_are_told(few):
+    said = "Asked for 60 test texts (`test_examples`), there are 16"
+    with pytest.warns(LossmithWarning) as caught:
+        setting = open_classification(make_config(few | {"test_examples": 60}))
+    assert [str(one.message) for one in caught if "test texts" in str(one.message)] == [
+        f"{said}: all of them are used."
+    ]
+    assert [notice for notice in setting.described(0)["config"]["notices"] if notice.startswith(said)]
+    exact = make_config(few | {"test_examples": 16})
+    assert task_of_block(setting.task, exact, 0).warnings == setting.task.warnings
+    # A shipped recipe asks for as many as the largest of its tasks has.
+    cr = load_task("cr")
+    assert task_of_block(cr, make_config(few | {"task": "cr", "test_examples": 5000}), 0).warnings == cr.warnings
 
 
 def test_a_random_draw_may_be_uneven_and_stays_the_same_for_all_losses(few):

@@ -8,7 +8,7 @@ import numpy as np
 
 from lossmith.integrations.classification import balanced_batches
 from lossmith.studies.config import StudyConfig
-from lossmith.tasks import ClassificationTask, Example, draw_shots, fold_task
+from lossmith.tasks import ClassificationTask, Example, draw_shots, fold_task, list_tasks
 
 if TYPE_CHECKING:
     from lossmith.studies.classification import ClassificationSetting
@@ -26,7 +26,19 @@ def task_of_block(task: ClassificationTask, config: StudyConfig, seed: int) -> C
         task = fold_task(task, fold=seed % config.folds, folds=config.folds, seed=config.fold_seed)
     if config.test_examples is None:
         return task
-    return dataclasses.replace(task, test=tuple(some(task.test, config.test_examples, config.split_seed)))
+    cut = tuple(some(task.test, config.test_examples, config.split_seed))
+    return dataclasses.replace(task, test=cut, warnings=(*task.warnings, *_too_few(task, config)))
+
+
+def _too_few(task: ClassificationTask, config: StudyConfig) -> list[str]:
+    """That one's own data have fewer test texts than asked for; one setting may serve named tasks of several sizes."""
+    named = {str(record) for record in list_tasks(shipped_only=False)}
+    if config.test_examples is None or config.test_examples <= len(task.test) or config.task in named:
+        return []
+    return [
+        f"Asked for {config.test_examples} test texts (`test_examples`), there are {len(task.test)}: all of them are "
+        f"used."
+    ]
 
 
 def trained_on(setting: "ClassificationSetting", seed: int) -> list[Example]:
