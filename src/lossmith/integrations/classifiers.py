@@ -178,7 +178,7 @@ def load_saved(folder: Path) -> SavedClassifier:
 def _inference(folder: Path, config: Mapping[str, Any]) -> Inference:
     try:
         needed = Inference.__dataclass_fields__.keys() - COLUMNS
-        columns = {name: config.get(name) for name in COLUMNS}
+        columns: dict[str, Any] = {name: config.get(name) for name in COLUMNS}
         found = Inference(**{name: config[name] for name in sorted(needed)}, **columns)
     except KeyError as error:
         raise ModelError(f"{folder / LOSS_CONFIG} lacks {error}: save the model again.") from error
