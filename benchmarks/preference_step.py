@@ -207,7 +207,7 @@ def main() -> None:
     result["steps"] = steps
     for name in names:
         ratio = paired_ratio(seconds[name], seconds[THEIRS])
-        print(f"{name}: {sum(seconds[name]) / len(seconds[name]):.3f} s a step, ratio to TRL {ratio}")
+        print(f"{name}: {sum(seconds[name]) / len(seconds[name]):.3f} s a step, ratio to TRL {ratio}", flush=True)
         limit = LIMITS.get(name)
         steps[name] |= {"ratio": str(ratio), "limit": limit and limit[1]}
     words = [word for word in sys.argv[1:] if word == "--tiny"]
@@ -215,7 +215,7 @@ def main() -> None:
     logits = 2 * options.pairs * options.tokens * network(options.tiny)[0].config.vocab_size * 4 / MIB
     for name in (THEIRS_CACHED, OURS_CACHED):
         steps[name]["peak_mib"] = in_own_process(name, words)
-        print(f"{name}: {steps[name]['peak_mib']:.0f} MiB above the start (all logits: {logits:.0f} MiB)")
+        print(f"{name}: {steps[name]['peak_mib']:.0f} MiB above the start (all logits: {logits:.0f} MiB)", flush=True)
     objectives = options.objectives
     if objectives is not None:
         listed = objectives or [str(r) for r in lossmith.list_losses("preference") if str(r) != "dpo"]
@@ -225,7 +225,7 @@ def main() -> None:
             own = measured(["dpo", text], options)
             ratio = paired_ratio(own[text], own["dpo"])
             result["objectives"][text] = {"seconds": own, "ratio": str(ratio), "limit": OBJECTIVE_LIMIT}
-            print(f"{text}: ratio to dpo {ratio} (bar {OBJECTIVE_LIMIT})")
+            print(f"{text}: ratio to dpo {ratio} (bar {OBJECTIVE_LIMIT})", flush=True)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
