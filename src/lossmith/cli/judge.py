@@ -1,6 +1,6 @@
 """`lossmith answer` and `lossmith judge`: answers of a model to questions, and what a judge makes of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,35 +135,16 @@ _SETTINGS = (
 def _with_judge(options: dict[str, Any], folder: Path, console: Console) -> tuple[list[Any], Any, list[str]]:
     """Results of a judge at an endpoint."""
     from lossmith.evaluation import judging
-    from lossmith.evaluation.judging.sources import (
-        DIFFICULTIES,
-        GAMED,
-        answers_from,
-        beside,
-        read_difficulties,
-        read_gamed,
-    )
+    from lossmith.evaluation.judging.sources import answers_from
     from lossmith.report.live import BatchProgress
-    from lossmith.tasks.mt_bench import load_mt_bench
 
-    what = options["what"]
     if options["base_url"] is None:
         raise ConfigurationError("`--base-url` must say where the judge is, such as http://127.0.0.1:8000/v1.")
     answers = answers_from(options["answers"])
     baseline = None if options["baseline"] is None else answers_from(options["baseline"])
-    weights = {"difficulties": options["difficulties"], "gamed": options["gamed"]}
-    found = {"difficulties": beside(options["baseline"], DIFFICULTIES), "gamed": beside(options["baseline"], GAMED)}
-    if what == "pairs" and weights["difficulties"] is None and found["difficulties"] is not None:
-        # Gamed rows are told apart by difficulties: the two are taken together.
-        weights = {name: weights[name] or path for name, path in found.items()}
-    difficulties = weights["difficulties"] and read_difficulties(weights["difficulties"].expanduser())
-    gamed = weights["gamed"] and read_gamed(weights["gamed"].expanduser())
-    notices = [
-        f"read {path}, which lies beside the instructions"
-        for name, path in weights.items()
-        if path is not None and path != options[name]
-    ]
+    tables, notices = _instruction_tables(options)
     endpoint = judging.Endpoint(options["base_url"], timeout_s=options["timeout"])
+    budget = judging.Budget(max_calls=options["max_calls"], max_tokens=options["max_tokens"])
     store = options["cache"] or folder / "replies.sqlite"
     with endpoint, judging.CallCache(store.expanduser()) as cache, BatchProgress(console) as bar:
 
@@ -182,29 +163,46 @@ def _with_judge(options: dict[str, Any], folder: Path, console: Console) -> tupl
                 on_call=lambda done, total: bar.moved(name, done, total),
             )
 
-        budget = judging.Budget(max_calls=options["max_calls"], max_tokens=options["max_tokens"])
-        if what != "mt_bench":
-            assert baseline is not None
-            with _kept_judgements(folder, [], answers.model):
-                result = judging.judge_pairs(
-                    answers,
-                    baseline,
-                    judge_of("comparisons"),
-                    style=STYLES[what],
-                    difficulties=difficulties,
-                    gamed=gamed,
-                    seed=options["seed"],
-                )
-            return [result], None, [*notices, *endpoint.notices]
-        questions = load_mt_bench()
-        results: list[Any] = []
-        for own in (answers, baseline):
-            if own is not None:
-                with _kept_judgements(folder, results, own.model):
-                    results.append(judging.grade(questions, own, judge_of(own.model), seed=options["seed"]))
-        whole = len(results) == 2 and not any(result.not_asked for result in results)
-        comparison = judging.compare_grades(*results, seed=options["seed"]) if whole else None
-        return results, comparison, endpoint.notices
+        if options["what"] == "mt_bench":
+            results, comparison = _graded(answers, baseline, judge_of, folder, options["seed"])
+            return results, comparison, endpoint.notices
+        assert baseline is not None
+        style = STYLES[options["what"]]
+        with _kept_judgements(folder, [], answers.model):
+            judge = judge_of("comparisons")
+            result = judging.judge_pairs(answers, baseline, judge, style=style, seed=options["seed"], **tables)
+        return [result], None, [*notices, *endpoint.notices]
+
+
+def _instruction_tables(options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """AlpacaEval's tables of instructions, those named or those beside the baseline; and what was found unasked."""
+    from lossmith.evaluation.judging.sources import DIFFICULTIES, GAMED, beside, read_difficulties, read_gamed
+
+    paths = {"difficulties": options["difficulties"], "gamed": options["gamed"]}
+    found = {"difficulties": beside(options["baseline"], DIFFICULTIES), "gamed": beside(options["baseline"], GAMED)}
+    if options["what"] == "pairs" and paths["difficulties"] is None and found["difficulties"] is not None:
+        # Gamed rows are told apart by difficulties: the two are taken together.
+        paths = {name: paths[name] or path for name, path in found.items()}
+    readers = {"difficulties": read_difficulties, "gamed": read_gamed}
+    tables = {name: path and readers[name](path.expanduser()) for name, path in paths.items()}
+    unasked = [path for name, path in paths.items() if path is not None and path != options[name]]
+    return tables, [f"read {path}, which lies beside the instructions" for path in unasked]
+
+
+def _graded(
+    answers: Any, baseline: Any, judge_of: Callable[[str], Any], folder: Path, seed: int
+) -> tuple[list[Any], Any]:
+    """MT-Bench's grades of one model or two, and their comparison where both were asked in full."""
+    from lossmith.evaluation import judging
+    from lossmith.tasks.mt_bench import load_mt_bench
+
+    questions, results = load_mt_bench(), list[Any]()
+    for own in (answers, baseline):
+        if own is not None:
+            with _kept_judgements(folder, results, own.model):
+                results.append(judging.grade(questions, own, judge_of(own.model), seed=seed))
+    whole = len(results) == 2 and not any(result.not_asked for result in results)
+    return results, judging.compare_grades(*results, seed=seed) if whole else None
 
 
 @contextmanager
