@@ -214,6 +214,25 @@ def test_models_that_want_other_settings_get_them(server, cache):
     assert not {"max_tokens", "logprobs", "top_logprobs"} & set(server.bodies[2])
 
 
+def test_calls_under_way_at_once_all_get_the_other_settings(cache):
+    met = threading.Barrier(8, timeout=10)
+
+    def refuse(said: str):
+        def fault(handler) -> None:
+            met.wait()
+            handler.send(400, {}, scripted.error(said))
+
+        return fault
+
+    with scripted.judge_server(lambda body: "Rating: [[5]]") as server, Endpoint(server.base_url) as endpoint:
+        server.script = [refuse("'max_tokens' is unsupported")] * 8 + [refuse("logprobs are not supported")] * 8
+        result = ask(calls(8, top_logprobs=5), endpoint=endpoint, cache=cache, backoff=FAST, concurrency=8)
+        notices = endpoint.notices
+    assert [outcome.reply.text for outcome in result.outcomes.values()] == ["Rating: [[5]]"] * 8
+    assert notices == ["The endpoint gives no log-probabilities: the verdicts themselves are counted."]
+    assert all("max_completion_tokens" in body and "logprobs" not in body for body in server.bodies[16:])
+
+
 def test_replies_are_stored_by_content_whatever_the_address(server, cache):
     first = only(asked(server, cache))
     with scripted.judge_server(lambda body: "Rating: [[9]]") as other:

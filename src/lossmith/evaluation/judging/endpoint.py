@@ -117,7 +117,7 @@ class Endpoint:
             CallRefused: If the endpoint refuses this call.
             Refused: If it refuses all of them, or was closed.
         """
-        for _ in range(3):
+        for _ in range(4):
             try:
                 with self._open():
                     return self._send(self._body(call))
@@ -193,7 +193,8 @@ class Endpoint:
             return CallRefused(f"status {status}: {said}")
         if status in (400, 422):
             for name, word in (("max_tokens",) * 2, ("logprobs",) * 2, ("response_format", "json_schema")):
-                if name in body and (name in said or word in said) and name not in self._left_out:
+                # Whether it is left out by now does not matter: other threads may have sent theirs before.
+                if name in body and (name in said or word in said):
                     return _Unsupported(name, said)
         return Refused(f"The endpoint refuses the request with status {status}: {said or 'without a reason'}.")
 
@@ -220,7 +221,9 @@ class Endpoint:
         if call.schema:
             schema = {"name": "reply", "strict": True, "schema": json.loads(call.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        for name, other in self._left_out.items():
+        with self._lock:
+            left_out = dict(self._left_out)
+        for name, other in left_out.items():
             value = body.pop(name, None)
             if other is not None and value is not None:
                 body[other] = value
@@ -230,9 +233,10 @@ class Endpoint:
 
     def _adapt(self, error: "_Unsupported") -> None:
         """Newer models count their hidden tokens and want another name; some give no log-probabilities."""
-        if error.name in self._left_out:
-            return
-        self._left_out[error.name] = "max_completion_tokens" if error.name == "max_tokens" else None
+        with self._lock:
+            if error.name in self._left_out:
+                return
+            self._left_out[error.name] = "max_completion_tokens" if error.name == "max_tokens" else None
         if error.name == "logprobs":
             self.notices.append("The endpoint gives no log-probabilities: the verdicts themselves are counted.")
         if error.name == "response_format":
