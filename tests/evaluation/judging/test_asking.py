@@ -199,6 +199,23 @@ def test_one_call_that_is_too_long_does_not_end_the_others(server, cache):
     assert len(server.bodies) == 3
 
 
+def test_refusals_of_single_calls_do_not_end_the_asking(server, cache):
+    refused = (400, {}, scripted.error("The prompt is longer than the context length"))
+    server.script = [refused] * (FAILURES_IN_A_ROW + 1)
+    result = asked(server, cache, 20, concurrency=1)
+    assert [outcome.refused for outcome in result.outcomes.values()] == [True] * 6 + [False] * 14
+    assert [outcome.reply is None for outcome in result.outcomes.values()] == [True] * 6 + [False] * 14
+    assert result.stopped == ""
+
+
+def test_refusals_of_single_calls_do_not_hide_a_dead_endpoint(server, cache):
+    refused, dead = (400, {}, scripted.error("filtered", "content_filter")), (500, {}, scripted.error("oops"))
+    server.script = [dead, refused] * 20
+    with pytest.raises(JudgeError, match=f"failed {FAILURES_IN_A_ROW} calls in a row, the last one with status 500"):
+        asked(server, cache, 20, concurrency=1, backoff=Backoff(tries=1))
+    assert len(server.bodies) == 2 * FAILURES_IN_A_ROW - 1
+
+
 def test_models_that_want_other_settings_get_them(server, cache):
     server.script = [
         (400, {}, scripted.error("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")),
@@ -212,6 +229,23 @@ def test_models_that_want_other_settings_get_them(server, cache):
     assert server.bodies[0]["top_logprobs"] == 5
     assert server.bodies[2]["max_completion_tokens"] == 50
     assert not {"max_tokens", "logprobs", "top_logprobs"} & set(server.bodies[2])
+    assert result.sent == 3
+
+
+def test_a_budget_of_calls_counts_what_was_sent_to_learn_the_settings(server, cache):
+    server.script = [(400, {}, scripted.error("'max_tokens' is unsupported"))]
+    result = asked(server, cache, 2, budget=Budget(max_calls=1), concurrency=1)
+    assert len(server.bodies) == result.sent == 1
+    assert result.stopped == "the budget of 1 calls is used up"
+    assert result.outcomes == {}
+    assert result.tokens == 0
+
+
+def test_an_endpoint_that_refuses_every_way_is_not_asked_for_ever(server, cache):
+    server.script = [(400, {}, scripted.error("max_tokens, logprobs and max_completion_tokens are unsupported"))] * 9
+    with pytest.raises(JudgeError, match="refuses the request with status 400"), Endpoint(server.base_url) as endpoint:
+        ask(calls(1, top_logprobs=5), endpoint=endpoint, cache=cache, backoff=FAST)
+    assert len(server.bodies) == 3
 
 
 def test_calls_under_way_at_once_all_get_the_other_settings(cache):
@@ -305,9 +339,24 @@ def test_an_endpoint_that_counts_nothing_is_charged_the_most(cache):
     assert result.tokens == calls(1)[0].most_tokens
 
 
-def test_a_call_that_may_have_been_worked_on_is_charged(server, cache):
-    server.script = [scripted.truncate]
-    assert asked(server, cache).tokens == 120 + calls(1)[0].most_tokens
+@pytest.mark.parametrize(
+    ("fault", "charged"),
+    [
+        (scripted.truncate, True),
+        *(((status, {}, scripted.error("oops")), status in (500, 502, 504)) for status in (429, 500, 502, 503, 504)),
+    ],
+    ids=["truncated", "429", "500", "502", "503", "504"],
+)
+def test_a_call_that_may_have_been_worked_on_is_charged(server, cache, fault, charged):
+    server.script = [fault]
+    assert asked(server, cache).tokens == 120 + charged * calls(1)[0].most_tokens
+
+
+def test_a_mistake_of_ours_is_no_broken_connection(server, cache, monkeypatch):
+    monkeypatch.setattr(Endpoint, "_body", lambda self, call: {"no_such_setting": 1})
+    with pytest.raises(TypeError):
+        asked(server, cache)
+    assert server.bodies == []
 
 
 def test_budget_and_settings_out_of_range():
@@ -469,6 +518,19 @@ def test_no_key_in_the_environment():
         Endpoint("https://api.openai.com/v1")
     for local in ("http://127.0.0.1:1/v1", "http://localhost:1/v1", "http://[::1]:1/v1"):
         Endpoint(local).close()
+
+
+def test_a_key_is_not_sent_in_the_open(monkeypatch):
+    # Without a key there is nothing to hide, and servers in a local network want none.
+    Endpoint("http://judge.example:8000/v1").close()
+    for name in ("OPENAI_API_KEY", "LOSSMITH_JUDGE_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+        for url in ("http://judge.example/v1", "HTTP://192.168.0.7:8000/v1"):
+            with pytest.raises(ConfigurationError, match=rf"must be https where a key .* or unset {name}\.") as found:
+                Endpoint(url)
+            assert KEY not in str(found.value)
+        for url in ("https://judge.example/v1", "http://127.0.0.1:1/v1"):
+            Endpoint(url).close()
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,16 @@ from lossmith.errors import ConfigurationError, JudgeError
 from lossmith.evaluation.judging.budget import Budget, BudgetSpent
 from lossmith.evaluation.judging.cache import CallCache
 from lossmith.evaluation.judging.calls import JudgeCall, Outcome, Reply, distinct
-from lossmith.evaluation.judging.endpoint import CallRefused, Endpoint, Passing, Refused
+from lossmith.evaluation.judging.endpoint import MOST_ADAPTATIONS, Adapted, CallRefused, Endpoint, Passing, Refused
 
 OnCall = Callable[[int, int], None]
 """Called with the calls that are done and all there are."""
 
 FAILURES_IN_A_ROW = 5
-"""So many calls that failed for good, without one that succeeded in between, end the asking."""
+"""So many calls that failed for good, without one that succeeded in between, end the asking.
+
+Calls that the endpoint refuses for their own length or contents say nothing of the others and do not count.
+"""
 
 LONGEST_WAIT_S = 300.0
 """An endpoint that asks to wait longer is not waited for."""
@@ -173,6 +176,8 @@ class _Work:
                 self.stop.set()
                 raise found
             yield found
+            if found[1].refused:
+                continue
             failures = 0 if found[1].reply is not None else failures + 1
             if failures >= FAILURES_IN_A_ROW:
                 self.stop.set()
@@ -226,7 +231,16 @@ class _Work:
         return Outcome(reply=None, problem=problem)
 
     def _paid(self, call: JudgeCall) -> Reply:
-        """One try within the budget."""
+        """One try; a setting that the endpoint refuses is put otherwise at once."""
+        for _ in range(MOST_ADAPTATIONS + 1):
+            try:
+                return self._sent(call)
+            except Adapted:
+                continue
+        raise Refused("The endpoint refuses the settings of the request whichever way they are put.")
+
+    def _sent(self, call: JudgeCall) -> Reply:
+        """One request within the budget."""
         most = call.most_tokens
         self._budget.reserve(most)
         cost = most
@@ -236,7 +250,7 @@ class _Work:
         except Passing as error:
             cost = most if error.maybe_paid else 0
             raise
-        except (CallRefused, Refused):
+        except (Adapted, CallRefused, Refused):
             cost = 0
             raise
         finally:

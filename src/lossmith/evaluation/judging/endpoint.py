@@ -4,6 +4,7 @@ import email.utils
 import ipaddress
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ MOST_BYTES = 16 * 2**20
 _LASTING = ("insufficient_quota", "billing_not_active")
 _ONE_CALL = ("context_length_exceeded", "content_filter", "content_policy_violation", "string_above_max_length")
 _PASSING_STATUS = (408, 409, 425, 429)
+_NAMES_OF_SETTINGS = (("max_tokens",) * 2, ("logprobs",) * 2, ("response_format", "json_schema"))
+
+MOST_ADAPTATIONS = len(_NAMES_OF_SETTINGS)
+"""So many settings can be put otherwise where an endpoint refuses them."""
 
 
 class Refused(Exception):
@@ -32,6 +37,10 @@ class Refused(Exception):
 
 class CallRefused(Exception):
     """The endpoint refuses this one call, for its length or its contents."""
+
+
+class Adapted(Exception):
+    """The endpoint refused a setting, which is put otherwise from now on: the same call may be sent again at once."""
 
 
 class Passing(Exception):
@@ -51,7 +60,8 @@ class Endpoint:
     """An address that answers chat completions. One object serves any number of threads, and is closed by `with`.
 
     The key comes from the environment alone (`LOSSMITH_JUDGE_API_KEY`, else `OPENAI_API_KEY`); a local address needs
-    none. It is sent to the address and goes nowhere else: no file, no message, no log holds it.
+    none. It is sent to the address, over https unless that is local, and goes nowhere else: no file, no message, no
+    log holds it.
 
     Args:
         base_url: Address up to and with `/v1`, as `http://127.0.0.1:8000/v1`.
@@ -61,7 +71,8 @@ class Endpoint:
         extra: The extra that installs it.
 
     Raises:
-        ConfigurationError: For an address that cannot be used, or no key for one that is not local.
+        ConfigurationError: For an address that cannot be used, no key for one that is not local, or a key for one that
+            is neither local nor https.
         MissingExtraError: If `openai` is not installed.
     """
 
@@ -81,6 +92,7 @@ class Endpoint:
         self._key_variables = key_variables
         self._key = key_of_environment(base_url, key_variables, local=local)
         self._openai: Any = require("openai", extra=extra, purpose=purpose)
+        self._broken = transport_errors(self._openai.DefaultHttpxClient)
         # Proxies of the environment are for the network, not for this machine.
         transport = self._openai.DefaultHttpxClient(trust_env=not local)
         self._client = self._openai.OpenAI(
@@ -114,16 +126,16 @@ class Endpoint:
 
         Raises:
             Passing: If asking again may help.
+            Adapted: If asking again will help, since a setting is put otherwise then.
             CallRefused: If the endpoint refuses this call.
             Refused: If it refuses all of them, or was closed.
         """
-        for _ in range(4):
-            try:
-                with self._open():
-                    return self._send(self._body(call))
-            except _Unsupported as error:
-                self._adapt(error)
-        raise Refused("The endpoint refuses the settings of the request whichever way they are put.")
+        try:
+            with self._open():
+                return self._send(self._body(call))
+        except _Unsupported as error:
+            self._adapt(error)
+            raise Adapted(str(error)) from None
 
     @contextmanager
     def _open(self) -> Iterator[None]:
@@ -162,9 +174,7 @@ class Endpoint:
             raise self._lost(error.__cause__ or error) from None
         except self._openai.OpenAIError as error:
             raise Passing(self._safe(f"an answer that the client cannot read ({error})")) from None
-        except (Passing, KeyboardInterrupt):
-            raise
-        except Exception as error:
+        except self._broken as error:
             # Errors of the transport while the answer is read are not wrapped by the client.
             raise self._lost(error) from None
         return read_reply(bytes(content))
@@ -185,14 +195,16 @@ class Endpoint:
         lasting = code in _LASTING
         if (status >= 500 or status in _PASSING_STATUS) and not lasting:
             wait_s = retry_after(error.response.headers)
-            return Passing(f"status {status}", wait_s=wait_s, maybe_paid=False, full=status in (429, 503))
+            full = status in (429, 503)
+            # A gateway's error says nothing of what the model behind it has written.
+            return Passing(f"status {status}", wait_s=wait_s, maybe_paid=status >= 500 and not full, full=full)
         if status in (401, 403):
             key = f"Its key was read from {' or '.join(self._key_variables)}." if self._key else "No key was sent."
             return Refused(f"The endpoint refuses the key (status {status}). {key}")
         if status in (400, 413) and (code in _ONE_CALL or "context length" in said.lower()):
             return CallRefused(f"status {status}: {said}")
         if status in (400, 422):
-            for name, word in (("max_tokens",) * 2, ("logprobs",) * 2, ("response_format", "json_schema")):
+            for name, word in _NAMES_OF_SETTINGS:
                 # Whether it is left out by now does not matter: other threads may have sent theirs before.
                 if name in body and (name in said or word in said):
                     return _Unsupported(name, said)
@@ -285,22 +297,39 @@ def is_local(base_url: str) -> bool:
 
 
 def key_of_environment(base_url: str, variables: tuple[str, ...] = KEY_VARIABLES, *, local: bool) -> str:
-    """The key for an address, from the environment; empty where a local one needs none.
+    """The key for an address, from the environment; empty where there is none and none is needed.
 
     Raises:
-        ConfigurationError: If there is no key and the address is not local.
+        ConfigurationError: If there is no key for an address over https that is not local, or one that plain http
+            would show to everyone on the way.
     """
+    in_the_open = not local and urlsplit(base_url).scheme == "http"
     for name in variables:
         if key := os.environ.get(name, "").strip():
             if not key.isascii() or not key.isprintable():
                 raise ConfigurationError(f"{name} must hold a key of printable ASCII characters: set it again.")
+            if in_the_open:
+                raise ConfigurationError(
+                    f"`base_url` must be https where a key is sent to another machine, got {base_url}: use https, a "
+                    f"tunnel to a local port, or unset {name}."
+                )
             return key
-    if local:
+    if local or in_the_open:
         return ""
     raise ConfigurationError(
         f"No key for {urlsplit(base_url).hostname}: set {' or '.join(variables)} in the environment, "
         f"to any word if that server wants none. Local addresses such as http://127.0.0.1:8000/v1 need no key."
     )
+
+
+def transport_errors(client: type) -> tuple[type[Exception], ...]:
+    """What reading an answer raises where the network fails.
+
+    Args:
+        client: The transport of the official client: of `httpx`, or of `httpx2` in its newer versions.
+    """
+    name = next(base.__module__.split(".")[0] for base in client.__mro__ if base.__module__.startswith("httpx"))
+    return sys.modules[name].HTTPError, OSError
 
 
 def retry_after(headers: Any) -> float | None:
