@@ -227,10 +227,10 @@ your own shapes with `lossmith bench`.
 - Elsewhere: `python benchmarks/few_shot.py` times few-shot classification (2026-11-29, two cores of an EPYC with
   AVX-512, idle: a run of MR with 20 texts 15.8 to 19.4 s, bar 20; a step of a joint loss 0.994 to 1.012 of
   cross-entropy's, bar 1.05), `python benchmarks/explain.py` the explanation of a study ([explain.md](explain.md)).
-- `python benchmarks/preference_step.py`: a step of DPO on SmolLM2-135M, 4 pairs of up to 256 tokens, beside TRL's own trainer
-  (2026-11-30, the same kind of machine, idle, `--steps 3 --repeats 3`): TRL 23.4 s; ours with the reference beside the step
-  0.62x (0.57-0.71), bar 0.85; with cached log-probabilities 0.47x (0.45-0.50), bar 0.7; TRL with its own cache 0.77x
-  (0.74-0.83). Peak above the start 3,081 MiB against TRL's 4,531 (all logits: 384).
+- `python benchmarks/preference_step.py`: a step of DPO on SmolLM2-135M, 4 pairs of up to 256 tokens, beside TRL's own
+  trainer (2026-11-30, the same kind of machine, idle, `--steps 3 --repeats 3`): TRL 23.4 s; ours with the reference
+  beside the step 0.62x (0.57-0.71), bar 0.85; with cached log-probabilities 0.47x (0.45-0.50), bar 0.7; TRL with its
+  own cache 0.77x (0.74-0.83). Peak above the start 3,081 MiB against TRL's 4,531 (all logits: 384).
 """
 
 
