@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -20,11 +21,13 @@ from typing import Any
 from lossmith.discovery.proposers.base import ProgramLike
 from lossmith.discovery.rungs.base import EvaluationError, Metrics, Rung, Status
 from lossmith.discovery.store.jobs import Job
+from lossmith.errors import LossmithWarning
 
 AT_LEAST_SECONDS = 60.0
 """No evaluation is ended before."""
 TIMES_THE_MEAN = 20.0
 """One that takes so many times the mean of those before hangs."""
+_noted: set[str] = set()
 _SERVE = "import sys; from lossmith.discovery.attempts import _serve; _serve(int(sys.argv[1]), int(sys.argv[2]))"
 
 
@@ -140,6 +143,7 @@ class Apart:
 def _serve(descriptor: int, parent: int) -> None:
     """The process: rungs first, then programs and jobs until the pipe ends."""
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    warnings.showwarning = _note
     with Connection(descriptor) as pipe:
         sys.path[:], pickled = pipe.recv()
         rungs = pickle.loads(pickled)  # noqa: S301 (from the process that started this one)
@@ -150,6 +154,13 @@ def _serve(descriptor: int, parent: int) -> None:
             except EOFError:
                 return
             pipe.send(attempt(rungs[job.rung], program, job))
+
+
+def _note(message: Warning | str, category: type[Warning], *rest: object) -> None:
+    """Our own warnings as one line each, as the commands show them."""
+    if issubclass(category, LossmithWarning) and str(message) not in _noted:
+        _noted.add(str(message))
+        print(f"note: {message}", file=sys.stderr, flush=True)
 
 
 def _leave_with(parent: int) -> None:

@@ -26,13 +26,13 @@ class Ledger:
         self._database = database
         self.budget = budget
         self._used = self._total(_KINDS)
+        self._firsts: dict[str, Cost] = {}
+        self._sums: dict[str, Cost] = {}
         rows = database.rows(
-            "SELECT rung, COUNT(*), SUM(device_seconds), SUM(wall_seconds) FROM evaluation WHERE status = 'ok' "
-            "GROUP BY rung"
+            "SELECT rung, device_seconds, wall_seconds FROM evaluation WHERE status = 'ok' ORDER BY finished_at"
         )
-        self._sums = {
-            rung: Cost(jobs=count, device_seconds=device, wall_seconds=wall) for rung, count, device, wall in rows
-        }
+        for rung, device, wall in rows:
+            self.learn(rung, Cost(device_seconds=device, wall_seconds=wall))
 
     def spent(self) -> Cost:
         """All that is settled, lost or reserved, and the wall time of all sessions."""
@@ -98,13 +98,18 @@ class Ledger:
 
     def learn(self, rung: str, actual: Cost) -> None:
         """Take the times of one more finished evaluation into the rung's mean."""
-        self._sums[rung] = self._sums.get(rung, ZERO) + Cost(
-            jobs=1, device_seconds=actual.device_seconds, wall_seconds=actual.wall_seconds
-        )
+        cost = Cost(jobs=1, device_seconds=actual.device_seconds, wall_seconds=actual.wall_seconds)
+        if rung not in self._firsts:
+            self._firsts[rung] = cost
+        else:
+            self._sums[rung] = self._sums.get(rung, ZERO) + cost
 
     def measured(self, rung: str) -> Cost | None:
-        """Mean cost of a finished evaluation on a rung; None where there is none yet."""
-        sums = self._sums.get(rung)
+        """Mean cost of a finished evaluation on a rung, without the first where there are others; None without any.
+
+        The first also reads model and data, and may train a reward: no other one will.
+        """
+        sums = self._sums.get(rung, self._firsts.get(rung))
         return None if sums is None else (1 / sums.jobs) * sums
 
     def _total(self, kinds: tuple[str, ...]) -> Cost:
