@@ -45,8 +45,29 @@ def test_train_on_a_file_of_pairs_behind_the_flag(lossmith, tmp_path, capsys):
 def test_train_on_rated_answers_behind_the_flag(lossmith, tmp_path, capsys):
     words = ("--task", "rated.jsonl", "--model", "model", "--out", "out", *SMALL)
     assert lossmith("train", *words) == 0
-    assert "kto, seed 0: auc" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Training kto on rated.jsonl, seed 0, the default: --loss names another." in shown
+    assert "kto: 100% done" in shown
+    assert "kto, seed 0: auc" in shown
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("loss", ["lrml", "kto", "dpo + 0.1*cross_entropy"])
+def test_a_file_without_columns_of_pairs_is_no_table_of_texts_for_a_preference_loss(lossmith, tmp_path, capsys, loss):
+    (tmp_path / "other.jsonl").write_text('{"question": "Q", "good": "a", "bad": "b"}\n' * 3, encoding="utf-8")
+    assert lossmith("train", "--task", "other.jsonl", "--loss", loss, "--out", "out") == 2
+    message = capsys.readouterr().err
+    assert "must have the columns of a preference layout: `chosen` and `rejected`" in message
+    assert "got `question`, `good`, `bad`." in message
+
+
+def test_adapters_that_are_given_in_part_keep_the_other_defaults_of_their_study():
+    from lossmith.studies import apply_overrides, described_settings, make_config
+
+    config = make_config(apply_overrides({"task": "polite_pairs"}, ["lora.r=4"]))
+    assert (config.lora.r, config.lora.dropout) == (4, 0.0)
+    shown = {task: dict(row[:2] for row in described_settings(task))["lora.dropout"] for task in ("polite_pairs", "mr")}
+    assert shown == {"polite_pairs": "0.0", "mr": "0.05"}
 
 
 def test_compare_rated_answers(lossmith, tmp_path, capsys):

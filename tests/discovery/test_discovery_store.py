@@ -180,6 +180,17 @@ def test_what_a_kill_interrupted_counts_as_spent_but_not_as_a_job():
         assert Ledger(database, Budget()).spent().device_seconds == pytest.approx(8)
 
 
+def test_the_first_evaluation_which_loads_is_not_what_the_next_ones_will_take():
+    with Database(None) as database:
+        ledger = Ledger(database, Budget())
+        assert ledger.measured("small") is None
+        ledger.learn("small", Cost(device_seconds=240, wall_seconds=240))
+        assert ledger.measured("small") == Cost(jobs=1, device_seconds=240, wall_seconds=240)
+        for seconds in (20, 40):
+            ledger.learn("small", Cost(device_seconds=seconds, wall_seconds=seconds))
+        assert ledger.measured("small") == Cost(jobs=1, device_seconds=30, wall_seconds=30)
+
+
 def test_the_wall_is_counted_over_sessions(tmp_path, monkeypatch):
     clock = [50.0]
     monkeypatch.setattr("lossmith.discovery.store.database.time.monotonic", lambda: clock[0])

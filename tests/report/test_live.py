@@ -7,6 +7,7 @@ from rich.console import Console
 
 from lossmith.evidence import RunRecord
 from lossmith.report.live import LiveProgress
+from lossmith.report.share import ShareProgress
 from lossmith.report.tuning_live import TuningProgress
 from lossmith.studies.tuning_search import Trial
 
@@ -48,6 +49,20 @@ def lines(kind):
             progress.run_ended(record)
         progress.waiting("mile", 5)
     return [line.rstrip() for line in console.file.getvalue().splitlines() if line.strip()]
+
+
+def test_a_training_says_how_far_it_is_at_every_tenth(monkeypatch):
+    clock = iter(range(10, 100, 10))
+    monkeypatch.setattr("lossmith.report.share.time.monotonic", lambda: float(next(clock)))
+    console = Console(file=io.StringIO(), width=200)
+    with ShareProgress(console, "dpo[x]") as progress:
+        for share in (0.0, 0.05, 0.25, 0.29, 0.5, 1.0):
+            progress.moved(share)
+    assert console.file.getvalue().splitlines() == [
+        "dpo[x]: 25% done, about 60 s left",
+        "dpo[x]: 50% done, about 40 s left",
+        "dpo[x]: 100% done, about 0 s left",
+    ]
 
 
 @pytest.mark.parametrize(

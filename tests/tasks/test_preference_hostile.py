@@ -28,8 +28,8 @@ def said(folder, row, **settings):
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        (pair(9, chosen=None), "has no field `chosen`. Its fields: prompt, rejected."),
-        (pair(9, prompt=None), "has no field `prompt`. Its fields: chosen, rejected."),
+        (pair(9, chosen=None), "must have a value in field `chosen`, got null."),
+        (pair(9, prompt=None), "must have a value in field `prompt`, got null."),
         (pair(9, prompt=" \n"), "has nothing in field `prompt`: fill it in or remove the row."),
         (pair(9, chosen=True), "must have text or messages in field `chosen`, got True (bool)."),
         (pair(9, chosen=float("nan")), "must have text or messages in field `chosen`, got nan (float)."),
@@ -95,7 +95,7 @@ def test_a_bad_row_is_named(tmp_path, row, sentence):
     [
         (comparison(1, choice=2), "must have 0 or 1 in field `choice`, the index of the better answer, got 2."),
         (comparison(1, choice=True), "must have 0 or 1 in field `choice`, the index of the better answer, got True."),
-        (comparison(1, post=None), "has no field `info.post`."),
+        (comparison(1, post=None), "must have a value in field `info.post`, got null."),
         ({**comparison(1), "info": "text"}, "must have an object in field `info`, got 'text'."),
         ({**comparison(1), "summaries": [{"text": "a"}]}, "must have a list of two in field `summaries`, got [{"),
         (
@@ -120,10 +120,10 @@ def test_a_bad_row_of_a_published_layout_is_named(tmp_path, row, sentence):
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({**rating(1), "label": None}, "has no field `label`. Its fields: prompt, completion."),
+        ({**rating(1), "label": None}, "must have a value in field `label`, got null."),
         ({**rating(1), "label": "maybe"}, "must have true or false in field `label`, got 'maybe'."),
         ({**rating(1), "label": 2}, "must have true or false in field `label`, got 2."),
-        ({**rating(1), "completion": None}, "has no field `completion`. Its fields: prompt, label."),
+        ({**rating(1), "completion": None}, "must have a value in field `completion`, got null."),
     ],
 )
 def test_a_bad_unpaired_row_is_named(tmp_path, row, sentence):

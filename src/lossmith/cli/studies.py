@@ -104,7 +104,9 @@ def train(
     overrides: Overrides = None,
     model: Model = None,
     task_flag: TaskFlag = None,
-    loss: Annotated[str | None, typer.Option(help="Name or composition.")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Name or composition; cross_entropy, or dpo for pairs, kto for rated answers.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The block: head, shots, order and dropout.")] = 0,
     shots: Shots = None,
     shots_total: ShotsTotal = None,
@@ -119,10 +121,9 @@ def train(
 ) -> None:
     """Train one model with one loss and save it so that transformers loads it."""
     require_train_extra()
-    from rich.progress import Progress
-
     from lossmith import studies
     from lossmith.evidence import format_value
+    from lossmith.report.share import ShareProgress
 
     flags = {
         "model": model,
@@ -142,10 +143,11 @@ def train(
     task, overrides = one_task(task, task_flag, overrides, command="train")
     config = config_of(task, overrides, flags, one_loss=True)
     console = Console()
+    chosen = "" if loss else ", the default: --loss names another"
+    _line(console, f"Training {config.losses[0]} on {config.task}, seed {seed}{chosen}. First data and model are read.")
     try:
-        with Progress(console=console, transient=True) as bar:
-            line = bar.add_task(escape(config.losses[0]), total=1.0)
-            record = studies.train(config, out, progress=lambda share: bar.update(line, completed=share))
+        with ShareProgress(console, config.losses[0]) as bar:
+            record = studies.train(config, out, progress=bar.moved)
     except KeyboardInterrupt:
         Console(stderr=True).print("Stopped; nothing was saved.")
         raise typer.Exit(130) from None
@@ -156,7 +158,7 @@ def train(
     )
     console.print(f"{record.loss}, seed {record.seed}: {shown}", markup=False, highlight=False)
     for notice in record.config.get("notices", []):
-        console.print(plain(f"note: {notice}"), markup=False, highlight=False, soft_wrap=True)
+        _line(console, f"note: {notice}")
     console.print(f"Saved to {out}: transformers' {config.loaded_by} loads it.", markup=False)
 
 
@@ -238,7 +240,11 @@ def show(study: Any, folder: Path, console: Console) -> None:
     if ways is not None:
         console.print(to_rich(ways))
     for row in study.summary.rows:
-        console.print(plain(f"{row.loss}: {row.sentence}"), markup=False, highlight=False, soft_wrap=True)
+        _line(console, f"{row.loss}: {row.sentence}")
     for notice in study.notices:
-        console.print(plain(f"note: {notice}"), markup=False, highlight=False, soft_wrap=True)
-    console.print(plain(f"Report: {page}"), markup=False, highlight=False, soft_wrap=True)
+        _line(console, f"note: {notice}")
+    _line(console, f"Report: {page}")
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(plain(text), markup=False, highlight=False, soft_wrap=True)

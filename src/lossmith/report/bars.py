@@ -16,15 +16,16 @@ class ConsoleBar:
     Args:
         console: Where to draw.
         columns: What stands behind the bar and its count.
+        count: Whether how many of how many stands behind the bar.
         disable: Draw nothing.
     """
 
-    def __init__(self, console: Console, *columns: ProgressColumn, disable: bool = False):
+    def __init__(self, console: Console, *columns: ProgressColumn, count: bool = True, disable: bool = False):
         self.console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            *([MofNCompleteColumn()] if count else []),
             *columns,
             console=console,
             transient=True,

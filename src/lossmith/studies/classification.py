@@ -39,6 +39,7 @@ from lossmith.studies.run import (
     trainer_arguments,
 )
 from lossmith.tasks import ClassificationTask, Example, load_task
+from lossmith.tasks.preference_loading import load_preference_task
 
 DEFAULT_MAX_LENGTH = 128
 
@@ -244,6 +245,9 @@ def open_classification(config: StudyConfig) -> ClassificationSetting:
         LossmithError: If the task, model, device, shots or a loss cannot be used.
     """
     for text in config.all_losses:
+        if Path(config.task).exists() and _compares_answers(text):
+            # The loss says what was meant: the file lacks columns of pairs, and not a column of texts.
+            load_preference_task(config.task)
         build_loss(text, 0, {"num_classes": 2, "embedding_dim": 2})
     task = load_study_task(config)
     for notice in task_of_block(task, config, config.blocks[0]).warnings:
@@ -262,6 +266,10 @@ def open_classification(config: StudyConfig) -> ClassificationSetting:
     for seed in config.blocks:
         trained_on(setting, seed)
     return setting
+
+
+def _compares_answers(text: str) -> bool:
+    return any(term.record.family in ("preference", "unpaired") for term in parse_composition(text).terms)
 
 
 def load_study_task(config: StudyConfig) -> ClassificationTask:

@@ -85,6 +85,13 @@ class SharedConfig(BaseModel):
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of transformers' TrainingArguments, such as `report_to` or `optim`."""
 
+    @field_validator("lora", mode="before", check_fields=False)
+    @classmethod
+    def _partly_given_adapters(cls, given: Any) -> Any:
+        # What is left out is the default of this kind of study, and not of adapters at large.
+        default = cls.model_fields["lora"].default
+        return default.model_dump() | given if isinstance(default, LoraConfig) and isinstance(given, dict) else given
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_yes_for_a_number(cls, value: Any) -> Any:

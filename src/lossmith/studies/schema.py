@@ -44,8 +44,9 @@ def described_settings(task: str) -> list[tuple[str, str, str]]:
         rows.append((name, shown, " ".join((field.description or "").split())))
         if name == "lora":
             rows += [
-                (f"lora.{inner}", json.dumps(about.default), " ".join((about.description or "").split()))
+                (f"lora.{inner}", json.dumps(value), " ".join((about.description or "").split()))
                 for inner, about in LoraConfig.model_fields.items()
+                for value in [getattr(default or LoraConfig(), inner)]
             ]
     return rows
 

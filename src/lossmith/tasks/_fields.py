@@ -58,6 +58,9 @@ class Fields:
                 return self.values[name]
         there = [name for name in self.values if self.has(name)]
         wanted = " or ".join(f"`{name}`" for name in names)
+        empty = next((name for name in names if name in self.values), None)
+        if empty is not None:
+            raise DataError(f"{self} must have a value in field `{empty}`, got null.")
         raise DataError(
             f"{self} has no field {wanted}.{did_you_mean(names[0], there)} "
             f"Its fields: {', '.join(there[:20]) or 'none'}{', ...' if len(there) > 20 else ''}."
