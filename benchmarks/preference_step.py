@@ -216,6 +216,14 @@ def objectives_compared(options: argparse.Namespace) -> dict[str, Any]:
         model.model.layers = model.model.layers[: options.layers]
         model.config.num_hidden_layers = options.layers
     listed = options.objectives or [str(r) for r in lossmith.list_losses("preference") if str(r) != "dpo"]
+    own = own_seconds(["dpo", *listed], options.pairs)
+    most = max(listed, key=own.__getitem__)
+    print(
+        f"the loss itself: dpo {1e3 * own['dpo']:.2f} ms, {most} {1e3 * own[most]:.2f} ms, the most of {len(listed)}",
+        flush=True,
+    )
+    if not options.repeats:
+        return {"own_seconds": own, "met": True}
     seconds = measured(["dpo", *listed], (model, tokenizer), options, own_model=False)
     found = {}
     for text in listed:
@@ -224,7 +232,28 @@ def objectives_compared(options: argparse.Namespace) -> dict[str, Any]:
         print(f"{text}: ratio to dpo {ratio}, of lower quartiles {quartile:.3f}x (bar {OBJECTIVE_LIMIT})", flush=True)
     print(f"dpo: {quick(seconds['dpo']):.3f} s a step (lower quartile of {options.repeats} turns)")
     met = all(each["lower_quartile"] <= OBJECTIVE_LIMIT for each in found.values())
-    return {"objectives": found, "seconds": seconds, "met": met}
+    return {"objectives": found, "seconds": seconds, "own_seconds": own, "met": met}
+
+
+def own_seconds(listed: Sequence[str], pairs: int, repeats: int = 300) -> dict[str, float]:
+    """What a loss itself takes, forward and backward over the log-probabilities of a batch: all that differs.
+
+    In turn, and the lower quartile of processor time.
+    """
+    draw = torch.Generator().manual_seed(0)
+    given = {
+        f"{side}_logps": (torch.randn(pairs, generator=draw) * 5 - 100).requires_grad_(not side.startswith("ref"))
+        for side in ("chosen", "rejected", "ref_chosen", "ref_rejected")
+    }
+    given |= {f"{side}_lengths": torch.randint(20, 200, (pairs,), generator=draw) for side in ("chosen", "rejected")}
+    losses = {text: lossmith.loss(text) for text in listed}
+    seconds: dict[str, list[float]] = {text: [] for text in listed}
+    for _ in range(repeats):
+        for text, module in losses.items():
+            begun = time.process_time()
+            module(**given).backward()
+            seconds[text].append(time.process_time() - begun)
+    return {text: quick(values) for text, values in seconds.items()}
 
 
 def quick(seconds: Sequence[float]) -> float:
@@ -239,7 +268,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn, the first of which does not count")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="turns of each contestant; 0 with --objectives: no turns"
+    )
     parser.add_argument(
         "--objectives", nargs="*", help="these objectives beside dpo instead; all preference losses without names"
     )
