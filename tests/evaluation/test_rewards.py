@@ -51,6 +51,42 @@ def test_the_reward_is_the_probability_of_the_positive_class(classifier):
     assert reward.score(["good " * 100]) == pytest.approx(reward.score(["good " * 40]))
 
 
+def test_a_long_prompt_loses_its_beginning_and_the_answer_stays(classifier):
+    reward = open_reward(str(classifier))
+    prompt = "the film is " * 20
+    good, bad = " good and warm", " awful and bad"
+    found = reward.score_answers([(prompt + good, good), (prompt + bad, bad), ("so" + good, good)])
+    assert (found.cut_prompts, found.cut_answers) == (2, 0)
+    # [CLS], the last tokens of the prompt, the whole answer, [SEP]: 32 tokens.
+    kept = " ".join((prompt + good).split()[-30:])
+    assert found.values == pytest.approx(reward.score([kept, kept[: -len(good)] + bad, "so" + good]), abs=1e-6)
+    assert found.values[0] != pytest.approx(found.values[1], abs=1e-3)
+    assert found.sentence("test answers") == (
+        "The reward reads 32 tokens: of 3 test answers 2 were scored without the beginning of their prompt."
+    )
+    assert reward.tokenizer.truncation_side == "right"
+    assert reward.score_answers([]).values == []
+
+
+def test_an_answer_that_is_too_long_alone_loses_its_end_and_the_prompt(classifier):
+    reward = open_reward(str(classifier))
+    answer = "good film " * 10 + "bad plot " * 20
+    found = reward.score_answers([("awful " + answer, answer), ("the cast", "")])
+    assert (found.cut_prompts, found.cut_answers) == (0, 1)
+    assert found.values == pytest.approx(reward.score([" ".join(answer.split()[:30]), "the cast"]), abs=1e-6)
+    assert "1 was scored without the end of its own text" in str(found.sentence("test answers"))
+    assert reward.score_answers([("the cast", "")]).sentence("test answers") is None
+
+
+def test_what_a_template_puts_behind_an_answer_stays_with_it(classifier):
+    reward = open_reward(str(classifier))
+    text = "film " * 40 + "so good the end"
+    # The template took the blanks around the answer away.
+    found = reward.score_answers([(text, "  so good "), (text, "not there"), (text, "")])
+    assert (found.cut_prompts, found.cut_answers) == (3, 0)
+    assert found.values == pytest.approx(reward.score(["film " * 26 + "so good the end"]) * 3, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("names", "found"),
     [(("pos", "neg"), "pos"), (("LABEL_0", "LABEL_1"), "LABEL_1"), (("LABEL_1", "Positive"), "Positive")],

@@ -1,5 +1,7 @@
 """Answers that the models of preference studies sample: divergence, reward, win rates, frontier; tiny models."""
 
+import json
+
 import pytest
 import torch
 
@@ -132,6 +134,23 @@ def test_the_page_has_levels_and_the_frontier_over_betas(settings, places, tmp_p
     for words in ("KL(policy || reference) per answer", "wins over the model before training, by the reward"):
         assert words in page
     assert {"frontier.png", "beta_sweep.png", "objectives.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_prompts_longer_than_the_reward_reads_leave_the_answers_whole_and_are_said(settings, places, tmp_path):
+    long = tmp_path / "long.jsonl"
+    rows = [{"prompt": "z" * 61 + f"{i}+{i}?", "chosen": f" yes {2 * i}", "rejected": f" no {i}"} for i in range(40)]
+    long.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    changes = {"task": str(long), "reward": places["reward"], "max_length": 96, "train_examples": 8}
+    setting = open_setting(make_config(settings | changes))
+    record = run_block(setting, "dpo", 0, tmp_path / "run")
+    assert record.status == "finished", record.error
+    # 64 tokens would be the prompt alone, and all answers equal to those before.
+    assert len(set(record.scores["reward"])) == 6
+    assert record.metrics["reward"] != record.metrics["start_reward"]
+    said = record.config["notices"]
+    lost = "of 6 answers {} training 6 were scored without the beginning of their prompt."
+    assert "The reward reads 64 tokens: " + lost.format("before") in said
+    assert "dpo, seed 0: The reward reads 64 tokens: " + lost.format("after") in said
 
 
 def test_nothing_is_sampled_unless_it_is_asked_for(settings):

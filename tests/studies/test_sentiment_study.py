@@ -123,6 +123,17 @@ def test_a_run_measures_reward_and_divergence_of_its_own_answers(setting_of, tmp
     assert frontier([found], baseline="dpo", resamples=20).points[0].reward.difference == record.metrics["reward"]
 
 
+def test_answers_longer_than_the_reward_reads_are_said(setting_of, tmp_path):
+    setting = setting_of(max_new_tokens=70, train_prompts=8, test_prompts=4, sampling_seeds=1)
+    record = run_block(setting, "dpo", 0, tmp_path)
+    assert record.status == "finished", record.error
+    said = " ".join(record.config["notices"])
+    assert "The reward reads 64 tokens: of 4 answers before training (sampling seed 0)" in said
+    assert "dpo, seed 0: The reward reads 64 tokens: of 4 test answers (sampling seed 0)" in said
+    assert "Seed 0: The reward reads 64 tokens: of 16 answers to training prompts" in said
+    assert "without the end of" in said
+
+
 def _others(record, setting, trainer) -> float:
     """KL of the first prompt's answers of the other sampling seeds."""
     return sum(setting._sampled(trainer, load_causal_lm(setting.model)[0], seed)["each"]["kl"][0] for seed in (1, 2))

@@ -10,7 +10,7 @@ import torch
 from lossmith._checks import did_you_mean
 from lossmith.errors import ConfigurationError, ModelError
 from lossmith.integrations.causal_lm.generation import OnBatch
-from lossmith.integrations.classification import encode, predict_logits
+from lossmith.integrations.classification import encode, encode_answers, predict_logits
 from lossmith.integrations.classifiers import load_saved
 from lossmith.integrations.models import resolve_model, token_limit
 from lossmith.tasks.preference import Message, Prompt, as_messages, prompt_text
@@ -19,6 +19,39 @@ POSITIVE_NAMES = ("positive", "pos", "label_1")
 """Names of a positive class, in lower case, the first that a classifier has counts."""
 LONGEST = 512
 """Tokens per text of a classifier that does not say what it reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewards:
+    """Rewards of answers, and what the length that the reward reads cost."""
+
+    values: list[float]
+    """Of each answer."""
+    max_length: int
+    """Tokens that the reward reads of prompt and answer."""
+    cut_prompts: int = 0
+    """Answers that were scored behind a prompt without its beginning."""
+    cut_answers: int = 0
+    """Answers that were scored without their own end, and without a prompt."""
+
+    def sentence(self, what: str) -> str | None:
+        """What was cut, for a report; None where nothing was.
+
+        Example:
+            >>> Rewards(values=[0.5, 0.2], max_length=64, cut_prompts=1).sentence("test answers")
+            'The reward reads 64 tokens: of 2 test answers 1 was scored without the beginning of its prompt.'
+        """
+        return cut_sentence(what, len(self.values), self.max_length, self.cut_prompts, self.cut_answers)
+
+
+def cut_sentence(what: str, count: int, max_length: int, cut_prompts: int, cut_answers: int) -> str | None:
+    """As `Rewards.sentence`, of numbers that were kept."""
+    lost = [
+        f"{cut:,} {'was' if cut == 1 else 'were'} scored without the {end} of {'its' if cut == 1 else 'their'} {part}"
+        for cut, end, part in ((cut_prompts, "beginning", "prompt"), (cut_answers, "end", "own text"))
+        if cut
+    ]
+    return f"The reward reads {max_length:,} tokens: of {count:,} {what} {' and '.join(lost)}." if lost else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +67,7 @@ class RewardModel:
     fingerprint: str
     """SHA-256 over configuration, weights and tokenizer."""
     max_length: int
-    """Tokens per text; longer ones are cut on the right."""
+    """Tokens per text; longer ones are cut, see `score_answers` and `score`."""
     model: Any
     """The network, in evaluation mode."""
     tokenizer: Any
@@ -49,16 +82,43 @@ class RewardModel:
         """The reward of each text, in [0, 1], or the model's one output. Draws no random numbers.
 
         Args:
-            texts: Whole texts, prompt and answer.
+            texts: Whole texts, cut on their right where they are too long; of prompts with answers see
+                `score_answers`.
             batch_size: Texts per forward pass.
             on_batch: Called after every batch with the texts that are done and all there are.
 
         Raises:
             ModelError: If the classifier gives scores that are not finite.
         """
-        if not texts:
+        return self._scored(encode(self.tokenizer, texts, [0] * len(texts), self.max_length), batch_size, on_batch)
+
+    def score_answers(
+        self, answers: Sequence[tuple[str, str]], *, batch_size: int = 64, on_batch: OnBatch | None = None
+    ) -> Rewards:
+        """As `score`, for answers behind prompts: what is too long loses the beginning of its prompt.
+
+        An answer loses its end only if it is too long alone.
+
+        Args:
+            answers: Prompt and answer as one text (see `answer_text`), and the answer alone.
+            batch_size: Texts per forward pass.
+            on_batch: Called after every batch with the texts that are done and all there are.
+
+        Raises:
+            ModelError: If the classifier gives scores that are not finite.
+        """
+        texts, own = [text for text, _ in answers], [answer for _, answer in answers]
+        found = encode_answers(self.tokenizer, texts, own, self.max_length)
+        return Rewards(
+            values=self._scored(found.rows, batch_size, on_batch),
+            max_length=self.max_length,
+            cut_prompts=found.cut_prompts,
+            cut_answers=found.cut_answers,
+        )
+
+    def _scored(self, rows: list[dict[str, Any]], batch_size: int, on_batch: OnBatch | None) -> list[float]:
+        if not rows:
             return []
-        rows = encode(self.tokenizer, texts, [0] * len(texts), self.max_length)
         logits = predict_logits(self.model, self.tokenizer, rows, batch_size, on_batch)
         if not bool(torch.isfinite(logits).all()):
             raise ModelError(f"The reward `{self.name}` gives scores that are not finite: its training has diverged.")

@@ -42,6 +42,59 @@ def encode(
     return [{**{name: encoded[name][row] for name in encoded}, "labels": label} for row, label in enumerate(labels)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodedAnswers:
+    """Texts of prompts with their answers as token rows, and how many were cut."""
+
+    rows: list[dict[str, Any]]
+    """Columns of each text, not yet padded."""
+    cut_prompts: int
+    """Texts that lost tokens before their answer."""
+    cut_answers: int
+    """Texts whose answer lost its end, and with it the whole prompt."""
+
+
+def encode_answers(tokenizer: Any, texts: Sequence[str], answers: Sequence[str], max_length: int) -> EncodedAnswers:
+    """Token rows in which a text keeps its answer: it is cut on its left, its answer only where that alone is too long.
+
+    Args:
+        tokenizer: The model's.
+        texts: Prompt and answer in one text, perhaps in a chat template.
+        answers: The answer that each text ends with; what a template puts behind it stays with it.
+        max_length: Most tokens of a text.
+    """
+    rows = _columns(tokenizer, texts)
+    long = [place for place, row in enumerate(rows) if len(row["input_ids"]) > max_length]
+    # A template may strip an answer; where it is not found, the end of the text is kept.
+    begins = {place: texts[place].rfind(answers[place].strip()) for place in long}
+    tails = {place: texts[place][begin:] if begin >= 0 else "" for place, begin in begins.items()}
+    lengths = [len(row["input_ids"]) for row in _columns(tokenizer, list(tails.values()))]
+    whole = [place for place, length in zip(long, lengths, strict=True) if length <= max_length]
+    parted = [place for place in long if place not in set(whole)]
+    for side, places, cut in (
+        ("left", whole, [texts[p] for p in whole]),
+        ("right", parted, [tails[p] for p in parted]),
+    ):
+        for place, row in zip(places, _columns(tokenizer, cut, max_length, side), strict=True):
+            rows[place] = row
+    return EncodedAnswers(rows=rows, cut_prompts=len(whole), cut_answers=len(parted))
+
+
+def _columns(
+    tokenizer: Any, texts: Sequence[str], max_length: int | None = None, side: str = "right"
+) -> list[dict[str, Any]]:
+    """Columns of each text, cut on a side where there is a length."""
+    if not texts:
+        return []
+    before = tokenizer.truncation_side
+    tokenizer.truncation_side = side
+    try:
+        encoded = tokenizer(list(texts), truncation=max_length is not None, max_length=max_length, verbose=False)
+    finally:
+        tokenizer.truncation_side = before
+    return [{name: encoded[name][row] for name in encoded} for row in range(len(texts))]
+
+
 class ClassificationTrainer(LossTrainer):
     """`LossTrainer` for studies: it keeps curves and a clock.
 

@@ -1,6 +1,6 @@
 """What trained models sample as answers to test prompts: divergence from the reference, reward, win rates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,9 @@ from lossmith.studies.answer_kinds import AnyEncoded, AnyItem
 from lossmith.studies.preference_config import AnswerFields
 from lossmith.tasks.preference import Prompt, prompt_text
 
-Scorer = Callable[[Sequence[tuple[Prompt, str]]], list[float]]
-"""The value of each (prompt, answer), the higher the better."""
+Scorer = Callable[[Sequence[tuple[Prompt, str]], str], tuple[list[float], str | None]]
+"""From (prompt, answer) pairs and what a report calls them to the value of each, the higher the better, and
+to a sentence on what was cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +56,12 @@ class AnswerSampling:
         """The metric that the reward is."""
         return "reward_score" if self.reward is not None and self.reward.is_score else "reward"
 
-    def measure(self, policy: Any, *, step: int, losses: Sequence[float]) -> dict[str, Any]:
-        """Fields of a record: `metrics`, `scores` by prompt, and `config`.
+    def measure(self, policy: Any, *, run: str, step: int, losses: Sequence[float]) -> dict[str, Any]:
+        """Fields of a record: `metrics`, `scores` by prompt, and `config`; beside them `said`, what was cut.
 
         Args:
             policy: The trained model.
+            run: What a notice calls it.
             step: Optimiser steps so far, for a message.
             losses: The last losses, for the same.
 
@@ -76,15 +78,16 @@ class AnswerSampling:
         found = divergence(compared, [ids for ids, _ in rows], left_out={self.tokenizer.eos_token_id, padding})
         metrics = {name: getattr(found, name) for name in ("kl", "kl_sampled", "kl_per_token", "kl_released")}
         metrics["stopped"] = _mean([float(answer.stopped) for answer in answers])
-        scores = {"kl": list(found.per_answer)}
-        for name, values, before in self._values(answers):
+        scores, said = {"kl": list(found.per_answer)}, []
+        for name, values, before, cut in self._values(answers, run):
+            said += cut
             won = [(own > other) + 0.5 * (own == other) for own, other in zip(values, before, strict=True)]
             scores[f"{name}_win_rate"] = won
             metrics[f"{name}_win_rate"] = _mean(won)
             if name == "reward":
                 scores[self.reward_name] = values
                 metrics |= {self.reward_name: _mean(values), f"start_{self.reward_name}": _mean(before)}
-        return {"metrics": metrics, "scores": scores, "config": self._described(metrics)}
+        return {"metrics": metrics, "scores": scores, "config": self._described(metrics), "said": said}
 
     def _described(self, metrics: dict[str, float]) -> dict[str, Any]:
         """What a report draws a frontier from, which begins at the model before training and so needs it as reference.
@@ -96,26 +99,26 @@ class AnswerSampling:
         drawn = {name: [metrics[name]] for name in ("kl", "reward", "start_reward")}
         return {"sampling": {"seeds": [self.config.sampling_seed], **drawn}, "test_prompts": len(self.prompts)}
 
-    def _values(self, answers: Sequence[SampledAnswer]) -> list[tuple[str, list[float], list[float]]]:
-        """Name, values of the answers, and values of those before training, for each that scores."""
+    def _values(
+        self, answers: Sequence[SampledAnswer], run: str
+    ) -> Iterator[tuple[str, list[float], list[float], list[str]]]:
+        """Name, values of the answers, values of those before training, and what was cut, for each that scores."""
         scorers: dict[str, Scorer] = {}
         if self.reward is not None:
             scorers["reward"] = self._rewarded
         if self.likelihood is not None:
             scorers["likelihood"] = self._likelihoods
-        found = []
         for name, score in scorers.items():
             if name not in self.kept:
                 if "answers" not in self.kept:
                     self.kept["answers"] = self._sampled(self._network(self.start))
-                self.kept[name] = score(self._paired(self.kept["answers"]))
-            before: list[float] = self.kept[name]
+                self.kept[name] = score(self._paired(self.kept["answers"]), "answers before training")
+            before, cut_before = self.kept[name]
             # An answer that did not change is a tie, whatever the last bits of another batch.
             same = [own.ids == old.ids for own, old in zip(answers, self.kept["answers"], strict=True)]
-            values = score(self._paired(answers))
+            values, cut = score(self._paired(answers), "answers after training")
             values = [old if equal else own for own, old, equal in zip(values, before, same, strict=True)]
-            found.append((name, values, before))
-        return found
+            yield name, values, before, [*([cut_before] if cut_before else []), *([f"{run}: {cut}"] if cut else [])]
 
     def _sampled(self, model: Any) -> list[SampledAnswer]:
         # The same random numbers for every model. Training is over, so that adding the adapters to the weights and
@@ -134,16 +137,17 @@ class AnswerSampling:
     def _paired(self, answers: Sequence[SampledAnswer]) -> list[tuple[Prompt, str]]:
         return [(prompt, answer.answer) for prompt, answer in zip(self.prompts, answers, strict=True)]
 
-    def _rewarded(self, pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
+    def _rewarded(self, pairs: Sequence[tuple[Prompt, str]], what: str) -> tuple[list[float], str | None]:
         assert self.reward is not None
-        return self.reward.score([self.reward.answer_text(prompt, answer) for prompt, answer in pairs])
+        found = self.reward.score_answers([(self.reward.answer_text(*pair), pair[1]) for pair in pairs])
+        return found.values, found.sentence(what)
 
-    def _likelihoods(self, pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
+    def _likelihoods(self, pairs: Sequence[tuple[Prompt, str]], what: str) -> tuple[list[float], None]:
         assert self.likelihood is not None
         if "judge" not in self.kept:
             self.kept["judge"] = load_causal_lm(self.likelihood, device=self.device)
         score = likelihood_score(*self.kept["judge"], batch_size=self.config.eval_batch_size)
-        return list(score([(_request(prompt), answer) for prompt, answer in pairs]))
+        return list(score([(_request(prompt), answer) for prompt, answer in pairs])), None
 
     def _network(self, model: ResolvedModel) -> Any:
         weights = torch.bfloat16 if self.config.weights == "bfloat16" else torch.float32

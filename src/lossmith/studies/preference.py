@@ -93,19 +93,22 @@ class PreferenceSetting(Setting):
     def described(self, seed: int) -> dict[str, Any]:
         """See `Setting`."""
         encoded = self.drawn(seed)
-        cut = self.kind.sentence(encoded, "train")
         return {
             "config": {
                 "kind": self.kind.name,
                 "task_fingerprint": self.task.fingerprint,
                 "attribution": data_notice(self.task),
-                "notices": [*self.notices, *([cut] if cut else [])],
+                "notices": self._noticed(seed),
                 "train_texts": len(encoded.rows),
                 "test_texts": len(self.test.encoded.rows),
                 "train_labels": label_counts(encoded.rows),
                 "test_labels": label_counts(self.test.encoded.rows),
             }
         }
+
+    def _noticed(self, seed: int) -> list[str]:
+        cut = self.kind.sentence(self.drawn(seed), "train")
+        return [*self.notices, *([cut] if cut else [])]
 
     def drawn(self, seed: int) -> AnyEncoded:
         """The training rows of a block.
@@ -208,16 +211,18 @@ class PreferenceSetting(Setting):
             raise TrainingDivergedError(trainer.state.global_step, [*recent, float("nan")])
         metrics, scores = self.kind.metrics(found, self.test.reference)
         before, _ = self.kind.metrics(self.test.start, self.test.reference)
-        sampled: dict[str, Any] = {"metrics": {}, "scores": {}, "config": {}}
+        sampled: dict[str, Any] = {"metrics": {}, "scores": {}, "config": {}, "said": []}
         if self.sampling is not None:
             recent = [point[1] for point in trainer.curves["train_objective"][-4:]]
-            sampled = self.sampling.measure(trainer.model, step=trainer.state.global_step, losses=recent)
+            run = f"{trainer.loss}, seed {trainer.args.seed}"
+            sampled = self.sampling.measure(trainer.model, run=run, step=trainer.state.global_step, losses=recent)
         return {
             "metrics": metrics | {START + name: value for name, value in before.items()} | sampled["metrics"],
             "scores": scores | sampled["scores"],
             "evaluation_seconds": time.perf_counter() - begun,
             "config": {
                 **sampled["config"],
+                "notices": [*self._noticed(trainer.args.seed), *sampled["said"]],
                 "rho": margin_histogram(trainer.seen),
                 "shown": self._answers(trainer.model),
                 "adapted_modules": adapted_modules(trainer.model),

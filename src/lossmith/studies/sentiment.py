@@ -143,7 +143,7 @@ class SentimentSetting(Setting):
         )
         by_seed = {name: [one[name] for one in drawn] for name in names}
         found = self.pairs(trainer.args.seed, lambda share: None) if self.given is None else None
-        said = found.sentence(len(self.prompts.train)) if found else None
+        said = found.sentences(len(self.prompts.train)) if found else []
         trained_on = len(found.pairs) if found else len(self.given.train) if self.given else 0
         return {
             "metrics": {name: sum(values) / len(values) for name, values in by_seed.items()},
@@ -153,7 +153,12 @@ class SentimentSetting(Setting):
             },
             "evaluation_seconds": time.perf_counter() - begun,
             "config": {
-                "notices": [*self.notices, *([f"Seed {trainer.args.seed}: {said}"] if said else [])],
+                "notices": [
+                    *self.notices,
+                    *(f"Seed {trainer.args.seed}: {sentence}" for sentence in said),
+                    *(cut for one in drawn if (cut := one["start_cut"])),
+                    *(f"{trainer.loss}, seed {trainer.args.seed}: {cut}" for one in drawn if (cut := one["cut"])),
+                ],
                 "train_texts": trained_on,
                 "pair_facts": found.facts if found else {},
                 "sampling": {"seeds": list(seeds), **by_seed},
@@ -170,7 +175,8 @@ class SentimentSetting(Setting):
         asked = self.asked([prompt.text for prompt in self.prompts.test])
         # Training is over, so that rounding by adding the adapters to the weights and taking them out is harmless.
         answers = [own[0] for own in sample_answers(policy, self.tokenizer, **asked, seed=seed, merge=True)]
-        rewards = self.reward.score([answer.whole for answer in answers])
+        scored = self.reward.score_answers([(answer.whole, answer.answer) for answer in answers])
+        rewards = scored.values
         rows = [(answer.row_ids, len(answer.prompt_ids)) for answer in answers]
         padding = self.tokenizer.pad_token_id
         compared = row_divergences(policy, start, rows, padding=padding, batch_size=self.config.eval_batch_size)
@@ -190,6 +196,8 @@ class SentimentSetting(Setting):
             "stopped": sum(answer.stopped for answer in answers) / count,
             "start_stopped": sum(before["stopped"]) / count,
             "tokens": sum(len(answer.ids) for answer in answers),
+            "start_cut": before["cut"],
+            "cut": scored.sentence(f"test answers (sampling seed {seed})"),
             "each": {"reward": rewards, "kl": list(found.per_answer)},
             "answers": [
                 {

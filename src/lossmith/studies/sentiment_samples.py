@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from lossmith.evaluation.rewards import cut_sentence
 from lossmith.evaluation.sampling import label_pairs, sample_answers
 from lossmith.evidence import check_writable, write_atomically
 from lossmith.integrations.causal_lm.loading import load_causal_lm
@@ -33,13 +34,19 @@ class BlockPairs:
     pairs: tuple[SampledPair, ...]
     """In the order of the prompts."""
     facts: dict[str, float]
-    """Prompts that gave no pair by cause (`equal`, `ties`, `empty`), and the mean rewards of both sides."""
+    """Prompts that gave no pair by cause (`equal`, `ties`, `empty`), the mean rewards of both sides, and what the
+    length of the reward cost (`answers`, `max_length`, `cut_prompts`, `cut_answers`)."""
 
-    def sentence(self, prompts: int) -> str | None:
-        """What a report must say of it; None where every prompt gave a pair."""
+    def sentences(self, prompts: int) -> list[str]:
+        """What a report must say of it; nothing where every prompt gave a pair and nothing was cut."""
         causes = {"equal": "equal answers", "ties": "answers of equal reward", "empty": "an empty answer"}
         lost = [f"{int(self.facts[name])} had {words}" for name, words in causes.items() if self.facts[name]]
-        return f"{len(self.pairs)} of {prompts} training prompts gave a pair: {', '.join(lost)}." if lost else None
+        cut = cut_sentence(
+            "answers to training prompts",
+            *(int(self.facts[name]) for name in ("answers", "max_length", "cut_prompts", "cut_answers")),
+        )
+        given = f"{len(self.pairs)} of {prompts} training prompts gave a pair: {', '.join(lost)}."
+        return [*([given] if lost else []), *([cut] if cut else [])]
 
 
 def block_pairs(setting: "SentimentSetting", seed: int, report: Callable[[float], None]) -> BlockPairs:
@@ -61,21 +68,24 @@ def block_pairs(setting: "SentimentSetting", seed: int, report: Callable[[float]
     return BlockPairs(pairs=read_pairs(folder / "pairs.jsonl"), facts=facts)
 
 
-def start_answers(setting: "SentimentSetting", seed: int) -> dict[str, list[Any]]:
-    """What the policy before training answers to the test prompts, with one seed: `answer`, `reward`, `stopped`.
+def start_answers(setting: "SentimentSetting", seed: int) -> dict[str, Any]:
+    """What the policy before training answers to the test prompts, with one seed: `answer`, `reward`, `stopped`, and
+    `cut`, what the length of the reward cost.
 
     Raises:
         EvidenceError: If the cache cannot be written.
     """
     texts = [prompt.text for prompt in setting.prompts.test]
 
-    def make() -> dict[str, list[Any]]:
+    def make() -> dict[str, Any]:
         policy, _ = load_causal_lm(setting.model, device=setting.device, dtype=setting.dtype)
         answers = [own[0] for own in sample_answers(policy, setting.tokenizer, **setting.asked(texts), seed=seed)]
+        rewards = setting.reward.score_answers([(answer.whole, answer.answer) for answer in answers])
         return {
             "answer": [answer.answer for answer in answers],
-            "reward": setting.reward.score([answer.whole for answer in answers]),
+            "reward": rewards.values,
             "stopped": [answer.stopped for answer in answers],
+            "cut": rewards.sentence(f"answers before training (sampling seed {seed})"),
         }
 
     return _kept(_folder(setting, texts, seed=seed, n=1) / "start.json", make)
@@ -96,7 +106,7 @@ def _folder(setting: "SentimentSetting", prompts: list[str], *, seed: int, n: in
     config = setting.config
     content: dict[str, Any] = {
         "policy": setting.model.fingerprint,
-        "reward": [setting.reward.fingerprint, setting.reward.label],
+        "reward": [setting.reward.fingerprint, setting.reward.label, "whole answers"],
         "prompts": prompts,
         "draws": [seed, n],
         "settings": [config.max_new_tokens, config.eval_batch_size, config.weights, setting.device.type],
@@ -118,10 +128,12 @@ def _sample_pairs(
         per_prompt=setting.config.answers_per_prompt,
         on_batch=lambda done, total: report(done / total),
     )
-    scores = iter(setting.reward.score([answer.whole for own in answers for answer in own]))
+    scored = setting.reward.score_answers([(answer.whole, answer.answer) for own in answers for answer in own])
+    scores = iter(scored.values)
     rewards = [[next(scores) for _ in own] for own in answers]
     found = label_pairs([(prompt.id, prompt.text) for prompt in prompts], answers, rewards)
     both = [(float(p.pair.chosen_score or 0), float(p.pair.rejected_score or 0)) for p in found.pairs]
     means = [sum(side) / len(both) for side in zip(*both, strict=True)]
-    facts = {"equal": found.equal, "ties": found.ties, "empty": found.empty}
+    facts = {"equal": found.equal, "ties": found.ties, "empty": found.empty, "answers": len(scored.values)}
+    facts |= {name: getattr(scored, name) for name in ("max_length", "cut_prompts", "cut_answers")}
     return found.pairs, facts | {"chosen_reward": means[0], "rejected_reward": means[1]}
