@@ -117,6 +117,19 @@ def test_areas_are_paired_by_seed_and_shy_curves_have_none():
     assert everyone.notices == ()
 
 
+def test_the_bootstrap_of_a_difference_draws_among_the_seeds_that_both_losses_have():
+    rewards = {0: 0.9, 1: 0.5, 2: 0.6, 3: 0.55}
+    points = [point("dpo", seed, 4.0, reward) for seed, reward in rewards.items()]
+    points += [point("ipo", seed, 4.0, reward) for seed, reward in rewards.items() if seed]
+    found = frontier(points, baseline="dpo", resamples=200)
+    dpo, ipo = found.areas
+    assert ipo.comparison.difference == pytest.approx(0.0, abs=1e-12)
+    assert (ipo.comparison_bootstrap.low, ipo.comparison_bootstrap.high) == pytest.approx((0.0, 0.0), abs=1e-12)
+    assert (ipo.comparison_bootstrap.blocks, ipo.bootstrap.blocks, dpo.bootstrap.blocks) == (3, 3, 4)
+    # What a loss reaches is drawn from its own seeds alone: only dpo has the high one.
+    assert ipo.bootstrap.high <= max(ipo.values.values()) + 0.01 < dpo.values[0] < dpo.bootstrap.high + 0.05
+
+
 def test_a_range_beyond_all_curves_and_broken_input():
     far = frontier(study(), baseline="dpo", kl_range=(0.0, 100.0), resamples=10)
     assert [area.mean for area in far.areas] == [None] * 3

@@ -270,11 +270,18 @@ def _areas(
         }
         for family, own in spanning.items()
     }
-    drawn = _resampled(spanning, seeds, samples, bounds, seed, resamples)
+    kept: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
+
+    def drawn(family: str, among: tuple[int, ...]) -> np.ndarray:
+        if (family, among) not in kept:
+            kept[family, among] = _resampled(spanning[family], among, samples, bounds, seed, resamples)
+        return kept[family, among]
+
     found = []
     for family in families:
         own, base = values.get(family, {}), values.get(home, {})
-        shared = [s for s in seeds if s in own and s in base]
+        # A seed that one of them lacks says nothing of their difference.
+        shared = tuple(s for s in seeds if s in own and s in base)
         compared = family != home and bool(shared)
         found.append(
             FrontierArea(
@@ -283,9 +290,11 @@ def _areas(
                 reaches=reaches[family],
                 mean=float(np.mean(list(own.values()))) if own else None,
                 interval=block_interval([list(own.values())]) if own else None,
-                bootstrap=_range(drawn[family], len(own)) if own else None,
+                bootstrap=_range(drawn(family, tuple(own)), len(own)) if own else None,
                 comparison=paired_t([base[s] for s in shared], [own[s] for s in shared]) if compared else None,
-                comparison_bootstrap=_range(drawn[family] - drawn[home], len(shared)) if compared else None,
+                comparison_bootstrap=_range(drawn(family, shared) - drawn(home, shared), len(shared))
+                if compared
+                else None,
             )
         )
     return tuple(found)
@@ -303,33 +312,31 @@ def _mean(values: Sequence[float], places: Sequence[int]) -> float:
 
 
 def _resampled(
-    families: dict[str, list[MeasuredPoint]],
+    points: Sequence[MeasuredPoint],
     seeds: Sequence[int],
     samples: int,
     bounds: tuple[float, float],
     seed: int,
     resamples: int,
-) -> dict[str, np.ndarray]:
+) -> np.ndarray:
     """Mean height of each replicate: training seeds drawn again, and within each draw its sampling seeds.
 
-    All losses share the draws, so that their differences are paired.
+    Losses with the same training seeds have the same draws, so that their differences are paired.
     """
     generator = np.random.default_rng(seed)
-    own = {(family, s): [p for p in points if p.seed == s] for family, points in families.items() for s in seeds}
-    found = {family: np.full(resamples, np.nan) for family in families}
+    own = {s: [p for p in points if p.seed == s] for s in seeds}
+    found = np.zeros(resamples)
     for replicate in range(resamples):
         drawn = [
             (seeds[place], generator.integers(samples, size=samples).tolist())
             for place in generator.integers(len(seeds), size=len(seeds))
         ]
-        for family in families:
-            heights = [_height(own[family, s], places, bounds) for s, places in drawn if own[family, s]]
-            found[family][replicate] = float(np.mean(heights)) if heights else np.nan
+        found[replicate] = np.mean([_height(own[s], places, bounds) for s, places in drawn])
     return found
 
 
 def _range(replicates: np.ndarray, blocks: int) -> BootstrapRange:
-    low, high = np.nanquantile(replicates, [0.025, 0.975])
+    low, high = np.quantile(replicates, [0.025, 0.975])
     return BootstrapRange(low=float(low), high=float(high), blocks=blocks)
 
 
