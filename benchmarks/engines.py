@@ -231,9 +231,9 @@ your own shapes with `lossmith bench`.
   trainer (2026-11-30, the same kind of machine, idle, `--steps 3 --repeats 3`): TRL 23.4 s; ours with the reference
   beside the step 0.62x (0.57-0.71), bar 0.85; with cached log-probabilities 0.47x (0.45-0.50), bar 0.7; TRL with its
   own cache 0.77x (0.74-0.83). Peak above the start 3,081 MiB against TRL's 4,531 (all logits: 384).
-  What differs between two losses of pairs is the loss itself (`--objectives --repeats 0`): 0.35 ms of processor time for
-  dpo to 0.95 for aql, the most of 25, forward and backward, in a step of 11 s (bar: 3%). `kto` is no loss of pairs: its
-  estimate of the KL scores each prompt with another one's answer, without gradients, 1.36x of dpo in training
+  What differs between two losses of pairs is the loss itself (`--objectives --repeats 0`): 0.35 ms of processor time
+  for dpo, 0.95 for aql, the most of 25, forward and backward, in a step of 11 s (bar: 3%). `kto` is no loss of pairs:
+  its estimate of the KL scores each prompt with another one's answer, without gradients, 1.36x of dpo in training
   [polite_pairs](studies/preference.md).
 """
 
