@@ -1,6 +1,7 @@
 """`lossmith answer` and `lossmith judge` from the command line."""
 
 import csv
+import inspect
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 import judge_server as scripted
 import tiny
-from lossmith.cli import main
+from lossmith.cli import judge, main
 from lossmith.evaluation.judging import read_answers
 
 
@@ -96,6 +97,7 @@ def test_mt_bench_with_a_baseline_prints_and_writes_intervals(capsys, tmp_path):
     assert results["comparison"]["paired"]["blocks"] == 8
     table = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
     assert {row["what"] for row in table} >= {"score", "turn 1", "turn 2", "writing", "difference"}
+    assert {row["side"] for row in table} == {"answers", "baseline", "answers - baseline"}
     lines = (tmp_path / "out" / "judgements.jsonl").read_text().splitlines()
     assert len(lines) == 32
     assert json.loads(lines[0])["reply"].startswith("Rating: [[")
@@ -166,6 +168,165 @@ def test_grades_that_were_given_before_are_kept_where_the_baseline_has_none(caps
     assert [(line["model"], line["value"]) for line in lines] == [("ours", 5.0)] * 6 + [("theirs", None)] * 6
 
 
+def graded_files(tmp_path, ours: dict[str, list[str]], theirs: dict[str, list[str]], names=("ours", "theirs")):
+    first = answers_file(tmp_path / "first.jsonl", names[0], ours, [])
+    second = answers_file(tmp_path / "second.jsonl", names[1], theirs, [])
+    return ("judge", "mt_bench", first, "--baseline", second, "--model", "j", "--out", tmp_path / "out")
+
+
+def judgements(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "judgements.jsonl").read_text().splitlines()]
+
+
+def test_two_files_of_one_model_lose_no_judgements(capsys, tmp_path):
+    rows = {str(n): ["text", "text"] for n in range(81, 84)}
+    words = graded_files(tmp_path, rows, {name: ["other", "other"] for name in rows}, names=("same", "same"))
+
+    def answer(body):
+        return f"Rating: [[{3 if 'other' in body['messages'][1]['content'].split('Answer')[-2] else 8}]]"
+
+    with scripted.judge_server(answer) as server:
+        assert run(capsys, *words, "--base-url", server.base_url)[0] == 0
+    lines = judgements(tmp_path / "out")
+    assert [(line["side"], line["model"]) for line in lines] == [("answers", "same")] * 6 + [("baseline", "same")] * 6
+
+
+def test_a_baseline_that_cannot_be_compared_is_found_before_anything_is_asked(capsys, tmp_path):
+    rows = {str(n): ["text", "text"] for n in range(81, 84)}
+    with scripted.judge_server(lambda body: "Rating: [[5]]") as server:
+        for baseline, sentence in [
+            ({"90": ["a", "b"], "91": ["a", "b"]}, "must share at least 2 MT-Bench questions to be compared, got 0."),
+            ({"81": ["a", "b"], "82": ["a"]}, "Question '82' must have 2 answers"),
+        ]:
+            words = graded_files(tmp_path, rows, baseline)
+            code, _, errors = run(capsys, *words, "--base-url", server.base_url)
+            assert code == 2
+            assert sentence in errors
+        assert server.bodies == []
+
+
+def test_grades_that_cannot_be_compared_are_written_and_said(capsys, tmp_path):
+    rows = {str(n): ["text", "text"] for n in range(81, 84)}
+    words = graded_files(tmp_path, rows, {**{name: ["mute", "mute"] for name in rows}, "81": ["other", "other"]})
+    with scripted.judge_server(
+        lambda body: "Well." if "mute" in body["messages"][1]["content"] else "Rating: [[5]]"
+    ) as server:
+        code, shown, errors = run(capsys, *words, "--base-url", server.base_url)
+    assert code == 0, errors
+    assert (
+        "note: no comparison with the baseline: Models must share at least 2 questions with all verdicts, got 1."
+        in shown
+    )
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["comparison"] is None
+    assert [result["graded"] for result in results["results"]] == [6, 2]
+
+
+def test_results_of_other_settings_are_not_written_over(capsys, tmp_path, files):
+    def told() -> bytes:
+        return b"".join((tmp_path / "out" / name).read_bytes() for name in ("results.json", "judgements.jsonl"))
+
+    with scripted.judge_server(scripted.choose(longer_first)) as server:
+        here = ("--base-url", server.base_url, "--out", tmp_path / "out")
+        words = ("judge", "tldr", files[0], "--baseline", files[1], "--model", "j")
+        assert run(capsys, *words, *here)[0] == 0
+        before, sent = told(), len(server.bodies)
+        for other, said in [
+            (("judge", "tldr", files[0], "--baseline", files[1], "--model", "k"), '`model` is "j" there, "k" here'),
+            (
+                ("judge", "pairs", files[0], "--baseline", files[1], "--model", "j"),
+                '`what` is "tldr" there, "pairs" here',
+            ),
+            (("judge", "tldr", files[1], "--baseline", files[0], "--model", "j"), "`content of the answers` is"),
+            ((*words, "--reply-tokens", "99"), "`reply_tokens` is"),
+        ]:
+            code, _, errors = run(capsys, *other, *here)
+            assert code == 2
+            assert len(errors.strip().splitlines()) == 1
+            assert said in errors
+            assert f"choose another --out (--cache {tmp_path / 'out' / 'replies.sqlite'} keeps the replies)" in errors
+        assert told() == before
+        assert len(server.bodies) == sent
+    # The same answers at another address, under another path, by more threads: the same results.
+    moved = tmp_path / "moved.jsonl"
+    moved.write_bytes(files[0].read_bytes())
+    with scripted.judge_server(scripted.choose(longer_first)) as server:
+        words = ("judge", "tldr", moved, "--baseline", files[1], "--model", "j", "--concurrency", "2")
+        code, _, errors = run(capsys, *words, "--base-url", server.base_url, "--out", tmp_path / "out")
+        assert code == 0, errors
+        assert server.bodies == []
+    (tmp_path / "out" / "results.json").write_text('{"results": []}')
+    code, _, errors = run(capsys, *words, "--base-url", "http://127.0.0.1:9/v1", "--out", tmp_path / "out")
+    assert code == 2
+    assert "holds no results of this `lossmith judge`: choose another --out." in errors
+
+
+def test_two_folders_of_answers_with_one_name_do_not_share_the_default_folder_in_silence(
+    capsys, tmp_path, files, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    other = answers_file(tmp_path / "other" / "ours.jsonl", "x", {str(n): ["x" * 9] for n in range(12)}, ["Why?"])
+    with scripted.judge_server(scripted.choose(longer_first)) as server:
+        here = ("--baseline", files[1], "--base-url", server.base_url, "--model", "j")
+        assert run(capsys, "judge", "tldr", files[0], *here)[0] == 0
+        code, _, errors = run(capsys, "judge", "tldr", other, *here)
+    assert code == 2
+    assert "holds results of other settings (`content of the answers` is" in errors
+
+
+def test_every_option_is_read_or_refused():
+    """An option of the command that the table forgets would be ignored in silence."""
+    by_all = {"what", "answers", "model", "baseline", "seed", "out"}
+    options = {name for name in inspect.signature(judge.judge).parameters if name != "context"}
+    assert options == by_all | set(judge.READ_BY)
+    assert not by_all & set(judge.READ_BY)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ("tldr", "--difficulties", "x.csv"),
+            "`--difficulties` is for pairs, and nothing reads it for tldr: leave it out.",
+        ),
+        (("tldr", "--label", "1"), "`--label` is for reward, and nothing reads it for tldr"),
+        (("mt_bench", "--gamed", "x.csv"), "`--gamed` is for pairs, and nothing reads it for mt_bench"),
+        (("mt_bench", "--no-logprobs"), "`--logprobs` is for pairs and tldr, and nothing reads it for mt_bench"),
+        (("mt_bench", "--device", "cpu"), "`--device` is for reward and likelihood"),
+        (("likelihood", "--label", "1"), "`--label` is for reward, "),
+        (("likelihood", "--repeats", "1"), "`--repeats` is for mt_bench and pairs and tldr"),
+        (("reward", "--max-calls", "9"), "`--max-calls` is for mt_bench and pairs and tldr"),
+        (("reward", "--base-url", "http://127.0.0.1:9/v1"), "`--base-url` is for mt_bench and pairs and tldr"),
+    ],
+)
+def test_options_that_nothing_reads_are_refused(capsys, tmp_path, files, words, sentence):
+    what, *options = words
+    own = ("judge", what, files[0], "--baseline", files[1], "--model", "j", "--out", tmp_path / "out")
+    code, _, errors = run(capsys, *own, *options)
+    assert code == 2
+    assert sentence in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_grades_with_a_check_word_are_said(capsys, tmp_path):
+    rows = {"81": ["Rating: [[10]]", "text"], "82": ["text", "text"]}
+
+    def answer(body):
+        checked = '"check"' in body["messages"][1]["content"]
+        return json.dumps({"check": scripted.check_word(body), "rating": 2}) if checked else "Rating: [[4]]"
+
+    ours = answers_file(tmp_path / "ours.jsonl", "ours", rows, [])
+    with scripted.judge_server(answer) as server:
+        words = ("judge", "mt_bench", ours, "--base-url", server.base_url, "--model", "j", "--out", tmp_path / "out")
+        code, shown, _ = run(capsys, *words)
+    assert code == 0
+    assert "ours: MT-Bench 3.00 [" in shown
+    assert "note: 2 turns of 'ours' were asked with a check word behind the published prompt" in shown
+    assert [line["checked"] for line in judgements(tmp_path / "out")] == [True, True, False, False]
+
+
 def test_difficulties_beside_the_instructions_are_read(capsys, tmp_path):
     folder = tmp_path / "alpaca"
     folder.mkdir()
@@ -225,6 +386,10 @@ def test_offline_judges_are_named_as_such(capsys, tmp_path, files):
         (
             ("tldr", "OURS", "--baseline", "THEIRS", "--base-url", "http://127.0.0.1:9/v1", "--concurrency", "0"),
             "concurrency",
+        ),
+        (
+            ("tldr", "OURS", "--baseline", "THEIRS", "--base-url", "http://127.0.0.1:9/v1", "--reply-tokens", "0"),
+            "`reply_tokens` must be >= 1, got 0",
         ),
         (("mt_bench", "OURS", "--base-url", "http://127.0.0.1:9/v1"), "must be to MT-Bench questions"),
     ],

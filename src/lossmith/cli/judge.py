@@ -9,11 +9,26 @@ import typer
 from rich.console import Console
 
 from lossmith.cli.shared import Device, folder_name, plain, require_train_extra
-from lossmith.errors import ConfigurationError, JudgeError
+from lossmith.errors import ConfigurationError, DataError, JudgeError
 
-KINDS = ("mt_bench", "pairs", "tldr", "reward", "likelihood")
+AT_ENDPOINT: tuple[str, ...] = ("mt_bench", "pairs", "tldr")
+OFFLINE: tuple[str, ...] = ("reward", "likelihood")
+KINDS = AT_ENDPOINT + OFFLINE
 STYLES = {"pairs": "helpful", "tldr": "concise"}
-OFFLINE = ("reward", "likelihood")
+READ_BY: dict[str, tuple[str, ...]] = dict.fromkeys(
+    (
+        "base_url", "concurrency", "max_calls", "max_tokens", "timeout", "tries", "temperature", "reply_tokens",
+        "repeats", "cache",
+    ),
+    AT_ENDPOINT,
+) | {
+    "logprobs": ("pairs", "tldr"),
+    "difficulties": ("pairs",),
+    "gamed": ("pairs",),
+    "label": ("reward",),
+    "device": OFFLINE,
+}  # fmt: skip
+"""Kinds that read an option; those that are not here are read by all."""
 
 
 def answer(
@@ -44,28 +59,31 @@ def answer(
     found = resolve_model(model)
     network, tokenizer = load_causal_lm(found, device=pick_device(device or "auto"))
     console = Console()
-    try:
-        with BatchProgress(console) as bar:
-            written = write_answers(
-                network,
-                tokenizer,
-                asked,
-                out.expanduser(),
-                name=name or model,
-                fingerprint=found.fingerprint,
-                settings=settings,
-                on_answers=lambda done, total: bar.moved("answers", done, total),
-            )
-    except KeyboardInterrupt:
-        raise _stopped("Finished answers are kept") from None
-    _say(console, f"{written.answers} questions are answered in {out}, {written.kept} of them before.")
+    with _stoppable("Finished answers are kept"), BatchProgress(console) as bar:
+        written = write_answers(
+            network,
+            tokenizer,
+            asked,
+            out.expanduser(),
+            name=name or model,
+            fingerprint=found.fingerprint,
+            settings=settings,
+            on_answers=lambda done, total: bar.moved("answers", done, total),
+        )
+    for line in _of_answers(written, out, max_new_tokens):
+        _say(console, line)
+
+
+def _of_answers(written: Any, out: Path, max_new_tokens: int) -> Iterator[str]:
+    yield f"{written.answers} questions are answered in {out}, {written.kept} of them before."
     if written.unfinished:
-        _say(console, f"note: {written.unfinished} answers were cut off at {max_new_tokens} tokens.")
+        yield f"note: {written.unfinished} answers were cut off at {max_new_tokens} tokens."
     if written.cut_prompts:
-        _say(console, f"note: {written.cut_prompts} prompts were cut on the left to fit the model.")
+        yield f"note: {written.cut_prompts} prompts were cut on the left to fit the model."
 
 
 def judge(
+    context: typer.Context,
     what: Annotated[str, typer.Argument(metavar="WHAT", help="mt_bench, pairs, tldr, reward or likelihood.")],
     answers: Annotated[str, typer.Argument(metavar="ANSWERS", help="File that `lossmith answer` wrote.")],
     model: Annotated[str, typer.Option(help="The judge at its endpoint; for reward and likelihood a model here.")],
@@ -96,32 +114,12 @@ def judge(
     Every reply is stored: the same command continues and asks nothing twice. Without an endpoint: reward, likelihood.
     """
     require_train_extra()
-    from lossmith.evidence import check_writable
-    from lossmith.report.judging import judging_lines, judging_notices, write_judging
-
-    if what not in KINDS:
-        raise ConfigurationError(f"`WHAT` must be one of {', '.join(KINDS)}, got '{what}'.")
-    if what != "mt_bench" and baseline is None:
-        raise ConfigurationError(f"`lossmith judge {what}` compares with a baseline: give --baseline ANSWERS.")
-    folder = (out or Path("runs") / f"{what}-{folder_name(answers)}").expanduser()
+    _check_options(context)
     options = {name: value for name, value in locals().items() if name in _SETTINGS}
+    folder = (out or Path("runs") / f"{what}-{folder_name(answers)}").expanduser()
     console = Console()
-    check_writable(folder, needed_mib=5)
-    try:
-        if what in OFFLINE:
-            results, comparison, notices = _offline(options, device)
-        else:
-            results, comparison, notices = _with_judge(options, folder, console)
-    except KeyboardInterrupt:
-        raise _stopped("Replies are kept") from None
-    write_judging(
-        folder, results, comparison, settings={k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
-    )
-    for line in judging_lines(results, comparison):
-        _say(console, line)
-    for notice in [*notices, *judging_notices(results)]:
-        _say(console, f"note: {notice}")
-    _say(console, _cost(results) + f"Results: {folder / 'results.json'}")
+    with _stoppable("Replies are kept"):
+        results = _results(options, folder, device, console)
     if any(result.not_asked for result in results):
         raise typer.Exit(1)
 
@@ -130,19 +128,68 @@ _SETTINGS = (
     "what", "answers", "baseline", "model", "base_url", "concurrency", "max_calls", "max_tokens", "timeout", "tries",
     "temperature", "reply_tokens", "repeats", "logprobs", "difficulties", "gamed", "label", "cache", "seed",
 )  # fmt: skip
+_IDENTITY = ("what", "model", "temperature", "reply_tokens", "repeats", "logprobs", "label", "seed")
+"""Settings that a result depends on, beside the contents of the files; where and how fast it is asked are none."""
 
 
-def _with_judge(options: dict[str, Any], folder: Path, console: Console) -> tuple[list[Any], Any, list[str]]:
+def _check_options(context: typer.Context) -> None:
+    """Refuse a kind that there is not, what it lacks, and options that nothing would read."""
+    what, given = context.params["what"], context.params
+    if what not in KINDS:
+        raise ConfigurationError(f"`WHAT` must be one of {', '.join(KINDS)}, got '{what}'.")
+    for name, kinds in READ_BY.items():
+        source = context.get_parameter_source(name)
+        if what not in kinds and source is not None and source.name == "COMMANDLINE":
+            raise ConfigurationError(
+                f"`--{name.replace('_', '-')}` is for {' and '.join(kinds)}, and nothing reads it for {what}: leave it "
+                f"out."
+            )
+    if what != "mt_bench" and given["baseline"] is None:
+        raise ConfigurationError(f"`lossmith judge {what}` compares with a baseline: give --baseline ANSWERS.")
+    if what in AT_ENDPOINT and given["base_url"] is None:
+        raise ConfigurationError("`--base-url` must say where the judge is, such as http://127.0.0.1:8000/v1.")
+
+
+def _results(options: dict[str, Any], folder: Path, device: str | None, console: Console) -> list[Any]:
+    """Judge, write the results into the folder, and say them."""
+    from lossmith.evaluation.judging.sources import material_from
+    from lossmith.evidence import check_writable
+    from lossmith.integrations.models import resolve_model
+    from lossmith.report.judging import check_same_settings, judging_lines, judging_notices, write_judging
+
+    check_writable(folder, needed_mib=5)
+    options = options | {"temperature": _temperature(options["temperature"])}
+    material = material_from(
+        options["answers"],
+        options["baseline"],
+        difficulties=options["difficulties"],
+        gamed=options["gamed"],
+        beside_baseline=options["what"] == "pairs",
+    )
+    here = resolve_model(options["model"]) if options["what"] in OFFLINE else None
+    identity = {name: options[name] for name in _IDENTITY} | material.fingerprints()
+    identity |= {"files of the model": here.fingerprint} if here is not None else {}
+    check_same_settings(folder, identity)
+    if here is not None:
+        results, comparison, notices = _offline(options, material, here, device), None, []
+    else:
+        results, comparison, notices = _with_judge(options, material, folder, console)
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    write_judging(folder, results, comparison, settings=settings, identity=identity)
+    noticed = [*material.notices, *notices, *judging_notices(results)]
+    for line in (*judging_lines(results, comparison), *(f"note: {notice}" for notice in noticed)):
+        _say(console, line)
+    _say(console, _cost(results) + f"Results: {folder / 'results.json'}")
+    return results
+
+
+def _with_judge(
+    options: dict[str, Any], material: Any, folder: Path, console: Console
+) -> tuple[list[Any], Any, list[str]]:
     """Results of a judge at an endpoint."""
     from lossmith.evaluation import judging
-    from lossmith.evaluation.judging.sources import answers_from
     from lossmith.report.live import BatchProgress
 
-    if options["base_url"] is None:
-        raise ConfigurationError("`--base-url` must say where the judge is, such as http://127.0.0.1:8000/v1.")
-    answers = answers_from(options["answers"])
-    baseline = None if options["baseline"] is None else answers_from(options["baseline"])
-    tables, notices = _instruction_tables(options)
     endpoint = judging.Endpoint(options["base_url"], timeout_s=options["timeout"])
     budget = judging.Budget(max_calls=options["max_calls"], max_tokens=options["max_tokens"])
     store = options["cache"] or folder / "replies.sqlite"
@@ -156,7 +203,7 @@ def _with_judge(options: dict[str, Any], folder: Path, console: Console) -> tupl
                 budget=budget,
                 concurrency=options["concurrency"],
                 backoff=judging.Backoff(tries=options["tries"]),
-                temperature=_temperature(options["temperature"]),
+                temperature=options["temperature"],
                 reply_tokens=options["reply_tokens"],
                 repeats=options["repeats"],
                 logprobs=options["logprobs"],
@@ -164,45 +211,48 @@ def _with_judge(options: dict[str, Any], folder: Path, console: Console) -> tupl
             )
 
         if options["what"] == "mt_bench":
-            results, comparison = _graded(answers, baseline, judge_of, folder, options["seed"])
-            return results, comparison, endpoint.notices
-        assert baseline is not None
-        style = STYLES[options["what"]]
-        with _kept_judgements(folder, [], answers.model):
-            judge = judge_of("comparisons")
-            result = judging.judge_pairs(answers, baseline, judge, style=style, seed=options["seed"], **tables)
-        return [result], None, [*notices, *endpoint.notices]
+            results, comparison, notices = _graded(material, judge_of, folder, options["seed"])
+        else:
+            results, comparison, notices = [_compared(options, material, judge_of("comparisons"), folder)], None, []
+        return results, comparison, [*notices, *endpoint.notices]
 
 
-def _instruction_tables(options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """AlpacaEval's tables of instructions, those named or those beside the baseline; and what was found unasked."""
-    from lossmith.evaluation.judging.sources import DIFFICULTIES, GAMED, beside, read_difficulties, read_gamed
+def _compared(options: dict[str, Any], material: Any, judge: Any, folder: Path) -> Any:
+    """Which of two answers the judge prefers."""
+    from lossmith.evaluation.judging import judge_pairs
 
-    paths = {"difficulties": options["difficulties"], "gamed": options["gamed"]}
-    found = {"difficulties": beside(options["baseline"], DIFFICULTIES), "gamed": beside(options["baseline"], GAMED)}
-    if options["what"] == "pairs" and paths["difficulties"] is None and found["difficulties"] is not None:
-        # Gamed rows are told apart by difficulties: the two are taken together.
-        paths = {name: paths[name] or path for name, path in found.items()}
-    readers = {"difficulties": read_difficulties, "gamed": read_gamed}
-    tables = {name: path and readers[name](path.expanduser()) for name, path in paths.items()}
-    unasked = [path for name, path in paths.items() if path is not None and path != options[name]]
-    return tables, [f"read {path}, which lies beside the instructions" for path in unasked]
+    with _kept_judgements(folder, [], material.answers.model):
+        return judge_pairs(
+            material.answers,
+            material.baseline,
+            judge,
+            style=STYLES[options["what"]],
+            seed=options["seed"],
+            difficulties=material.difficulties,
+            gamed=material.gamed,
+        )
 
 
-def _graded(
-    answers: Any, baseline: Any, judge_of: Callable[[str], Any], folder: Path, seed: int
-) -> tuple[list[Any], Any]:
-    """MT-Bench's grades of one model or two, and their comparison where both were asked in full."""
+def _graded(material: Any, judge_of: Callable[[str], Any], folder: Path, seed: int) -> tuple[list[Any], Any, list[str]]:
+    """MT-Bench's grades of one model or two, and their comparison, or why there is none."""
     from lossmith.evaluation import judging
     from lossmith.tasks.mt_bench import load_mt_bench
 
     questions, results = load_mt_bench(), list[Any]()
-    for own in (answers, baseline):
+    if material.baseline is not None:
+        judging.check_comparable(questions, material.answers, material.baseline)
+    for own in (material.answers, material.baseline):
         if own is not None:
             with _kept_judgements(folder, results, own.model):
                 results.append(judging.grade(questions, own, judge_of(own.model), seed=seed))
-    whole = len(results) == 2 and not any(result.not_asked for result in results)
-    return results, judging.compare_grades(*results, seed=seed) if whole else None
+    if len(results) < 2:
+        return results, None, []
+    if any(result.not_asked for result in results):
+        return results, None, ["no comparison with the baseline before all questions are asked."]
+    try:
+        return results, judging.compare_grades(*results, seed=seed), []
+    except DataError as error:
+        return results, None, [f"no comparison with the baseline: {error}"]
 
 
 @contextmanager
@@ -214,28 +264,22 @@ def _kept_judgements(folder: Path, results: list[Any], model: str) -> Iterator[N
     try:
         yield
     except NoVerdictError as error:
-        done = {result.model: result.judgements for result in results}
-        write_judgements(folder, done | {model: error.judgements})
+        write_judgements(folder, [*((done.model, done.judgements) for done in results), (model, error.judgements)])
         raise JudgeError(f"{error} Read them in {folder / 'judgements.jsonl'}.") from error
 
 
-def _offline(options: dict[str, Any], device: str | None) -> tuple[list[Any], None, list[str]]:
+def _offline(options: dict[str, Any], material: Any, model: Any, device: str | None) -> list[Any]:
     """Results of a reward model or a likelihood, on this machine."""
     from lossmith.evaluation import judging
-    from lossmith.evaluation.judging.sources import answers_from
     from lossmith.integrations.causal_lm import load_causal_lm
-    from lossmith.integrations.models import resolve_model
     from lossmith.studies.run import pick_device
 
-    answers, baseline = answers_from(options["answers"]), answers_from(options["baseline"])
-    name, place = options["model"], pick_device(device or "auto")
+    files, place = (material.answers, material.baseline), pick_device(device or "auto")
+    shared = {"name": options["model"], "seed": options["seed"]}
     if options["what"] == "likelihood":
-        network, tokenizer = load_causal_lm(resolve_model(name), device=place)
-        result = judging.likelihood_win_rate(answers, baseline, network, tokenizer, name=name, seed=options["seed"])
-    else:
-        score = judging.load_reward(resolve_model(name), label=options["label"], device=place)
-        result = judging.reward_win_rate(answers, baseline, score, name=name, seed=options["seed"])
-    return [result], None, []
+        return [judging.likelihood_win_rate(*files, *load_causal_lm(model, device=place), **shared)]
+    score = judging.load_reward(model, label=options["label"], device=place)
+    return [judging.reward_win_rate(*files, score, **shared)]
 
 
 def _temperature(text: str) -> float | None:
@@ -252,9 +296,14 @@ def _cost(results: list[Any]) -> str:
     return f"{sent:,} requests and {tokens:,} tokens now. " if sent else ""
 
 
-def _stopped(kept: str) -> typer.Exit:
-    Console(stderr=True).print(f"Stopped. {kept}; the same command continues and repeats none.")
-    return typer.Exit(130)
+@contextmanager
+def _stoppable(kept: str) -> Iterator[None]:
+    """Inside, Ctrl-C ends the command with a sentence on what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True).print(f"Stopped. {kept}; the same command continues and repeats none.")
+        raise typer.Exit(130) from None
 
 
 def _say(console: Console, line: str) -> None:

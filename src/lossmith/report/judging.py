@@ -2,44 +2,88 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lossmith.errors import EvidenceError
 from lossmith.evaluation.judging import Level, MtBenchComparison, MtBenchResult, PairsResult
 from lossmith.evaluation.judging.judge import Judgement
 from lossmith.evidence import write_atomically
+from lossmith.evidence.serialisation import differing_settings
 from lossmith.report.tables import Table, raw_column, to_csv
 
 AnyResult = MtBenchResult | PairsResult
+SIDES = ("answers", "baseline")
+"""The arguments of the command whose answers are graded, in the order of their results."""
 
 
 def write_judging(
-    folder: Path, results: Sequence[AnyResult], comparison: MtBenchComparison | None, *, settings: dict[str, Any]
+    folder: Path,
+    results: Sequence[AnyResult],
+    comparison: MtBenchComparison | None,
+    *,
+    settings: dict[str, Any],
+    identity: dict[str, Any],
 ) -> None:
     """Write `results.json`, `results.csv` and `judgements.jsonl` into the folder, each whole or not at all.
+
+    Args:
+        folder: Where to.
+        results: Of the answers and, where it was graded, of the baseline.
+        comparison: Of the two.
+        settings: All of the command.
+        identity: Those that the results depend on, as `check_same_settings` compares them.
 
     Raises:
         EvidenceError: If a file cannot be written.
     """
     values = {
         "settings": settings,
+        "identity": identity,
         "results": [result.to_dict() for result in results],
         "comparison": comparison and comparison.to_dict(),
     }
     write_atomically(folder / "results.json", json.dumps(_strict(values), indent=2, ensure_ascii=False) + "\n")
     write_atomically(folder / "results.csv", to_csv(_csv(results, comparison)))
-    write_judgements(folder, {result.model: result.judgements or _offline(result) for result in results})
+    write_judgements(folder, [(result.model, result.judgements or _offline(result)) for result in results])
 
 
-def write_judgements(folder: Path, judgements: Mapping[str, Sequence[Judgement]]) -> None:
-    """Write `judgements.jsonl`, a line for each judgement, with the model whose answer it is about.
+def check_same_settings(folder: Path, identity: dict[str, Any]) -> None:
+    """Refuse a folder with results of other settings, before anything is asked or written over.
+
+    Raises:
+        EvidenceError: If there are some; names what differs.
+    """
+    path, store = folder / "results.json", folder / "replies.sqlite"
+    if not path.is_file():
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))["identity"]
+        different = differing_settings(there, identity)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EvidenceError(f"`{path}` holds no results of this `lossmith judge`: choose another --out.") from error
+    if different:
+        keep = f" (--cache {store} keeps the replies)" if store.is_file() else ""
+        raise EvidenceError(
+            f"`{folder}` holds results of other settings ({'; '.join(different)}): choose another --out{keep}, or the "
+            f"same settings."
+        )
+
+
+def write_judgements(folder: Path, judgements: Sequence[tuple[str, Sequence[Judgement]]]) -> None:
+    """Write `judgements.jsonl`, a line for each judgement, with the side and the model whose answer it is about.
+
+    Args:
+        folder: Where to.
+        judgements: Model and judgements of the answers, then of the baseline. Both may have one name.
 
     Raises:
         EvidenceError: If it cannot be written.
     """
-    lines = [{"model": model, **asdict(one)} for model, own in judgements.items() for one in own]
+    sides = zip(SIDES, judgements, strict=False)
+    lines = [{"side": side, "model": model, **asdict(one)} for side, (model, own) in sides for one in own]
     text = "".join(json.dumps(_strict(line), ensure_ascii=False) + "\n" for line in lines)
     write_atomically(folder / "judgements.jsonl", text)
 
@@ -111,6 +155,11 @@ def _notices(result: AnyResult) -> Iterator[str]:
         yield f"'{result.model}' did not answer {_count(result.unanswered, 'question')} of the benchmark."
     if isinstance(result, PairsResult) and result.unmatched:
         yield f"{_count(result.unmatched, 'answer')} have no counterpart in the other file and were left out."
+    if isinstance(result, MtBenchResult) and result.asked_with_check:
+        yield (
+            f"{_count(result.asked_with_check, 'turn')} of '{result.model}' were asked with a check word behind the "
+            f"published prompt, since an answer in them holds a verdict or a delimiter of it."
+        )
     if result.suspicious:
         shown = ", ".join(result.suspicious[:5])
         yield (
@@ -120,12 +169,14 @@ def _notices(result: AnyResult) -> Iterator[str]:
 
 
 def _csv(results: Sequence[AnyResult], comparison: MtBenchComparison | None) -> Table:
-    rows = [row for result in results for row in _rows(result)]
+    rows = [(side, *row) for side, result in zip(SIDES, results, strict=False) for row in _rows(result)]
     if comparison is not None:
-        rows.append((f"{comparison.model} - {comparison.baseline}", "difference", comparison.difference))
+        difference = f"{comparison.model} - {comparison.baseline}"
+        rows.append(("answers - baseline", difference, "difference", comparison.difference))
     columns = {
-        "model": [model for model, _, _ in rows],
-        "what": [what for _, what, _ in rows],
+        "side": [side for side, *_ in rows],
+        "model": [model for _, model, _, _ in rows],
+        "what": [what for _, _, what, _ in rows],
         "mean": [own.mean for *_, own in rows],
         "low": [own.low for *_, own in rows],
         "high": [own.high for *_, own in rows],
@@ -164,6 +215,7 @@ def _offline(result: AnyResult) -> list[Judgement]:
             reply="",
             key="",
             asked=True,
+            checked=False,
         )
         for pair in result.preferences
     ]

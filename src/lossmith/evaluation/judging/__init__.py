@@ -10,7 +10,13 @@ from lossmith.evaluation.judging.endpoint import KEY_VARIABLES, Endpoint
 from lossmith.evaluation.judging.intervals import Level, level
 from lossmith.evaluation.judging.judge import Judge, Judgement, NoVerdictError
 from lossmith.evaluation.judging.length_control import GamedRows, LengthControlled, length_controlled
-from lossmith.evaluation.judging.mt_bench import MtBenchComparison, MtBenchResult, compare_grades, grade
+from lossmith.evaluation.judging.mt_bench import (
+    MtBenchComparison,
+    MtBenchResult,
+    check_comparable,
+    compare_grades,
+    grade,
+)
 from lossmith.evaluation.judging.offline import (
     classifier_score,
     likelihood_score,
@@ -48,6 +54,7 @@ __all__ = [
     "Verdict",
     "Written",
     "ask",
+    "check_comparable",
     "classifier_score",
     "compare_grades",
     "grade",

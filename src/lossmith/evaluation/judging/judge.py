@@ -14,7 +14,7 @@ from lossmith.evaluation.judging.endpoint import Endpoint
 from lossmith.evaluation.judging.verdicts import Verdict
 
 GIVES_UP_AFTER = 20
-"""A judge whose first so many replies all lack a verdict is not asked further."""
+"""A judge whose first so many replies, those in the store among them, all lack a verdict is not asked further."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class Inquiry:
     """What is asked."""
     read: Callable[[Reply], Verdict]
     """How the reply is read."""
+    checked: bool
+    """Whether the reply must repeat a check word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,8 @@ class Judgement:
     """Of the call in the cache."""
     asked: bool
     """Whether the judge was asked, now or before."""
+    checked: bool
+    """Whether the reply must repeat a check word."""
 
 
 class NoVerdictError(JudgeError):
@@ -114,7 +118,8 @@ class Judge:
     """A model at an endpoint, with its store, budget and settings.
 
     Raises:
-        ConfigurationError: If `repeats` is below 1, there are several at temperature 0, or the judge has no name.
+        ConfigurationError: If `repeats` or `reply_tokens` is below 1, there are several repeats at temperature 0, or
+            the judge has no name.
     """
 
     model: str
@@ -148,6 +153,8 @@ class Judge:
                 f"`repeats` is {self.repeats} and `temperature` 0, at which the judge repeats itself: give a "
                 f"temperature such as 0.7, or one repeat."
             )
+        if self.reply_tokens is not None and self.reply_tokens < 1:
+            raise ConfigurationError(f"`reply_tokens` must be >= 1, got {self.reply_tokens}.")
         if not self.model:
             raise ConfigurationError("`model` must name the judge at the endpoint, got nothing.")
 
@@ -155,7 +162,7 @@ class Judge:
         """How it replies to a prompt that needs so many tokens."""
         return Sampling(
             temperature=self.temperature,
-            max_tokens=self.reply_tokens or reply_tokens,
+            max_tokens=reply_tokens if self.reply_tokens is None else self.reply_tokens,
             top_logprobs=5 if logprobs and self.logprobs else 0,
         )
 
@@ -167,15 +174,20 @@ class Judge:
             NoVerdictError: If the judge never answers in the asked format; carries its replies.
         """
         readers = {question.call.key: question.read for question in questions}
-        seen = Counter[bool]()
+        stored = self.cache.get_many(readers)
+        seen = Counter(readers[key](reply).value is not None for key, reply in stored.items())
+
+        def give_up_on(key: str, reply: Reply) -> None:
+            if not seen[True] and seen[False] >= GIVES_UP_AFTER:
+                raise _never(self.model, seen[False], readers[key](reply), reply)
 
         def check(key: str, reply: Reply) -> None:
-            verdict = readers[key](reply)
-            seen[verdict.value is not None] += 1
-            if not seen[True] and seen[False] >= GIVES_UP_AFTER:
-                raise _never(self.model, seen[False], verdict, reply)
+            seen[readers[key](reply).value is not None] += 1
+            give_up_on(key, reply)
 
         try:
+            if stored:
+                give_up_on(*list(stored.items())[-1])
             asked = ask(
                 [question.call for question in questions],
                 endpoint=self.endpoint,
@@ -235,6 +247,7 @@ def _judgement(question: Inquiry, asked: Asked) -> Judgement:
         reply=reply.text if reply else "",
         key=key,
         asked=outcome is not None,
+        checked=question.checked,
     )
 
 

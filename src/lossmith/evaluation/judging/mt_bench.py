@@ -9,17 +9,26 @@ import numpy as np
 
 from lossmith.errors import DataError
 from lossmith.evaluation.judging.answer_files import AnswerRow, AnswerSet
-from lossmith.evaluation.judging.calls import JudgeCall, Reply
+from lossmith.evaluation.judging.calls import Reply
 from lossmith.evaluation.judging.intervals import Level, level
 from lossmith.evaluation.judging.judge import Inquiry, Judge, Judged, Judgement
-from lossmith.evaluation.judging.prompts import published_messages
-from lossmith.evaluation.judging.verdicts import HIGHEST, LOWEST, Verdict, holds_verdict, read_rating
+from lossmith.evaluation.judging.prompts import grade_call
+from lossmith.evaluation.judging.verdicts import (
+    HIGHEST,
+    LOWEST,
+    Verdict,
+    holds_verdict,
+    read_checked_rating,
+    read_rating,
+)
 from lossmith.evidence import PairedComparison, paired_t
 
 REPLY_TOKENS = 2048
 """Room for a reply, as the released code gives it."""
 
 TURNS = 2
+LEAST_SHARED = 2
+"""Questions that two models must share to be compared."""
 
 
 class TwoTurns(Protocol):
@@ -72,6 +81,8 @@ class MtBenchResult:
     """Why not all were asked; empty where they were."""
     unanswered: int
     """Questions of the benchmark that the model did not answer."""
+    asked_with_check: int
+    """Turns, repeats included, that were asked with a check word, since an answer in them holds a verdict."""
     suspicious: tuple[str, ...]
     """Ids of answers that hold a verdict or a delimiter of the prompt: read what the judge made of them."""
     judgements: tuple[Judgement, ...]
@@ -136,7 +147,8 @@ def grade(questions: Sequence[TwoTurns], answers: AnswerSet, judge: Judge, *, se
     Source:
         Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", https://arxiv.org/abs/2306.05685;
         single-answer grading of github.com/lm-sys/FastChat. Deviation: the released code takes the first `[[n]]` or
-        `[n]` of a reply, wherever it stands; here it is the last `[[n]]` that is the judge's own.
+        `[n]` of a reply, wherever it stands; here it is the last `[[n]]` that is the judge's own. Behind the prompts of
+        answers that hold such a verdict themselves stands one line more, which asks for the rating beside a check word.
     """
     found = judge.ask(grading(questions, answers, judge))
     unanswered = len({question.id for question in questions} - set(answers.rows))
@@ -153,8 +165,8 @@ def compare_grades(candidate: MtBenchResult, baseline: MtBenchResult, *, seed: i
         raise DataError(f"Grades must come from one judge, got '{candidate.judge}' and '{baseline.judge}'.")
     ours, theirs = candidate.by_question, baseline.by_question
     shared = [name for name in ours if name in theirs]
-    if len(shared) < 2:
-        raise DataError(f"Models must share at least 2 questions with all verdicts, got {len(shared)}.")
+    if len(shared) < LEAST_SHARED:
+        raise DataError(f"Models must share at least {LEAST_SHARED} questions with all verdicts, got {len(shared)}.")
     return MtBenchComparison(
         model=candidate.model,
         baseline=baseline.model,
@@ -169,6 +181,29 @@ def grading(questions: Sequence[TwoTurns], answers: AnswerSet, judge: Judge) -> 
     Raises:
         DataError: If there are none, or an answer has not two turns.
     """
+    return [
+        _question(question, answers.rows[question.id], turn, judge, repeat)
+        for question in _answered(questions, answers)
+        for turn in range(TURNS)
+        for repeat in range(judge.repeats)
+    ]
+
+
+def check_comparable(questions: Sequence[TwoTurns], answers: AnswerSet, baseline: AnswerSet) -> None:
+    """Find before the first call whether both models can be graded and compared.
+
+    Raises:
+        DataError: If one of them cannot be graded, or they share fewer than two questions.
+    """
+    ours, theirs = ({question.id for question in _answered(questions, own)} for own in (answers, baseline))
+    if len(ours & theirs) < LEAST_SHARED:
+        raise DataError(
+            f"The answers of '{answers.model}' and '{baseline.model}' must share at least {LEAST_SHARED} MT-Bench "
+            f"questions to be compared, got {len(ours & theirs)}."
+        )
+
+
+def _answered(questions: Sequence[TwoTurns], answers: AnswerSet) -> list[TwoTurns]:
     known = {question.id: question for question in questions}
     answered = [known[name] for name in answers.rows if name in known]
     if not answered:
@@ -176,32 +211,29 @@ def grading(questions: Sequence[TwoTurns], answers: AnswerSet, judge: Judge) -> 
             f"The answers of '{answers.model}' must be to MT-Bench questions (ids such as {next(iter(known), '81')}), "
             f"got {', '.join(list(answers.rows)[:3])}."
         )
-    asked: list[Inquiry] = []
-    for question in answered:
-        row = answers.rows[question.id]
+    for row in (answers.rows[question.id] for question in answered):
         if len(row.answers) != TURNS:
             raise DataError(f"Question '{row.id}' must have {TURNS} answers, one per turn, got {len(row.answers)}.")
-        for turn in range(TURNS):
-            asked += [_question(question, row, turn, judge, repeat) for repeat in range(judge.repeats)]
-    return asked
+    return answered
 
 
 def _question(question: TwoTurns, row: AnswerRow, turn: int, judge: Judge, repeat: int) -> Inquiry:
     name, fields = _prompt(question, row, turn)
-    call = JudgeCall(
+    call, check = grade_call(
+        name,
+        fields,
+        checked=any(map(holds_verdict, row.answers[: turn + 1])),
         model=judge.model,
-        messages=published_messages(name, fields),
         sampling=judge.sampling(REPLY_TOKENS),
-        prompt=f"mt-bench/{name}",
         repeat=repeat,
     )
     shown = list(fields.values())
 
     def read(reply: Reply) -> Verdict:
-        return read_rating(reply, shown)
+        return read_checked_rating(reply, check) if check else read_rating(reply, shown)
 
     part = f"turn {turn + 1}" + (f", repeat {repeat + 1}" if judge.repeats > 1 else "")
-    return Inquiry(id=row.id, part=part, category=question.category, call=call, read=read)
+    return Inquiry(id=row.id, part=part, category=question.category, call=call, read=read, checked=bool(check))
 
 
 def _prompt(question: TwoTurns, row: AnswerRow, turn: int) -> tuple[str, dict[str, str]]:
@@ -240,6 +272,7 @@ def _result(answers: AnswerSet, judge: str, found: Judged, unanswered: int, seed
         not_asked=found.not_asked,
         stopped=found.stopped,
         unanswered=unanswered,
+        asked_with_check=sum(one.asked and one.checked for one in ones),
         suspicious=tuple(
             name for name in in_question if any(holds_verdict(answer) for answer in answers.rows[name].answers)
         ),

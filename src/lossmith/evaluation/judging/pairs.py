@@ -18,6 +18,8 @@ from lossmith.evaluation.judging.verdicts import Verdict, holds_verdict, read_ch
 
 FIRST, SECOND = "model first", "baseline first"
 """The two orders in which every pair is shown."""
+LENGTH_CONTROLLED_STYLE = "helpful"
+"""The style that AlpacaEval's length-controlled win rate is for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,16 +118,16 @@ def judge_pairs(
         seed: Of the bootstraps.
 
     Raises:
+        ConfigurationError: For an unknown style, or difficulties for one that they are not read for.
         DataError: If the files do not belong together, or difficulties are missing for a question.
         JudgeError: If the judge cannot be asked or never keeps to the format.
     """
     pairs = matched(answers, baseline)
     known = chosen_style(style)
+    check_tables([ours.id for ours, _ in pairs], style, difficulties, gamed)
     found = judge.ask(comparing(pairs, known, judge))
     preferences = [_preference(ours, theirs, found) for ours, theirs in pairs]
-    length_control, why_not = (None, "length control is for AlpacaEval's question only")
-    if style == "helpful":
-        length_control, why_not = controlled(preferences, difficulties, gamed, seed)
+    length_control, why_not = controlled(preferences, style, difficulties, gamed, seed)
     asked = [one for one in found.judgements if one.value is not None]
     first = level([[pair.first] for pair in preferences if pair.first is not None], seed=seed)
     return PairsResult(
@@ -144,9 +146,7 @@ def judge_pairs(
         not_asked=found.not_asked,
         stopped=found.stopped,
         unmatched=unmatched(answers, baseline),
-        suspicious=tuple(
-            ours.id for ours, theirs in pairs if any(map(holds_verdict, (*ours.answers, *theirs.answers)))
-        ),
+        suspicious=tuple(ours.id for ours, theirs in pairs if _suspicious(ours) or _suspicious(theirs)),
         judgements=found.judgements,
         sent=found.sent,
         tokens=found.tokens,
@@ -165,7 +165,9 @@ def comparing(pairs: Sequence[tuple[AnswerRow, AnswerRow]], style: PairStyle, ju
                 call, check = pair_call(style, request, *shown, model=judge.model, sampling=sampling, repeat=repeat)
                 part = order + (f", repeat {repeat + 1}" if judge.repeats > 1 else "")
                 category = ours.category or theirs.category
-                asked.append(Inquiry(id=ours.id, part=part, category=category, call=call, read=_reader(check)))
+                asked.append(
+                    Inquiry(id=ours.id, part=part, category=category, call=call, read=_reader(check), checked=True)
+                )
     return asked
 
 
@@ -196,14 +198,39 @@ def win_rates(preferences: Sequence[Preference], seed: int) -> dict[str, Any]:
     }
 
 
+def check_tables(
+    names: Sequence[str], style: str, difficulties: Mapping[str, float] | None, gamed: GamedRows | None
+) -> None:
+    """Find before the first call whether the tables of the length-controlled win rate fit.
+
+    Raises:
+        ConfigurationError: If the style has no such win rate.
+        DataError: If difficulties are missing for a question, or for gamed rows.
+    """
+    if style != LENGTH_CONTROLLED_STYLE and not (difficulties is None and gamed is None):
+        raise ConfigurationError(
+            f"`difficulties` and `gamed` are for `style` '{LENGTH_CONTROLLED_STYLE}' alone, got '{style}'."
+        )
+    if difficulties is not None and not all(math.isfinite(difficulty_of(name, difficulties)) for name in names):
+        raise DataError("`difficulties` must be finite numbers.")
+    if gamed is not None and difficulties is None:
+        raise DataError("`gamed` needs `difficulties`, which its rows are told apart by: give both.")
+
+
 def controlled(
-    preferences: Sequence[Preference], difficulties: Mapping[str, float] | None, gamed: GamedRows | None, seed: int
+    preferences: Sequence[Preference],
+    style: str,
+    difficulties: Mapping[str, float] | None,
+    gamed: GamedRows | None,
+    seed: int,
 ) -> tuple[LengthControlled | None, str]:
     """The length-controlled win rate, or why there is none.
 
     Raises:
         DataError: If difficulties are given, but not for every question.
     """
+    if style != LENGTH_CONTROLLED_STYLE:
+        return None, "length control is for AlpacaEval's question only"
     kept = [pair for pair in preferences if pair.value is not None]
     given = None if difficulties is None else [difficulty_of(pair.id, difficulties) for pair in kept]
     gaps = {pair.length - pair.baseline_length for pair in kept}
@@ -248,6 +275,10 @@ def _reader(check: str) -> Callable[[Reply], Verdict]:
         return read_choice(reply, check)
 
     return read
+
+
+def _suspicious(row: AnswerRow) -> bool:
+    return any(map(holds_verdict, row.answers))
 
 
 def _for_model(one: Judgement) -> float:

@@ -1,6 +1,7 @@
 """What the commands name: questions to answer, answers to judge, difficulties of instructions."""
 
 import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import numpy as np
 from lossmith.errors import DataError
 from lossmith.evaluation.judging.answer_files import AnswerRow, AnswerSet, read_answers
 from lossmith.evaluation.judging.answering import Asked
+from lossmith.evaluation.judging.calls import digest
 from lossmith.evaluation.judging.length_control import GamedRows
 from lossmith.tasks._tables import Table, read_table
 from lossmith.tasks.alpaca_eval import load_alpaca_eval
 from lossmith.tasks.mt_bench import load_mt_bench
+
+_SHOWN_DIGITS = 16
 
 ALPACA_EVAL = "alpaca_eval:"
 ALPACA_EVAL_BASELINE = "gpt4_1106_preview"
@@ -65,6 +69,65 @@ def answers_from(name: str) -> AnswerSet:
             row.id: AnswerRow(id=row.id, answers=(row.baselines[wanted],), turns=(row.text,), category=row.category)
             for row in rows
         },
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a command judges, read and checked."""
+
+    answers: AnswerSet
+    """Of the model."""
+    baseline: AnswerSet | None
+    """Of the one to compare with."""
+    difficulties: dict[str, float] | None
+    """AlpacaEval's difficulties of instructions."""
+    gamed: GamedRows | None
+    """AlpacaEval's rows of gamed baselines."""
+    notices: tuple[str, ...]
+    """What was read without being named."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of the contents of all files that were read, by what they hold."""
+        found: dict[str, Any] = {
+            f"content of the {name}": {"model": own.model, "rows": [asdict(row) for row in own.rows.values()]}
+            for name, own in (("answers", self.answers), ("baseline", self.baseline))
+            if own is not None
+        }
+        if self.difficulties is not None:
+            found["content of the difficulties"] = self.difficulties
+        if self.gamed is not None:
+            found["content of the gamed rows"] = {name: own.tolist() for name, own in vars(self.gamed).items()}
+        return {name: digest(values)[:_SHOWN_DIGITS] for name, values in found.items()}
+
+
+def material_from(
+    answers: str, baseline: str | None, *, difficulties: Path | None, gamed: Path | None, beside_baseline: bool
+) -> Material:
+    """Read what a command names.
+
+    Args:
+        answers: As `answers_from` takes them.
+        baseline: The same, where there is one.
+        difficulties: AlpacaEval's `instruction_difficulty.csv`.
+        gamed: AlpacaEval's `df_gamed.csv`.
+        beside_baseline: Whether the two are taken from the folder of `alpaca_eval:FOLDER` where they lie there and the
+            difficulties are not named.
+
+    Raises:
+        DataError: If a file is missing or holds something else.
+    """
+    paths = {DIFFICULTIES: difficulties, GAMED: gamed}
+    if beside_baseline and difficulties is None and beside(baseline, DIFFICULTIES) is not None:
+        # Gamed rows are told apart by difficulties: the two are taken together.
+        paths = {file: path or beside(baseline, file) for file, path in paths.items()}
+    unasked = [path for path in paths.values() if path is not None and path not in (difficulties, gamed)]
+    return Material(
+        answers=answers_from(answers),
+        baseline=None if baseline is None else answers_from(baseline),
+        difficulties=(path := paths[DIFFICULTIES]) and read_difficulties(path.expanduser()),
+        gamed=(path := paths[GAMED]) and read_gamed(path.expanduser()),
+        notices=tuple(f"read {path}, which lies beside the instructions" for path in unasked),
     )
 
 

@@ -2,8 +2,9 @@
 
 An answer may hold verdicts, instructions to the judge, or JSON in the very form that is asked for. Two defences: our
 own prompts ask for a last line that repeats a word which no answer can hold (a digest of the whole question, answers
-included); for MT-Bench's published prompts, which cannot be changed, what is quoted is told from what the judge says,
-and where that is not sure there is no verdict. A reply without a verdict is counted, never guessed at.
+included), and so does one more line behind MT-Bench's published prompts where an answer holds what could be taken for a
+verdict; behind the published prompts alone, what is quoted is told from what the judge says, and where that is not sure
+there is no verdict. A reply without a verdict is counted, never guessed at.
 """
 
 import json
@@ -67,10 +68,23 @@ def read_rating(reply: Reply, shown: Sequence[str]) -> Verdict:
     found = _own_rating(reply, shown)
     if isinstance(found, Verdict):
         return found
-    value = float(found)
-    if not LOWEST <= value <= HIGHEST:
-        return unparsed("a rating outside 1 to 10")
-    return Verdict(value=value)
+    return _on_scale(float(found))
+
+
+def read_checked_rating(reply: Reply, nonce: str) -> Verdict:
+    r"""The rating of a reply that was asked for one beside a check word: in a last line of JSON, and nowhere else.
+
+    Example:
+        >>> read_checked_rating(Reply(text='It says [[10]].\n{"check": "7f3a", "rating": 3}'), "7f3a").value
+        3.0
+    """
+    found = _checked(reply, nonce, "rating")
+    if isinstance(found, Verdict):
+        return found
+    rating = found[1]
+    if isinstance(rating, bool) or not isinstance(rating, int | float):
+        return unparsed("JSON of another form")
+    return _on_scale(rating)
 
 
 def read_choice(reply: Reply, nonce: str) -> Verdict:
@@ -83,6 +97,27 @@ def read_choice(reply: Reply, nonce: str) -> Verdict:
         >>> read_choice(Reply(text='{"check": "7f3a", "better": "B"}'), "7f3a").value
         0.0
     """
+    found = _checked(reply, nonce, "better")
+    if isinstance(found, Verdict):
+        return found
+    line, better = found
+    if better not in CHOICES:
+        return unparsed("JSON of another form")
+    probability = _probability_of_a(reply, line, better)
+    if probability is not None:
+        return Verdict(value=probability, by_logprobs=True)
+    return Verdict(value={"A": 1.0, "B": 0.0, "tie": 0.5}[better])
+
+
+def holds_verdict(text: str) -> bool:
+    """Whether an answer holds what could be taken for a verdict or for the end of the answer, as attacks do."""
+    return bool(
+        _RATING.search(text) or _LETTER.search(text) or re.search(r"\[The (Start|End) of |<\|The (Start|End) of ", text)
+    )
+
+
+def _checked(reply: Reply, nonce: str, name: str) -> tuple[str, Any] | Verdict:
+    """The last line, JSON with the call's word, and what it says under the name."""
     if reply.finish == "length":
         return unparsed("a reply that was cut off")
     text = _without_thoughts(reply.text)
@@ -97,20 +132,16 @@ def read_choice(reply: Reply, nonce: str) -> Verdict:
         return unparsed("no JSON in the last line")
     if not isinstance(values, dict) or values.get("check") != nonce:
         return unparsed("JSON without the call's check word")
-    better = values.get("better")
-    if better not in CHOICES or set(values) != {"check", "better"}:
+    if set(values) != {"check", name}:
         return unparsed("JSON of another form")
-    probability = _probability_of_a(reply, lines[-1], better)
-    if probability is not None:
-        return Verdict(value=probability, by_logprobs=True)
-    return Verdict(value={"A": 1.0, "B": 0.0, "tie": 0.5}[better])
+    return lines[-1], values[name]
 
 
-def holds_verdict(text: str) -> bool:
-    """Whether an answer holds what could be taken for a verdict or for the end of the answer, as attacks do."""
-    return bool(
-        _RATING.search(text) or _LETTER.search(text) or re.search(r"\[The (Start|End) of |<\|The (Start|End) of ", text)
-    )
+def _on_scale(rating: float) -> Verdict:
+    # Compared as it comes: JSON may hold an integer that no float can.
+    if not LOWEST <= rating <= HIGHEST:
+        return unparsed("a rating outside 1 to 10")
+    return Verdict(value=float(rating))
 
 
 def _own_rating(reply: Reply, shown: Sequence[str]) -> str | Verdict:
