@@ -85,7 +85,8 @@ def length_controlled(
         Dubois et al. 2024, "Length-Controlled AlpacaEval", https://arxiv.org/abs/2404.04475, section 3; settings as
         `length_controlled_v1` of github.com/tatsu-lab/alpaca_eval (L1 penalty by 5-fold cross-validation, no
         intercept). Deviation: an interval by bootstrap at the chosen penalty instead of a standard error of the
-        predictions, which knows nothing of the fit.
+        predictions, which knows nothing of the fit; gamed rows come last in the folds and not first, the spread is over
+        the comparisons given, those with a verdict, and fits may take 1,000 iterations and not 100.
     """
     y, gaps = np.asarray(preferences, dtype=float), np.subtract(baseline_lengths, lengths).astype(float)
     _check(y, gaps, difficulties, gamed)

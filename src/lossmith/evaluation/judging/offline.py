@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lossmith.errors import ConfigurationError
-from lossmith.evaluation.judging.answer_files import AnswerSet, matched, request_text
+from lossmith.evaluation.judging.answer_files import AnswerRow, AnswerSet, matched, request_text
 from lossmith.evaluation.judging.pairs import PairsResult, Preference, unmatched, win_rates
 
 if TYPE_CHECKING:
@@ -172,18 +172,8 @@ def _offline(
     scores = np.asarray(list(score(texts)), dtype=float)
     if scores.shape != (len(texts),) or not np.isfinite(scores).all():
         raise ConfigurationError(f"`score` must give one finite number per answer, {len(texts)}, got {scores.shape}.")
-    preferences = [
-        Preference(
-            id=ours.id,
-            category=ours.category or theirs.category,
-            value=0.5 if scores[2 * n] == scores[2 * n + 1] else float(scores[2 * n] > scores[2 * n + 1]),
-            first=None,
-            length=len(texts[2 * n][1]),
-            baseline_length=len(texts[2 * n + 1][1]),
-        )
-        for n, (ours, theirs) in enumerate(pairs)
-    ]
-    rates = win_rates(preferences, seed)
+    lengths = [len(answer) for _, answer in texts]
+    rates = win_rates([_preference(*pair, scores[2 * n :], lengths[2 * n :]) for n, pair in enumerate(pairs)], seed)
     return PairsResult(
         model=answers.model,
         baseline=baseline.model,
@@ -204,4 +194,16 @@ def _offline(
         judgements=(),
         sent=0,
         tokens=0,
+    )
+
+
+def _preference(ours: AnswerRow, theirs: AnswerRow, scores: np.ndarray, lengths: Sequence[int]) -> Preference:
+    """Of a pair whose two scores and lengths come first."""
+    return Preference(
+        id=ours.id,
+        category=ours.category or theirs.category,
+        value=0.5 if scores[0] == scores[1] else float(scores[0] > scores[1]),
+        first=None,
+        length=lengths[0],
+        baseline_length=lengths[1],
     )
