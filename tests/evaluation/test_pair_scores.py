@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lossmith.evaluation.answer_logps import answer_logps
 from lossmith.evaluation.preferences import (
     PairLogps,
     margin_histogram,
@@ -15,6 +16,7 @@ from lossmith.evaluation.preferences import (
     stored_scores,
 )
 from lossmith.integrations.preference_rows import PairRow
+from lossmith.integrations.reference_cache import StaleReferenceError
 from reference_inputs import llama, tokenizer
 
 
@@ -49,9 +51,20 @@ def test_stored_log_probabilities_are_computed_once_and_belong_to_their_rows(tmp
     words = tokenizer(template=None, pad_token="w57", eos_token="w58")
     first = stored_scores(model, words, pairs, batch_size=4, name="test", folder=tmp_path)
     assert np.allclose(first.chosen, score_pairs(model, pairs, pad_token_id=57, batch_size=4).chosen, atol=1e-4)
-    monkeypatch.setattr("lossmith.evaluation.preferences.score_pairs", None)
+    scored = []
+
+    def counted(network, answers, **settings):
+        scored.append(len(answers))
+        return answer_logps(network, answers, **settings)
+
+    monkeypatch.setattr("lossmith.evaluation.answer_logps.answer_logps", counted)
     again = stored_scores(model, words, pairs, batch_size=4, name="test", folder=tmp_path)
-    assert again.chosen.tolist() == first.chosen.tolist()
+    assert (again.chosen.tolist(), again.rejected.tolist()) == (first.chosen.tolist(), first.rejected.tolist())
+    assert scored == []
+    with pytest.raises(StaleReferenceError, match="were computed with"):
+        stored_scores(model, words, [*pairs[1:], PairRow([1, 2], [3], [4])], batch_size=4, name="test", folder=tmp_path)
+    stored_scores(model, words, pairs, batch_size=4, name="other", folder=tmp_path)
+    assert sum(scored) == 2 * len(pairs)
 
 
 def test_metrics_are_those_of_a_loop_over_pairs():
