@@ -4,7 +4,7 @@ import pytest
 
 from lossmith.errors import DataError
 from lossmith.tasks import Message, Pair, PreferenceTask, Rated, UnpairedTask, preference_facts, unpair
-from lossmith.tasks.preference_facts import rated_warnings, task_warnings
+from lossmith.tasks.preference_facts import PARTS, pair_lengths, rated_warnings, task_warnings
 
 
 def pair(prompt, chosen, rejected, **scores):
@@ -22,6 +22,18 @@ def test_lengths_are_those_of_a_hand_count():
     assert (first.chosen_characters, first.rejected_characters) == ((13 + 3 + 1) / 3, (4 + 3 + 6) / 3)
     assert (first.chosen_longer, first.same_length) == (1 / 3, 1 / 3)
     assert (first.chosen_tokens, first.rejected_tokens) == (None, None)
+
+
+def test_the_spread_of_lengths_and_repeats_are_those_of_a_hand_count():
+    train = (*(pair("q" * n, "c" * (10 * n), "r" * (n * n)) for n in range(1, 5)), pair("Q", "c" * 10, "r"))
+    (first, last) = pair_lengths(PreferenceTask(name="t", train=train, test=TEST))
+    # Prompts of 1 1 2 3 4 characters, chosen of ten times as many, rejected of 1 1 4 9 16.
+    assert (first.medians, last.medians) == (
+        {"prompt": 2, "chosen": 20, "rejected": 4},
+        dict.fromkeys(PARTS, 3) | {"prompt": 1},
+    )
+    assert first.highs == pytest.approx({"prompt": 3.8, "chosen": 38, "rejected": 14.6})
+    assert (first.repeated, last.repeated) == (1, 0)
 
 
 def test_tokens_are_the_tokenizers_without_special_ones():

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from lossmith.tasks._splits import text_key
 from lossmith.tasks.preference import Pair, PreferenceTask, prompt_text
 from lossmith.tasks.unpaired import Rated
@@ -14,6 +16,8 @@ SPLITS = ("train", "validation", "test")
 
 FEW = 10
 """Up to so many different answers are listed."""
+PARTS = ("prompt", "chosen", "rejected")
+"""Texts of a pair."""
 
 
 class Tokenizer(Protocol):
@@ -26,7 +30,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Lengths of the answers of one split, on average."""
+    """Lengths of the texts of one split: of answers on average, and how all of them are spread."""
 
     split: str
     """train, validation or test."""
@@ -48,6 +52,12 @@ class Lengths:
     """Share, in [0, 1], of pairs whose chosen answer has more characters."""
     same_length: float
     """Share of those whose answers have as many."""
+    repeated: int
+    """Pairs that repeat prompt and answers of another."""
+    medians: dict[str, float]
+    """Characters of `prompt`, `chosen` and `rejected`: the median."""
+    highs: dict[str, float]
+    """The same: the 95th percentile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +83,20 @@ def preference_facts(task: PreferenceTask, *, tokenizer: Tokenizer | None = None
         >>> facts.rows[0].chosen_longer, facts.sentences[0]
         (1.0, 'The chosen answer is longer in 100% of the train pairs (11.0 against 5.0 characters on average).')
     """
-    splits = {split: getattr(task, split) for split in SPLITS if getattr(task, split)}
-    rows = tuple(_lengths(split, pairs, tokenizer) for split, pairs in splits.items())
+    splits = _splits(task)
+    rows = pair_lengths(task, tokenizer=tokenizer)
     said = tuple(_length_sentence(row) for row in rows)
     every = [pair for pairs in splits.values() for pair in pairs]
     return PreferenceFacts(rows=rows, sentences=(*said, *_few_answers(every), *task_warnings(splits)))
+
+
+def pair_lengths(task: PreferenceTask, *, tokenizer: Tokenizer | None = None) -> tuple[Lengths, ...]:
+    """Lengths and repeats of each split that has pairs; see `preference_facts`."""
+    return tuple(_lengths(split, pairs, tokenizer) for split, pairs in _splits(task).items())
+
+
+def _splits(task: PreferenceTask) -> dict[str, Sequence[Pair]]:
+    return {split: getattr(task, split) for split in SPLITS if getattr(task, split)}
 
 
 def task_warnings(splits: Mapping[str, Sequence[Pair]]) -> tuple[str, ...]:
@@ -128,6 +147,12 @@ def _lengths(split: str, pairs: Sequence[Pair], tokenizer: Tokenizer | None) -> 
         return mean(lambda text: len(encode(text, add_special_tokens=False)), side)
 
     gaps = [len(pair.chosen) - len(pair.rejected) for pair in pairs]
+    spread = {
+        part: np.quantile(
+            [len(prompt_text(pair.prompt) if part == "prompt" else getattr(pair, part)) for pair in pairs], [0.5, 0.95]
+        ).tolist()
+        for part in PARTS
+    }
     return Lengths(
         split=split,
         pairs=len(pairs),
@@ -139,6 +164,9 @@ def _lengths(split: str, pairs: Sequence[Pair], tokenizer: Tokenizer | None) -> 
         rejected_tokens=tokens("rejected"),
         chosen_longer=sum(gap > 0 for gap in gaps) / len(gaps),
         same_length=sum(gap == 0 for gap in gaps) / len(gaps),
+        repeated=_repeats(pairs, [text_key(prompt_text(pair.prompt)) for pair in pairs])[0],
+        medians={part: middle for part, (middle, _) in spread.items()},
+        highs={part: high for part, (_, high) in spread.items()},
     )
 
 
@@ -160,12 +188,7 @@ def _few_answers(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 def _of_split(split: str, pairs: Sequence[Pair], keys: Sequence[str]) -> list[str]:
     total = f"{len(pairs):,} {split} pairs"
-    seen: set[tuple[str, str, str]] = set()
-    twice = against = 0
-    for pair, key in zip(pairs, keys, strict=True):
-        twice += (key, pair.chosen, pair.rejected) in seen
-        against += (key, pair.rejected, pair.chosen) in seen
-        seen.add((key, pair.chosen, pair.rejected))
+    twice, against = _repeats(pairs, keys)
     found = [
         f"{count:,} of {total} have an empty {side} answer."
         for side in ("chosen", "rejected")
@@ -178,6 +201,17 @@ def _of_split(split: str, pairs: Sequence[Pair], keys: Sequence[str]) -> list[st
     if split == "train" and len(pairs) > 1 and len(set(keys)) == 1:
         found.append(f"All {total} have the same prompt.")
     return found
+
+
+def _repeats(pairs: Sequence[Pair], keys: Sequence[str]) -> tuple[int, int]:
+    """Pairs that repeat an earlier one, and pairs that contradict one."""
+    seen: set[tuple[str, str, str]] = set()
+    twice = against = 0
+    for pair, key in zip(pairs, keys, strict=True):
+        twice += (key, pair.chosen, pair.rejected) in seen
+        against += (key, pair.rejected, pair.chosen) in seen
+        seen.add((key, pair.chosen, pair.rejected))
+    return twice, against
 
 
 def _swapped(pairs: Sequence[Pair]) -> tuple[str, ...]:
