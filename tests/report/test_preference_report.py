@@ -60,12 +60,31 @@ def test_the_page_shows_levels_displacement_pictures_and_answers(tmp_path, recor
     assert "kto: in" not in text
     assert "polite by kto" in text
     assert "initial adapters" in text
+    assert "The pairs" not in text
     names = {path.name for path in tmp_path.iterdir()}
     assert {"objectives.png", "shifts.png", "beta_sweep.png", "preferences.csv", "preferences.md"} <= names
     assert "confusion.png" not in names
     rows = list(csv.DictReader(io.StringIO((tmp_path / "preferences.csv").read_text(encoding="utf-8"))))
     assert {row["metric"] for row in rows} >= {"margin", "chosen_shift", "preference_accuracy"}
     assert not any(row["metric"].startswith("start_") for row in rows)
+
+
+def test_the_page_shows_rows_repeats_and_lengths_of_the_data(tmp_path, records):
+    row = {"split": "train", "pairs": 1200, "repeated": 7, "chosen_longer": 0.654, "same_length": 0.02}
+    row |= {"medians": {"prompt": 30.0, "chosen": 61.0, "rejected": 58.0}}
+    row |= {"highs": {"prompt": 80.0, "chosen": 210.0, "rejected": 190.4}}
+    for one in records:
+        one.config["lengths"] = [row, row | {"split": HOSTILE, "pairs": 90}]
+    _, page = written(tmp_path, records)
+    for words in ("The pairs", "1,200", "30 / 80", "61 / 210", "58 / 190", "65", "repeat another"):
+        assert words in page.text()
+    (table,) = [parts.data for parts in [preference_parts(_summary(records), records)]]
+    columns = {column.name: [cell.value for cell in column.cells] for column in table.columns}
+    assert (columns["repeated"], columns["chosen_longer"]) == ([7, 7], [0.654, 0.654])
+
+
+def _summary(records):
+    return summarize(records, losses=LOSSES, baseline="dpo", metric="preference_accuracy", seeds=(0, 1))
 
 
 def test_levels_are_means_over_seeds_with_the_model_before_training_first(records):

@@ -2,9 +2,11 @@
 
 import json
 import math
+import random
 import re
 import shlex
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,11 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from lossmith.errors import ConfigurationError, DataError, LossmithWarning
-from lossmith.evaluation.preferences import PairLogps
+from lossmith.evaluation.preferences import PairLogps, score_pairs
 from lossmith.evidence import VOLATILE_FIELDS
 from lossmith.integrations.causal_lm.loading import load_causal_lm
 from lossmith.integrations.models import resolve_model
+from lossmith.integrations.preference_rows import encode_pairs
 from lossmith.studies import (
     CompletionConfig,
     PreferenceConfig,
@@ -109,6 +112,9 @@ def test_compare_trains_every_kind_of_loss_and_measures_the_same_things(settings
         assert record.metrics["start_margin"] == 0
         assert [step for step, _ in record.curves["validation_margin"]] == [4.0, 8.0]
         assert len(record.config["shown"]) == 2
+        train, _, test = record.config["lengths"]
+        assert (train["pairs"], test["pairs"], train["repeated"], train["chosen_longer"]) == (29, 8, 0, 0.0)
+        assert (test["medians"]["chosen"], test["highs"]["rejected"]) == (7.0, 11.0)
         seen = record.config["rho"]
         assert (seen is None) == (record.loss == "cross_entropy")
         if seen:
@@ -161,11 +167,31 @@ def test_losses_of_one_block_share_adapters_pairs_and_order(settings, tmp_path):
     assert setting.drawn(3).rows == setting.drawn(3).rows != setting.drawn(4).rows
 
 
-def test_the_reference_is_computed_once_for_all_losses_and_seeds(settings, tmp_path, listener):
+def test_the_reference_is_computed_once_for_all_losses_and_seeds(settings, tmp_path, listener, monkeypatch):
+    scored = {"train": 0, "stored": 0}
+
+    def count(name: str, where: str, size):
+        real = getattr(import_module(where.rpartition(".")[0]), where.rpartition(".")[2])
+
+        def counted(*args, **kwargs):
+            scored[name] += size(args)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(where, counted)
+
+    count("train", "lossmith.integrations.trl.references.completion_logps", lambda args: len(args[2]["input_ids"]))
+    count("stored", "lossmith.evaluation.answer_logps.answer_logps", lambda args: len(args[1]))
     config = make_config(settings | {"losses": ["dpo", "ipo", "hinge"], "seeds": 2})
-    compare(config, tmp_path / "out", listener=listener)
+    study = compare(config, tmp_path / "out", listener=listener)
+    sizes = study.records[0].config
+    # Of each pair both answers; before the study each loss's trainer is made with 4 pairs that are not kept.
+    assert scored["train"] == 2 * (sizes["train_texts"] + 4 * 3)
+    assert scored["stored"] == 2 * (sizes["test_texts"] + 3)
     files = sorted(path.name for path in (tmp_path / "cache" / "references").rglob("*.safetensors"))
     assert files == ["test.safetensors", "train.safetensors", "validation.safetensors"]
+    compare(make_config(settings | {"losses": ["dpo"], "seeds": [5]}), tmp_path / "more", listener=listener)
+    assert scored["train"] == 2 * (sizes["train_texts"] + 4 * 4)
+    assert scored["stored"] == 2 * (sizes["test_texts"] + 3)
 
 
 def test_draws_of_one_set_share_the_reference_and_do_not_depend_on_who_was_first(settings, tmp_path, monkeypatch):
@@ -267,6 +293,23 @@ def test_pairs_that_are_cut_or_swapped_are_said(settings, tmp_path):
     assert "of 14 test pairs were cut on the left" in said
     assert "The prompts of 50 of 50 train pairs were cut on the left" in setting.described(0)["config"]["notices"][-1]
     assert "swapped" not in said
+
+
+def test_columns_that_the_reference_would_swap_are_said(settings, tmp_path):
+    network, tokenizer = load_causal_lm(resolve_model(settings["model"]))
+    draw = random.Random(4)
+    answers = [["".join(draw.choices("abcdefgh", k=4)) for _ in range(2)] for _ in range(60)]
+    rows = encode_pairs(tokenizer, [(f"{i}?", *both) for i, both in enumerate(answers)], max_length=64).rows
+    found = score_pairs(network, rows, pad_token_id=0, batch_size=8)
+    unlikely = [both[::-1] if c > r else both for both, c, r in zip(answers, found.chosen, found.rejected, strict=True)]
+    for name, sides, said in (("swapped", ("chosen", "rejected"), True), ("right", ("rejected", "chosen"), False)):
+        path = tmp_path / f"{name}.jsonl"
+        lines = [{"prompt": f"{i}?"} | dict(zip(sides, both, strict=True)) for i, both in enumerate(unlikely)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        setting, warned = opened(settings | {"task": str(path)})
+        sentence = "The reference finds the rejected answer likelier, per token, in 12 of 12 test pairs"
+        assert (sentence in warned) == said
+        assert any(sentence in notice for notice in setting.described(0)["config"]["notices"]) == said
 
 
 @pytest.mark.parametrize(("worse", "count", "warns"), [(8, 10, True), (7, 10, False), (9, 9, False)])

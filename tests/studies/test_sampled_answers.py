@@ -1,6 +1,8 @@
 """Answers that the models of preference studies sample: divergence, reward, win rates, frontier; tiny models."""
 
 import json
+import random
+import string
 
 import pytest
 import torch
@@ -151,6 +153,33 @@ def test_prompts_longer_than_the_reward_reads_leave_the_answers_whole_and_are_sa
     lost = "of 6 answers {} training 6 were scored without the beginning of their prompt."
     assert "The reward reads 64 tokens: " + lost.format("before") in said
     assert "dpo, seed 0: The reward reads 64 tokens: " + lost.format("after") in said
+
+
+def test_columns_that_the_reward_would_swap_are_said(settings, places, tmp_path):
+    reward = open_reward(places["one"], scores=True)
+    draw = random.Random(4)
+    answers = [["".join(draw.choices(string.ascii_lowercase, k=4)) for _ in range(2)] for _ in range(60)]
+    values = [reward.score([f"{i}?{answer}" for answer in both]) for i, both in enumerate(answers)]
+    # Every other pair of the 60 the wrong way is not enough, all of them are.
+    for step, said in ((1, True), (2, False)):
+        path, rows = tmp_path / f"by{step}.jsonl", []
+        for i, (both, (first, second)) in enumerate(zip(answers, values, strict=True)):
+            worse_first = both if first < second else both[::-1]
+            chosen, rejected = worse_first if i % step == 0 else worse_first[::-1]
+            rows.append({"prompt": f"{i}?", "chosen": chosen, "rejected": rejected})
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        setting = open_setting(make_config(settings | {"task": str(path), "reward": places["one"]}))
+        sentence = f"The reward `{places['one']}` is higher for the rejected answer in 12 of 12 test pairs"
+        assert any(notice.startswith(sentence) for notice in setting.notices) == said
+        assert any("is higher for the rejected" in notice for notice in setting.notices) == said
+
+
+def test_a_likelihood_that_does_not_read_the_answers_is_refused_before_training(settings, places, tmp_path):
+    changes = {"likelihood": places["judge"], "sampled_tokens": 125}
+    with pytest.raises(
+        ConfigurationError, match=r"`likelihood` .* reads at most 128 tokens, and a test prompt has 7 of"
+    ):
+        open_setting(make_config(settings | changes))
 
 
 def test_nothing_is_sampled_unless_it_is_asked_for(settings):

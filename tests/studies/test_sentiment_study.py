@@ -1,5 +1,7 @@
 """Studies of sentiment-controlled generation on tiny random models: pairs, training, reward and divergence."""
 
+import json
+import string
 import warnings
 
 import pytest
@@ -8,8 +10,11 @@ from transformers import AutoModelForCausalLM
 
 import sentiment_cases
 import tiny
+from lossmith.cli.studies import write_page
 from lossmith.errors import ConfigurationError, DataError, LossmithError, ModelError
 from lossmith.evaluation.frontier import frontier, measured_points
+from lossmith.evaluation.rewards import open_reward
+from lossmith.evaluation.sampling import sample_answers
 from lossmith.evidence import VOLATILE_FIELDS
 from lossmith.integrations.causal_lm.divergence import row_divergences
 from lossmith.integrations.causal_lm.loading import load_causal_lm
@@ -108,16 +113,16 @@ def test_a_run_measures_reward_and_divergence_of_its_own_answers(setting_of, tmp
     assert record.metrics["kl"] > 0.01
     assert record.metrics["kl_per_token"] == pytest.approx(record.metrics["kl"] / 10, rel=0.6)
     assert record.metrics["kl_released"] != pytest.approx(record.metrics["kl_per_token"], rel=0.01)
-    # The answers in the record, scored again by hand against the policy before training.
+    # The same answers, drawn again and compared with the policy before training.
     start, _ = load_causal_lm(setting.model)
+    asked = setting.asked([prompt.text for prompt in setting.prompts.test])
+    every = []
+    for seed in range(3):
+        answers = [own[0] for own in sample_answers(trainer.model, setting.tokenizer, **asked, seed=seed)]
+        rows = [(answer.row_ids, len(answer.prompt_ids)) for answer in answers]
+        every.append([sum(row.kl) for row in row_divergences(trainer.model, start, rows, padding=0, batch_size=1)])
+    assert record.scores["kl"] == pytest.approx([sum(each) / 3 for each in zip(*every, strict=True)], rel=1e-3)
     shown = record.config["answers"][0]
-    ids = setting.tokenizer(shown["prompt"] + shown["answer"])["input_ids"]
-    place = len(setting.tokenizer(shown["prompt"])["input_ids"])
-    (row,) = row_divergences(trainer.model, start, [(ids, place)], padding=0, batch_size=1)
-    ended = 0 if len(ids) - place == 10 else 1
-    assert ended or sum(row.kl) == pytest.approx(
-        record.scores["kl"][0] * 3 - _others(record, setting, trainer), rel=1e-3
-    )
     assert setting.reward.score([shown["prompt"] + shown["answer"]])[0] == pytest.approx(shown["reward"], abs=1e-6)
     (found,) = measured_points([record])
     assert frontier([found], baseline="dpo", resamples=20).points[0].reward.difference == record.metrics["reward"]
@@ -132,11 +137,6 @@ def test_answers_longer_than_the_reward_reads_are_said(setting_of, tmp_path):
     assert "dpo, seed 0: The reward reads 64 tokens: of 4 test answers (sampling seed 0)" in said
     assert "Seed 0: The reward reads 64 tokens: of 16 answers to training prompts" in said
     assert "without the end of" in said
-
-
-def _others(record, setting, trainer) -> float:
-    """KL of the first prompt's answers of the other sampling seeds."""
-    return sum(setting._sampled(trainer, load_causal_lm(setting.model)[0], seed)["each"]["kl"][0] for seed in (1, 2))
 
 
 def test_training_raises_the_reward_and_moves_away_and_more_so_with_a_small_beta(setting_of, tmp_path):
@@ -156,11 +156,21 @@ def test_the_policy_before_training_has_divergence_zero(setting_of, tmp_path):
 
 
 def test_with_adapters_the_divergence_is_that_of_the_model_beneath(setting_of, tmp_path):
-    record, trainer = train_and_test(setting_of(lora={"r": 4}, learning_rate=3e-2), "dpo", 0, tmp_path)
+    setting = setting_of(lora={"r": 4}, learning_rate=3e-2, sampling_seeds=1)
+    record, trainer = train_and_test(setting, "dpo", 0, tmp_path)
     assert record.config["adapted_modules"]
-    assert record.metrics["kl"] > 0.01
-    with torch.no_grad():
-        assert any(p.abs().max() > 0 for name, p in trainer.model.named_parameters() if "lora_B" in name)
+    policy = trainer.model.eval()
+    asked = setting.asked([prompt.text for prompt in setting.prompts.test])
+    expected = []
+    for own in sample_answers(policy, setting.tokenizer, **asked, seed=0, merge=True):
+        ids, place = torch.tensor([own[0].row_ids]), len(own[0].prompt_ids)
+        with torch.no_grad():
+            after = policy(input_ids=ids).logits[0, place - 1 : -1].double().log_softmax(-1)
+            with policy.disable_adapter():
+                beneath = policy(input_ids=ids).logits[0, place - 1 : -1].double().log_softmax(-1)
+        expected.append((after.exp() * (after - beneath)).sum().item())
+    assert sum(expected) / len(expected) > 0.01
+    assert record.scores["kl"] == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 def test_the_same_run_twice_is_equal_and_blocks_differ(setting_of, tmp_path):
@@ -203,6 +213,12 @@ def test_compare_resumes_and_spreads_betas(settings, tmp_path, listener):
     again = compare(config, tmp_path / "out", listener=type(listener)())
     assert again.summary == study.summary
     assert len(listener.began) == 8
+    for record in study.records:
+        assert sum(map(sum, record.config["rho"]["counts"])) == record.config["train_texts"] * config.epochs
+    page = write_page(study, tmp_path / "out").read_text(encoding="utf-8")
+    assert "What each objective asks, and where training was" in page
+    assert {"frontier.png", "objectives.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert not (tmp_path / "out" / "shifts.png").exists()
     found = frontier(measured_points(study.records), baseline=config.baseline, resamples=20)
     assert [point.loss for point in found.points] == sorted(config.all_losses)
     assert [area.family for area in found.areas] == ["dpo", "ipo"]
@@ -249,8 +265,22 @@ def test_a_pass_over_reviews_comes_first_once_and_is_the_start_of_the_divergence
         setting_of(sft_reviews=500)
 
 
-def test_every_loss_is_checked_before_training_without_a_warning(setting_of, monkeypatch):
+def test_pairs_of_a_file_that_the_reward_would_swap_are_said(setting_of, places, tmp_path):
+    reward = open_reward(places["reward"])
+    rows = []
+    for number in range(60):
+        both = [" " + letter * 6 for letter in string.ascii_lowercase[number % 13 :: 13]]
+        worse, better = sorted(both, key=lambda answer: reward.score([f"the film {number}{answer}"])[0])
+        rows.append({"prompt": f"the film {number}", "chosen": worse, "rejected": better})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "is higher for the rejected answer in 12 of 12 test pairs" in " ".join(
+        setting_of(pairs=str(tmp_path / "pairs.jsonl")).notices
+    )
+
+
+def test_every_loss_is_checked_before_training_without_a_warning(setting_of, monkeypatch, tmp_path):
     setting = setting_of(losses=["dpo", "kto", "cross_entropy"])
+    monkeypatch.setenv("LOSSMITH_CACHE", str(tmp_path / "cache"))
     checked, make = [], sentiment.make_trainer
 
     def watched(*args, **kwargs):
@@ -262,3 +292,5 @@ def test_every_loss_is_checked_before_training_without_a_warning(setting_of, mon
         warnings.simplefilter("error")
         setting.check()
     assert checked == list(setting.config.all_losses)
+    # Rows of no meaning leave no values in the user's cache.
+    assert not (tmp_path / "cache").exists()

@@ -79,7 +79,8 @@ def study_figures(
             figure=curves_figure(records, losses, baseline=summary.baseline),
         ),
         *([_outcomes(records, losses)] if completion else []),
-        *(_preferences(summary, records) if preference else []),
+        *([_objectives(summary, records)] if preference or any(run.config.get("rho") for run in records) else []),
+        *([_shifts(summary, records)] if preference else []),
         *([_frontier(sentiment)] if sentiment else []),
         *(_sweep(summary) if preference or sentiment else []),
         *([_confusion(records, losses)] if not written or any(run.predictions for run in records) else []),
@@ -92,30 +93,31 @@ def _curve_names(records: Sequence[RunRecord], written: bool) -> str:
     return ", ".join(title for name, title in CURVES.items() if any(run.curves.get(name) for run in records))
 
 
-def _preferences(summary: StudySummary, records: Sequence[RunRecord]) -> list[ReportFigure]:
+def _objectives(summary: StudySummary, records: Sequence[RunRecord]) -> ReportFigure:
+    return ReportFigure(
+        name="objectives",
+        title="What each objective asks, and where training was",
+        caption="Loss (solid) and gradient (dashed) along the margin: log-ratio of chosen minus that of rejected "
+        "answers, or their log-probabilities where a loss has no reference; for losses that see answers one by one "
+        "the log-ratio, its sign turned for rejected ones. Curves are of answers of 20 tokens. Behind: the margins "
+        "that training saw, the later the "
+        "darker, all seeds together. Where the gradient is 0 a pair is left alone. Terms on tokens are left out.",
+        description="; ".join(row.loss for row in summary.rows),
+        figure=objectives_figure(summary, records),
+    )
+
+
+def _shifts(summary: StudySummary, records: Sequence[RunRecord]) -> ReportFigure:
     better = better_and_worse(records)[-1]
-    return [
-        ReportFigure(
-            name="objectives",
-            title="What each objective asks, and where training was",
-            caption="Loss (solid) and gradient (dashed) along the margin: log-ratio of chosen minus that of rejected "
-            "answers, or their log-probabilities where a loss has no reference; for losses that see answers one by one "
-            "the log-ratio, its sign turned for rejected ones. Curves are of answers of 20 tokens. Behind: the margins "
-            "that training saw, the later the "
-            "darker, all seeds together. Where the gradient is 0 a pair is left alone. Terms on tokens are left out.",
-            description="; ".join(row.loss for row in summary.rows),
-            figure=objectives_figure(summary, records),
-        ),
-        ReportFigure(
-            name="shifts",
-            title="Displacement",
-            caption=f"How far the log-probability of {better} and {OTHERS[better]} test answers moved from the "
-            "reference, a point per seed. Above the diagonal the margin grew. Left below, both became less likely: "
-            f"the margin was won by pushing the {OTHERS[better]} answers down faster, which is called displacement.",
-            description="; ".join(f"{row.loss}: {row.sentence}" for row in summary.rows),
-            figure=shifts_figure(summary, records),
-        ),
-    ]
+    return ReportFigure(
+        name="shifts",
+        title="Displacement",
+        caption=f"How far the log-probability of {better} and {OTHERS[better]} test answers moved from the "
+        "reference, a point per seed. Above the diagonal the margin grew. Left below, both became less likely: "
+        f"the margin was won by pushing the {OTHERS[better]} answers down faster, which is called displacement.",
+        description="; ".join(f"{row.loss}: {row.sentence}" for row in summary.rows),
+        figure=shifts_figure(summary, records),
+    )
 
 
 def _frontier(parts: FrontierParts) -> ReportFigure:

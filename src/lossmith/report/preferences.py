@@ -60,6 +60,8 @@ class PreferenceParts:
 
     rated: bool
     """Whether answers are rated one by one; else they come in pairs."""
+    data: Table | None
+    """Rows, repeats and lengths of each split; None where the records do not have them."""
     levels: Table
     """Means by loss, the model before training first."""
     metrics: Table
@@ -102,6 +104,7 @@ def preference_parts(summary: StudySummary, records: Sequence[RunRecord]) -> Pre
     seed = min((run.seed for run in finished if run.config.get("shown")), default=None)
     return PreferenceParts(
         rated=_kind(records) == "rated",
+        data=_data_table(records),
         levels=_levels_table(summary, finished),
         metrics=steps_table(rows),
         raw=raw_steps_table(rows),
@@ -120,6 +123,22 @@ def pair_sizes(records: Sequence[RunRecord]) -> str:
     good = [f" ({one_line(labels['good'])} good)" if "good" in labels else "" for labels in counted]
     rows = KINDS[kind or "preferences"]
     return f"{train} training {rows} per seed{good[0]}, {test} test {rows}{good[1]}"
+
+
+def _data_table(records: Sequence[RunRecord]) -> Table | None:
+    """Median and 95th percentile of characters, since answers of unlike lengths are told apart by length alone."""
+    rows = next((run.config["lengths"] for run in records if run.config.get("lengths")), None)
+    if rows is None:
+        return None
+    columns = [text_column("split", "split", [(one_line(row["split"]), row["split"]) for row in rows])]
+    for name, header in (("pairs", "pairs"), ("repeated", "repeat another")):
+        columns.append(number_column(name, header, [(f"{row[name]:,}", row[name]) for row in rows]))
+    for part in ("prompt", "chosen", "rejected"):
+        cells = [(f"{row['medians'][part]:,.0f} / {row['highs'][part]:,.0f}", row["medians"][part]) for row in rows]
+        columns.append(number_column(part, f"{part} (characters)", cells))
+    for name, header in (("chosen_longer", "chosen is longer (%)"), ("same_length", "as long (%)")):
+        columns.append(number_column(name, header, [(f"{100 * row[name]:.0f}", row[name]) for row in rows]))
+    return Table(columns=tuple(columns))
 
 
 def _levels_table(summary: StudySummary, finished: Sequence[RunRecord]) -> Table:

@@ -30,7 +30,7 @@ def write_report(
     `inference.csv` and `inference.md`; where language models were trained on pairs of answers also `preferences.csv`,
     `preferences.md`, `objectives.png`, `shifts.png` and, for several betas, `beta_sweep.png`, but no `confusion.png`.
     With sampled answers and their rewards `frontier.csv`, `frontier.md`, `areas.md` and `frontier.png` stand in their
-    place. Each file is whole or absent, and equal inputs give equal files.
+    place, beside `objectives.png`. Each file is whole or absent, and equal inputs give equal files.
 
     Args:
         folder: Where to write; made if it is not there.

@@ -2,18 +2,20 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lossmith.errors import DataError
 from lossmith.evaluation.preferences import PairLogps, preference_metrics, score_pairs, stored_scores
 from lossmith.evaluation.rated import RatedLogps, rated_metrics, score_rated, stored_rated
+from lossmith.evaluation.rewards import RewardModel
 from lossmith.integrations.preference_rows import EncodedPairs, PairRow, pairs_sentence
 from lossmith.integrations.rated_rows import EncodedRated, RatedRow, rated_sentence
 from lossmith.studies.preference_config import RatedConfig
 from lossmith.studies.preference_training import encode_study_pairs, encode_study_rated
 from lossmith.tasks import PreferenceTask, UnpairedTask, load_preference_task, load_unpaired_task
 from lossmith.tasks.preference import Pair
+from lossmith.tasks.preference_facts import pair_lengths
 from lossmith.tasks.unpaired import Rated
 
 AnyTask = PreferenceTask | UnpairedTask
@@ -23,8 +25,7 @@ AnyEncoded = EncodedPairs | EncodedRated
 AnyLogps = PairLogps | RatedLogps
 
 SWAPPED_SHARE, SWAPPED_ROWS = 0.8, 10
-"""The columns look swapped where the reference finds the rejected answer likelier, per token, in this share of at least
-so many pairs."""
+"""The columns look swapped where the rejected answer is preferred in this share of at least so many pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +54,35 @@ class AnswerKind:
     """Metrics that are followed on the validation rows."""
     noticed: Callable[[Any], tuple[str, ...]]
     """What the reference's log-probabilities of the test say of the data."""
+    measured: Callable[[Any], tuple[dict[str, Any], ...]]
+    """Lengths and repeats of a task's rows, by split, for a report."""
     sides: Callable[[Any], dict[str, str]]
     """Texts of a row that a report shows beside what a model writes, by their names."""
 
 
 def swapped(reference: PairLogps) -> tuple[str, ...]:
-    """A sentence where the reference prefers what the data call worse."""
-    prefers = reference.chosen / reference.chosen_lengths < reference.rejected / reference.rejected_lengths
-    if len(prefers) < SWAPPED_ROWS or prefers.mean() < SWAPPED_SHARE:
+    """A sentence where the reference finds what the data call worse likelier, per token, in most pairs."""
+    prefers = reference.rejected / reference.rejected_lengths > reference.chosen / reference.chosen_lengths
+    return _look_swapped(prefers.tolist(), "The reference finds the rejected answer likelier, per token,")
+
+
+def swapped_by_reward(reward: RewardModel, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """A sentence where a reward model scores what the data call worse higher in most pairs."""
+    chosen, rejected = (
+        reward.score_answers([(reward.answer_text(pair.prompt, answer), answer) for pair, answer in side]).values
+        for side in ([(pair, pair.chosen) for pair in pairs], [(pair, pair.rejected) for pair in pairs])
+    )
+    prefers = [worse > better for better, worse in zip(chosen, rejected, strict=True)]
+    return _look_swapped(prefers, f"The reward `{reward.name}` is higher for the rejected answer")
+
+
+def _look_swapped(prefers_rejected: Sequence[bool], said: str) -> tuple[str, ...]:
+    count, every = sum(prefers_rejected), len(prefers_rejected)
+    if every < SWAPPED_ROWS or count < SWAPPED_SHARE * every:
         return ()
     return (
-        f"The reference finds the rejected answer likelier, per token, in {int(prefers.sum()):,} of {len(prefers):,} "
-        f"test pairs: look at some of them, the columns `chosen` and `rejected` may be swapped.",
+        f"{said} in {count:,} of {every:,} test pairs: look at some of them, the columns `chosen` and `rejected` may "
+        f"be swapped.",
     )
 
 
@@ -118,6 +136,7 @@ PAIRS = AnswerKind(
     metrics=preference_metrics,
     curves=("preference_accuracy", "margin"),
     noticed=swapped,
+    measured=lambda task: tuple(asdict(row) for row in pair_lengths(task)),
     sides=lambda pair: {"chosen": pair.chosen, "rejected": pair.rejected},
 )
 """Pairs of a better and a worse answer."""
@@ -134,6 +153,7 @@ RATED = AnswerKind(
     metrics=rated_metrics,
     curves=("auc",),
     noticed=lambda reference: (),
+    measured=lambda task: (),
     sides=lambda row: {"good answer" if row.label else "bad answer": row.completion},
 )
 """Answers that are each said to be good or bad."""

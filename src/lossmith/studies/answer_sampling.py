@@ -12,6 +12,7 @@ from lossmith.evaluation.judging import likelihood_score
 from lossmith.evaluation.rewards import RewardModel, open_reward
 from lossmith.evaluation.sampling import SampledAnswer, sample_answers
 from lossmith.integrations.causal_lm.divergence import row_divergences
+from lossmith.integrations.causal_lm.encoding import PromptFormat
 from lossmith.integrations.causal_lm.loading import load_causal_lm
 from lossmith.integrations.models import ResolvedModel, resolve_model
 from lossmith.studies.answer_kinds import AnyEncoded, AnyItem
@@ -55,6 +56,14 @@ class AnswerSampling:
     def reward_name(self) -> str:
         """The metric that the reward is."""
         return "reward_score" if self.reward is not None and self.reward.is_score else "reward"
+
+    @property
+    def judge(self) -> tuple[Any, Any]:
+        """The model of likelihoods, with its tokenizer."""
+        assert self.likelihood is not None
+        if "judge" not in self.kept:
+            self.kept["judge"] = load_causal_lm(self.likelihood, device=self.device)
+        return self.kept["judge"]
 
     def measure(self, policy: Any, *, run: str, step: int, losses: Sequence[float]) -> dict[str, Any]:
         """Fields of a record: `metrics`, `scores` by prompt, and `config`; beside them `said`, what was cut.
@@ -143,10 +152,7 @@ class AnswerSampling:
         return found.values, found.sentence(what)
 
     def _likelihoods(self, pairs: Sequence[tuple[Prompt, str]], what: str) -> tuple[list[float], None]:
-        assert self.likelihood is not None
-        if "judge" not in self.kept:
-            self.kept["judge"] = load_causal_lm(self.likelihood, device=self.device)
-        score = likelihood_score(*self.kept["judge"], batch_size=self.config.eval_batch_size)
+        score = likelihood_score(*self.judge, batch_size=self.config.eval_batch_size)
         return list(score([(_request(prompt), answer) for prompt, answer in pairs])), None
 
     def _network(self, model: ResolvedModel) -> Any:
@@ -178,27 +184,18 @@ def open_sampling(
         limit: Most tokens that the model reads.
 
     Raises:
-        ConfigurationError: If the reward has no such class, or there is no room for an answer.
+        ConfigurationError: If the reward has no such class, or a model has no room for an answer.
         DataError: If there are fewer different test prompts than wanted.
         ModelError: If the reward or the model of likelihoods cannot be used.
     """
-    count = config.sampled_prompts
-    if not count:
+    if not config.sampled_prompts:
         return None
     if limit is not None and config.sampled_tokens >= limit:
         raise ConfigurationError(
             f"`sampled_tokens` must be < {limit}, the most that the model reads, got {config.sampled_tokens}."
         )
-    first = {tuple(row.prompt_ids): place for row, place in zip(encoded.rows, encoded.places, strict=True)}
-    if count > len(first):
-        raise DataError(f"`sampled_prompts` is {count} and the test has {len(first)} different prompts: lower it.")
-    every = list(first.items())
-    drawn = [every[place * len(every) // count] for place in range(count)]
+    drawn = _drawn_prompts(config.sampled_prompts, encoded)
     room = None if limit is None else limit - config.sampled_tokens
-    reward = (
-        open_reward(config.reward, label=config.reward_label, device=device, scores=True) if config.reward else None
-    )
-    likelihood = resolve_model(config.likelihood) if config.likelihood else None
     found = AnswerSampling(
         config=config,
         tokenizer=tokenizer,
@@ -206,13 +203,50 @@ def open_sampling(
         reference=reference or start,
         device=device,
         prompts=tuple(items[place].prompt for _, place in drawn),
-        prompt_ids=tuple(list(ids)[-room if room else None :] for ids, _ in drawn),
-        reward=reward,
-        likelihood=likelihood,
+        prompt_ids=tuple(ids[-room if room else None :] for ids, _ in drawn),
+        reward=open_reward(config.reward, label=config.reward_label, device=device, scores=True)
+        if config.reward
+        else None,
+        likelihood=resolve_model(config.likelihood) if config.likelihood else None,
     )
     if config.metric in ("reward", "reward_score") and config.metric != found.reward_name:
         raise ConfigurationError(f"`metric` must be {found.reward_name} with this reward, got '{config.metric}'.")
+    if found.likelihood is not None:
+        _check_likelihood(found)
     return found
+
+
+def _drawn_prompts(count: int, encoded: AnyEncoded) -> list[tuple[list[int], int]]:
+    """Token ids, and place among the test rows, of so many different prompts at even distances.
+
+    Raises:
+        DataError: If there are fewer.
+    """
+    first = {tuple(row.prompt_ids): place for row, place in zip(encoded.rows, encoded.places, strict=True)}
+    if count > len(first):
+        raise DataError(f"`sampled_prompts` is {count} and the test has {len(first)} different prompts: lower it.")
+    every = [(list(ids), place) for ids, place in first.items()]
+    return [every[place * len(every) // count] for place in range(count)]
+
+
+def _check_likelihood(sampling: AnswerSampling) -> None:
+    """See that the model of likelihoods reads the longest prompt with an answer, which would else fail after training.
+
+    Raises:
+        ConfigurationError: If it does not.
+    """
+    network, tokenizer = sampling.judge
+    limit = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    # As `likelihood_score` puts them.
+    form = PromptFormat(tokenizer, chat=bool(getattr(tokenizer, "chat_template", None)))
+    requests = [_request(prompt) for prompt in sampling.prompts]
+    longest = max(len(ids) for ids in form.many_prompt_ids([(f"{request}\n", request) for request in requests]))
+    answer = sampling.config.sampled_tokens
+    if limit is not None and longest + answer > limit:
+        raise ConfigurationError(
+            f"`likelihood` {sampling.config.likelihood} reads at most {limit} tokens, and a test prompt has {longest} "
+            f"of its tokens beside the {answer} of `sampled_tokens`: take one that reads more, or shorter prompts."
+        )
 
 
 def _request(prompt: Prompt) -> str:

@@ -88,7 +88,7 @@ def open_setting(config: SharedConfig) -> Setting:
 
         setting = open_sentiment(config)
     elif isinstance(config, AnswerFields):
-        from lossmith.studies.preference import open_preference
+        from lossmith.studies.preference_opening import open_preference
 
         setting = open_preference(config)
     else:

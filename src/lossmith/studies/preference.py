@@ -5,7 +5,6 @@ The answers are pairs, or are rated one by one; `answer_kinds.py` has what diffe
 
 import tempfile
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 
 import torch
 
-from lossmith.errors import ConfigurationError, DataError, LossmithError, LossmithWarning, TrainingDivergedError
+from lossmith.errors import ConfigurationError, LossmithError, TrainingDivergedError
 from lossmith.evaluation.preferences import margin_histogram
 from lossmith.evidence import START
 from lossmith.integrations.causal_lm.generation import generate
 from lossmith.integrations.causal_lm.loading import adapted_modules, load_causal_lm, save_causal_lm
-from lossmith.integrations.models import ResolvedModel, resolve_model, token_limit
+from lossmith.integrations.models import ResolvedModel
 from lossmith.studies.answer_kinds import (
     RATED,
     AnswerKind,
@@ -28,18 +27,15 @@ from lossmith.studies.answer_kinds import (
     AnyRow,
     AnyTask,
     check_both_kinds,
-    kind_of,
     label_counts,
 )
-from lossmith.studies.answer_sampling import AnswerSampling, open_sampling
+from lossmith.studies.answer_sampling import AnswerSampling
 from lossmith.studies.preference_config import AnswerFields
-from lossmith.studies.preference_training import AnyTrainer, make_trainer, no_pairs, trained_by
-from lossmith.studies.run import TRAINING_SHARE, Progress, Setting, build_loss, data_notice, pick_device
+from lossmith.studies.preference_training import AnyTrainer, make_trainer
+from lossmith.studies.run import TRAINING_SHARE, Progress, Setting, data_notice
 from lossmith.tasks import draw_problems
 from lossmith.tasks.preference import prompt_text
 
-SUBSET_SEED = 20240
-"""Seed of the test pairs, which are the same for all blocks."""
 WHOLE = -1
 """Key of all training rows among the draws of the blocks."""
 CHECKED_ROWS = 4
@@ -73,6 +69,8 @@ class PreferenceSetting(Setting):
     """Test rows, with the token ids of their prompts, that are answered for the report."""
     sampling: AnswerSampling | None
     """Answers that trained models sample, where that is asked for."""
+    measured: tuple[dict[str, Any], ...]
+    """Lengths and repeats of the data, by split."""
     notices: tuple[str, ...]
     """What a reader of the report must know of all runs."""
     made: dict[int, AnyEncoded] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -99,6 +97,7 @@ class PreferenceSetting(Setting):
                 "task_fingerprint": self.task.fingerprint,
                 "attribution": data_notice(self.task),
                 "notices": self._noticed(seed),
+                "lengths": list(self.measured),
                 "train_texts": len(encoded.rows),
                 "test_texts": len(self.test.encoded.rows),
                 "train_labels": label_counts(encoded.rows),
@@ -282,130 +281,3 @@ def _few(rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
     half = CHECKED_ROWS // 2
     kinds = [[row for row in rows if getattr(row, "label", None) is label][:half] for label in (True, False)]
     return [*kinds[0], *kinds[1]] or rows[:CHECKED_ROWS]
-
-
-def open_preference(config: AnswerFields) -> PreferenceSetting:
-    """Load what all runs share, score the test before training, and find every mistake that can be found by then.
-
-    Warns of what the data and the encoding noticed, such as prompts that were cut.
-
-    Raises:
-        LossmithError: If the task, model, reference, device, rows or a loss cannot be used.
-    """
-    kind = kind_of(config)
-    for text in config.all_losses:
-        if trained_by(text) not in kind.trained:
-            raise ConfigurationError(no_pairs(text))
-        build_loss(text, 0, {})
-    task = kind.load(config.task, data=config.data, test_fraction=config.test_fraction, split_seed=config.split_seed)
-    for name, wanted, there in (
-        ("train_examples", config.train_examples, len(task.train)),
-        ("test_examples", config.test_examples, len(task.test)),
-    ):
-        if wanted is not None and wanted > there:
-            raise DataError(
-                f"`{name}` is {wanted} and '{task.name}' has {there} such {kind.rows}: lower it, or leave it out."
-            )
-    device, model = pick_device(config.device), resolve_model(config.model)
-    weights = torch.bfloat16 if config.weights == "bfloat16" else torch.float32
-    network, tokenizer = load_causal_lm(model, device=device, dtype=weights)
-    limit = token_limit(network, tokenizer)
-    if limit is not None and config.max_length > limit:
-        raise ConfigurationError(
-            f"`max_length` must be <= {limit}, the most that the model reads, got {config.max_length}."
-        )
-    reference = None if config.reference is None else resolve_model(config.reference)
-    other = None if reference is None else _other_reference(reference, network, tokenizer, weights, device)
-    given = _tested(config, kind, task)
-    sets = {name: kind.encode(config, tokenizer, items, name) for name, items in given.items()}
-    found = {name: _scored(config, kind, rows, network, other, tokenizer, name) for name, rows in sets.items()}
-    said = [kind.sentence(encoded, name) for name, encoded in sets.items()]
-    notices = (*task.warnings, *(sentence for sentence in said if sentence), *kind.noticed(found["test"].reference))
-    for notice in notices:
-        warnings.warn(notice, LossmithWarning, stacklevel=2)
-    return PreferenceSetting(
-        config=config,
-        kind=kind,
-        model=model,
-        device=device,
-        task=task,
-        tokenizer=tokenizer,
-        reference=reference,
-        validation=found["validation"],
-        test=found["test"],
-        shown=_shown(config, given["test"], sets["test"], limit),
-        sampling=open_sampling(
-            config,
-            tokenizer,
-            given["test"],
-            sets["test"],
-            start=model,
-            reference=reference,
-            device=device,
-            limit=limit,
-        ),
-        notices=notices,
-    )
-
-
-def _tested(config: AnswerFields, kind: AnswerKind, task: AnyTask) -> dict[str, Any]:
-    """Items of the test and of the learning curve, the same for all blocks.
-
-    Raises:
-        DataError: If answers are rated and one kind is not drawn for the test.
-    """
-    given: dict[str, Any] = {"test": task.test, "validation": task.validation[: config.curve_examples]}
-    if config.test_examples is not None:
-        given["test"] = draw_problems(task.test, config.test_examples, seed=SUBSET_SEED)
-    if kind is RATED:
-        check_both_kinds(given["test"], "test")
-        if len({row.label for row in given["validation"]}) < 2:
-            # Nothing can be told apart on the way.
-            given["validation"] = ()
-    return given
-
-
-def _shown(
-    config: AnswerFields, items: Sequence[AnyItem], encoded: AnyEncoded, limit: int | None
-) -> tuple[tuple[AnyItem, list[int]], ...]:
-    """Test rows at even distances, with prompts that leave room for an answer."""
-    if limit is not None and config.shown_answers and config.shown_tokens >= limit:
-        raise ConfigurationError(
-            f"`shown_tokens` must be < {limit}, the most that the model reads, got {config.shown_tokens}."
-        )
-    step = max(len(encoded.rows) // max(config.shown_answers, 1), 1)
-    chosen = range(0, len(encoded.rows), step)[: config.shown_answers]
-    room = None if limit is None else limit - config.shown_tokens
-    return tuple(
-        (items[encoded.places[row]], encoded.rows[row].prompt_ids[-room if room else None :]) for row in chosen
-    )
-
-
-def _scored(
-    config: AnswerFields, kind: AnswerKind, encoded: AnyEncoded, network: Any, other: Any, tokenizer: Any, name: str
-) -> Scored:
-    start, reference = (
-        kind.stored(model, tokenizer, encoded.rows, batch_size=config.eval_batch_size, name=name)
-        for model in (network, network if other is None else other)
-    )
-    return Scored(encoded=encoded, start=start, reference=reference)
-
-
-def _other_reference(
-    reference: ResolvedModel, network: Any, tokenizer: Any, weights: torch.dtype, device: torch.device
-) -> Any:
-    """A reference of its own, whose tokens are those of the model.
-
-    Raises:
-        ConfigurationError: If they are not.
-    """
-    other, theirs = load_causal_lm(reference, device=device, dtype=weights)
-    mine, known = tokenizer.get_vocab(), theirs.get_vocab()
-    if mine != known:
-        differing = sorted(token for token in mine.keys() | known.keys() if mine.get(token) != known.get(token))
-        raise ConfigurationError(
-            f"`reference` {reference.name} has another tokenizer than the model: {len(differing):,} tokens differ, the "
-            f"first is {differing[0]!r}, and log-probabilities of different tokens cannot be compared: give a model "
-            f"with the same tokenizer, or leave `reference` out."
-        )
-    return other

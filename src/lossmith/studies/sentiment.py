@@ -12,6 +12,7 @@ import torch
 
 from lossmith.errors import ConfigurationError, LossmithError, LossmithWarning, TrainingDivergedError
 from lossmith.evaluation.divergence import divergence
+from lossmith.evaluation.preferences import margin_histogram
 from lossmith.evaluation.rewards import RewardModel, open_reward
 from lossmith.evaluation.sampling import sample_answers
 from lossmith.integrations.causal_lm.divergence import row_divergences
@@ -19,6 +20,7 @@ from lossmith.integrations.causal_lm.encoding import PromptFormat
 from lossmith.integrations.causal_lm.loading import adapted_modules, load_causal_lm, save_causal_lm
 from lossmith.integrations.models import resolve_model, token_limit
 from lossmith.integrations.preference_rows import PairRow
+from lossmith.studies.answer_kinds import swapped_by_reward
 from lossmith.studies.preference_training import AnyTrainer, make_preference_trainer, make_trainer, trained_by
 from lossmith.studies.reward_model import trained_reward
 from lossmith.studies.run import TRAINING_SHARE, Progress, Setting, data_notice, pick_device
@@ -101,16 +103,23 @@ class SentimentSetting(Setting):
         return self._trainer(rows, text, seed, workspace, report)
 
     def _trainer(
-        self, rows: Sequence[PairRow] | None, text: str, seed: int, workspace: Path, report: Progress
+        self,
+        rows: Sequence[PairRow] | None,
+        text: str,
+        seed: int,
+        workspace: Path,
+        report: Progress,
+        *,
+        reference_cache: Path | None = None,
     ) -> AnyTrainer:
-        """The trainer on token rows, or on all given pairs."""
+        """The trainer on token rows, or on all given pairs; None keeps reference values in the user's cache."""
         policy, _ = load_causal_lm(self.model, device=self.device, dtype=self.dtype)
         told: dict[str, Any] = {
             "text": text,
             "seed": seed,
             "workspace": workspace,
             "on_cpu": self.device.type == "cpu",
-            "reference_cache": None,
+            "reference_cache": reference_cache,
             "report": report,
         }
         if rows is None:
@@ -159,6 +168,7 @@ class SentimentSetting(Setting):
                     *(cut for one in drawn if (cut := one["start_cut"])),
                     *(f"{trainer.loss}, seed {trainer.args.seed}: {cut}" for one in drawn if (cut := one["cut"])),
                 ],
+                "rho": margin_histogram(trainer.seen),
                 "train_texts": trained_on,
                 "pair_facts": found.facts if found else {},
                 "sampling": {"seeds": list(seeds), **by_seed},
@@ -230,8 +240,9 @@ class SentimentSetting(Setting):
         try:
             with tempfile.TemporaryDirectory(prefix="lossmith-") as folder, warnings.catch_warnings():
                 warnings.simplefilter("ignore", LossmithWarning)
-                for text in config.all_losses:
-                    self._trainer(rows, text, config.blocks[0], Path(folder), lambda share: None)
+                for place, text in enumerate(config.all_losses):
+                    own = Path(folder) / str(place)
+                    self._trainer(rows, text, config.blocks[0], Path(folder), lambda share: None, reference_cache=own)
         except (ValueError, TypeError, ImportError, RuntimeError) as error:
             if isinstance(error, LossmithError):
                 raise
@@ -277,6 +288,7 @@ def open_sentiment(config: SentimentConfig) -> SentimentSetting:
         notices.append(made.sentence)
         where = str(made.folder)
     reward = open_reward(where, label=config.reward_label, device=device)
+    notices += swapped_by_reward(reward, given.test) if given else ()
     for notice in notices:
         warnings.warn(notice, LossmithWarning, stacklevel=2)
     return SentimentSetting(
