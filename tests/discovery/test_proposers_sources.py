@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from proposer_cases import LRML, PADLL, SOURCES, context, control, events, keys, same_after_restore
+from proposer_cases import LRML, PADLL, SOURCES, context, control, keys, same_after_restore
 
 from lossmith.discovery.compiler import compile_source
 from lossmith.discovery.costs import Cost
@@ -169,7 +169,7 @@ def play(arm, rates: dict, rounds: int, n: int = 10, *, distance: float | None =
             told.append(
                 Event(
                     step=step, call=0, position=position, proposer=each.proposer, kind=kind, category="ok",
-                    distance=distance,
+                    distance=distance, rank=None if kind == "rejected" else 0,
                 )
             )  # fmt: skip
         arm.observe(told)
@@ -205,14 +205,28 @@ def test_cost_counts_against_an_arm():
     assert count["dear"] > count["cheap"]
 
 
+def told(proposer: str, kind: str, *, rank: int | None, distance: float | None = None) -> Event:
+    return Event(
+        step=0, call=0, position=0, proposer=proposer, kind=kind, category="ok", distance=distance, rank=rank
+    )  # fmt: skip
+
+
 def test_novelty_is_what_lies_far_from_known_losses():
     arm = Portfolio([Arm("random"), Arm("best-of")])
-    told = [(0.025, "measured", 0.5), (0.5, "measured", 1.0), (None, "failed", 1.0), (0.5, "duplicate", 0.0)]
-    for distance, kind, expected in told:
+    cases = [(0.025, "measured", 0.5), (0.5, "measured", 1.0), (None, "measured", 1.0), (0.5, "failed", 0.0)]
+    for distance, kind, expected in [*cases, (0.5, "duplicate", 0.0)]:
         before = arm.tallies["random"].novelty
-        arm.observe([Event(step=0, call=0, position=0, proposer="random", kind=kind, category="ok", distance=distance)])
+        arm.observe([told("random", kind, rank=None if kind == "duplicate" else 0, distance=distance)])
         assert arm.tallies["random"].novelty - before == pytest.approx(expected)
-    assert arm.tallies["random"].proposed == 4
+    assert arm.tallies["random"].proposed == 5
+
+
+def test_only_the_best_third_of_a_round_counts():
+    arm = Portfolio([Arm("random"), Arm("best-of")])
+    arm.observe([told("best-of" if rank < 2 else "random", "measured", rank=rank) for rank in range(6)])
+    assert (arm.tallies["best-of"].novelty, arm.tallies["random"].novelty) == (2.0, 0.0)
+    arm.observe([told("random", "measured", rank=rank) for rank in range(4)])
+    assert (arm.tallies["random"].novelty, arm.tallies["random"].proposed) == (2.0, 8)
 
 
 def test_random_takes_over_what_an_arm_does_not_deliver():
@@ -242,6 +256,5 @@ def test_shares_are_those_of_the_run_whatever_was_drawn_before():
     one = arm.shares(context(step=3).draw("portfolio/shares"), 20)
     assert one == arm.shares(context(step=3).draw("portfolio/shares"), 20)
     assert sum(one.values()) == 20
-    told = [each for each in events(arm.propose(context(), 6).proposals, 0) if each.proposer == "random"]
-    arm.observe(told * 30)
+    arm.observe([told("random", "measured", rank=0)] * 90)
     assert arm.shares(context(step=3).draw("portfolio/shares"), 20)["random"] > one["random"]

@@ -1,9 +1,13 @@
-"""Several proposers as one: asks those more often that bring more new programs for what they cost.
+"""Several proposers as one: asks those more often that bring more new and good programs for what they cost.
+
+New is not enough: what is drawn blindly is always new, and the children of good programs often lie near known ones. So
+a program counts by its novelty where it is among the best third of its round, and not at all elsewhere.
 
 Every arm keeps a floor, and random and best-of-N are always among them: without them nobody can say what the clever
 ones are worth. Choices follow from counts and from the run's draws alone.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +33,8 @@ class PortfolioSettings:
     """The same in seconds of a device or of waiting."""
     far: float = 0.05
     """Distance to the closest known loss from which on a program counts as wholly new."""
+    promising: float = 1 / 3
+    """Best share of a round's measured programs, in (0, 1], that counts at all."""
 
 
 @dataclass
@@ -40,7 +46,7 @@ class Tally:
     proposed: int = 0
     """Proposals that it made and that were heard of."""
     novelty: float = 0.0
-    """Sum over its admitted programs of their novelty, in [0, 1] each."""
+    """Sum over its promising programs of their novelty, in [0, 1] each."""
     cost: float = 0.0
     """What its proposals cost, in proposals."""
 
@@ -109,11 +115,13 @@ class Portfolio:
 
     def observe(self, events: Sequence[Event]) -> None:
         """Count, and pass everything on: arms learn from each other's programs."""
+        ranked = sum(event.rank is not None for event in events)
+        places = math.ceil(self.settings.promising * ranked - 1e-9)
         for event in events:
             tally = self.tallies.get(event.proposer)
             if tally is not None:
                 tally.proposed += 1
-                tally.novelty += self._novelty(event)
+                tally.novelty += self._novelty(event, places)
         for arm in self._arms.values():
             arm.observe(events)
 
@@ -160,9 +168,9 @@ class Portfolio:
         """Counts by arm."""
         return dict(self.tallies)
 
-    def _novelty(self, event: Event) -> float:
-        """0 for what was not admitted; else how far it is from the closest known loss, 1 from `far` on."""
-        if event.kind not in ("measured", "failed"):
+    def _novelty(self, event: Event, places: int) -> float:
+        """How far a program on the first places is from the closest known loss, 1 from `far` on; else 0."""
+        if event.kind != "measured" or event.rank is None or event.rank >= places:
             return 0.0
         return 1.0 if event.distance is None else min(1.0, max(0.0, event.distance / self.settings.far))
 
