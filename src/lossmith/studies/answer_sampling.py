@@ -204,16 +204,26 @@ def open_sampling(
         device=device,
         prompts=tuple(items[place].prompt for _, place in drawn),
         prompt_ids=tuple(ids[-room if room else None :] for ids, _ in drawn),
-        reward=open_reward(config.reward, label=config.reward_label, device=device, scores=True)
-        if config.reward
-        else None,
+        reward=_reward(config, device),
         likelihood=resolve_model(config.likelihood) if config.likelihood else None,
     )
-    if config.metric in ("reward", "reward_score") and config.metric != found.reward_name:
-        raise ConfigurationError(f"`metric` must be {found.reward_name} with this reward, got '{config.metric}'.")
+    _check_metric(found)
     if found.likelihood is not None:
         _check_likelihood(found)
     return found
+
+
+def _reward(config: AnswerFields, device: torch.device) -> RewardModel | None:
+    if not config.reward:
+        return None
+    return open_reward(config.reward, label=config.reward_label, device=device, scores=True)
+
+
+def _check_metric(sampling: AnswerSampling) -> None:
+    """See that a reward that decides is of the kind that there is."""
+    metric = sampling.config.metric
+    if metric in ("reward", "reward_score") and metric != sampling.reward_name:
+        raise ConfigurationError(f"`metric` must be {sampling.reward_name} with this reward, got '{metric}'.")
 
 
 def _drawn_prompts(count: int, encoded: AnyEncoded) -> list[tuple[list[int], int]]:

@@ -63,16 +63,7 @@ def open_preference(config: AnswerFields) -> PreferenceSetting:
     loaded = _load(config)
     given = _tested(config, kind, task)
     sets = {name: kind.encode(config, loaded.tokenizer, items, name) for name, items in given.items()}
-    sampling = open_sampling(
-        config,
-        loaded.tokenizer,
-        given["test"],
-        sets["test"],
-        start=loaded.model,
-        reference=loaded.reference,
-        device=loaded.device,
-        limit=loaded.limit,
-    )
+    sampling = _sampling(config, loaded, given["test"], sets["test"])
     shown = _shown(config, given["test"], sets["test"], loaded.limit)
     found = {name: _scored(config, kind, rows, loaded, name) for name, rows in sets.items()}
     notices = (*task.warnings, *_noticed(kind, sets, found["test"], sampling, given["test"]))
@@ -140,16 +131,31 @@ def _load(config: AnswerFields) -> Networks:
     )
 
 
+def _sampling(
+    config: AnswerFields, loaded: Networks, items: Sequence[AnyItem], encoded: AnyEncoded
+) -> AnswerSampling | None:
+    return open_sampling(
+        config,
+        loaded.tokenizer,
+        items,
+        encoded,
+        start=loaded.model,
+        reference=loaded.reference,
+        device=loaded.device,
+        limit=loaded.limit,
+    )
+
+
 def _noticed(
     kind: AnswerKind, sets: Mapping[str, AnyEncoded], test: Scored, sampling: AnswerSampling | None, items: Any
 ) -> tuple[str, ...]:
     """What the encoding cost, and what the reference and the reward say of the data."""
     said = [kind.sentence(encoded, name) for name, encoded in sets.items()]
-    rewarded = kind is PAIRS and sampling is not None and sampling.reward is not None
+    reward = None if sampling is None or kind is not PAIRS else sampling.reward
     return (
         *(sentence for sentence in said if sentence),
         *kind.noticed(test.reference),
-        *(swapped_by_reward(sampling.reward, items) if rewarded else ()),
+        *(() if reward is None else swapped_by_reward(reward, items)),
     )
 
 

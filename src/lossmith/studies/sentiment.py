@@ -22,7 +22,7 @@ from lossmith.integrations.models import resolve_model, token_limit
 from lossmith.integrations.preference_rows import PairRow
 from lossmith.studies.answer_kinds import swapped_by_reward
 from lossmith.studies.preference_training import AnyTrainer, make_preference_trainer, make_trainer, trained_by
-from lossmith.studies.reward_model import trained_reward
+from lossmith.studies.reward_model import TRAINED, trained_reward
 from lossmith.studies.run import TRAINING_SHARE, Progress, Setting, data_notice, pick_device
 from lossmith.studies.sentiment_config import SAMPLED, SentimentConfig
 from lossmith.studies.sentiment_samples import BlockPairs, block_pairs, start_answers
@@ -281,13 +281,8 @@ def open_sentiment(config: SentimentConfig) -> SentimentSetting:
         seed=config.prompt_seed,
         excluded={prompt_text(pair.prompt) for pair in given.train} if given else (),
     )
-    notices = [*prompts.warnings, *(given.warnings if given else ())]
-    where = config.reward
-    if config.reward == "trained":
-        made = trained_reward(say=lambda text: warnings.warn(text, LossmithWarning, stacklevel=2))
-        notices.append(made.sentence)
-        where = str(made.folder)
-    reward = open_reward(where, label=config.reward_label, device=device)
+    reward, said = _reward(config, device)
+    notices = [*prompts.warnings, *(given.warnings if given else ()), *said]
     notices += swapped_by_reward(reward, given.test) if given else ()
     for notice in notices:
         warnings.warn(notice, LossmithWarning, stacklevel=2)
@@ -301,6 +296,14 @@ def open_sentiment(config: SentimentConfig) -> SentimentSetting:
         given=given,
         notices=tuple(notices),
     )
+
+
+def _reward(config: SentimentConfig, device: torch.device) -> tuple[RewardModel, tuple[str, ...]]:
+    """The reward, and what a report must say of it."""
+    if config.reward != TRAINED:
+        return open_reward(config.reward, label=config.reward_label, device=device), ()
+    made = trained_reward(say=lambda text: warnings.warn(text, LossmithWarning, stacklevel=2))
+    return open_reward(str(made.folder), label=config.reward_label, device=device), (made.sentence,)
 
 
 def _check_room(config: SentimentConfig, limit: int | None) -> None:
