@@ -180,15 +180,14 @@ def judgements(folder) -> list[dict]:
 
 def test_two_files_of_one_model_lose_no_judgements(capsys, tmp_path):
     rows = {str(n): ["text", "text"] for n in range(81, 84)}
-    words = graded_files(tmp_path, rows, {name: ["other", "other"] for name in rows}, names=("same", "same"))
-
-    def answer(body):
-        return f"Rating: [[{3 if 'other' in body['messages'][1]['content'].split('Answer')[-2] else 8}]]"
-
-    with scripted.judge_server(answer) as server:
+    words = graded_files(tmp_path, rows, {name: ["zebra", "zebra"] for name in rows}, names=("same", "same"))
+    with scripted.judge_server(
+        lambda body: f"Rating: [[{3 if 'zebra' in body['messages'][1]['content'] else 8}]]"
+    ) as server:
         assert run(capsys, *words, "--base-url", server.base_url)[0] == 0
     lines = judgements(tmp_path / "out")
     assert [(line["side"], line["model"]) for line in lines] == [("answers", "same")] * 6 + [("baseline", "same")] * 6
+    assert [line["value"] for line in lines] == [8] * 6 + [3] * 6
 
 
 def test_a_baseline_that_cannot_be_compared_is_found_before_anything_is_asked(capsys, tmp_path):
