@@ -1,6 +1,6 @@
 """`lossmith answer` and `lossmith judge`: answers of a model to questions, and what a judge makes of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ AT_ENDPOINT: tuple[str, ...] = ("mt_bench", "pairs", "tldr")
 OFFLINE: tuple[str, ...] = ("reward", "likelihood")
 KINDS = AT_ENDPOINT + OFFLINE
 STYLES = {"pairs": "helpful", "tldr": "concise"}
-READ_BY: dict[str, tuple[str, ...]] = dict.fromkeys(
+READ_BY: Mapping[str, tuple[str, ...]] = dict.fromkeys(
     (
         "base_url", "concurrency", "max_calls", "max_tokens", "timeout", "tries", "temperature", "reply_tokens",
         "repeats", "cache",
