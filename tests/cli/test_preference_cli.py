@@ -52,6 +52,14 @@ def test_train_on_rated_answers_behind_the_flag(lossmith, tmp_path, capsys):
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_what_is_asked_of_a_file_is_compared_with_what_it_has(lossmith, capsys):
+    assert lossmith("compare", "prefs.jsonl", "test_examples=500", *SMALL[1:]) == 2
+    message = capsys.readouterr().err
+    assert "pairs to test: lower it or leave it out, or change `test_fraction`, which is 0.2 of the prompts." in message
+    assert lossmith("compare", "none.jsonl", "train_examples=8") == 2
+    assert "There is no file or folder `none.jsonl`" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("loss", ["lrml", "kto", "dpo + 0.1*cross_entropy"])
 def test_a_file_without_columns_of_pairs_is_no_table_of_texts_for_a_preference_loss(lossmith, tmp_path, capsys, loss):
     (tmp_path / "other.jsonl").write_text('{"question": "Q", "good": "a", "bad": "b"}\n' * 3, encoding="utf-8")

@@ -295,6 +295,13 @@ def test_pairs_that_are_cut_or_swapped_are_said(settings, tmp_path):
     assert "swapped" not in said
 
 
+def test_small_updates_that_bfloat16_loses_are_said(settings):
+    words = "All weights are trained in bfloat16"
+    assert words in opened(settings | {"lora": None, "weights": "bfloat16"})[1]
+    assert words not in opened(settings | {"weights": "bfloat16"})[1]
+    assert words not in opened(settings | {"lora": None})[1]
+
+
 def test_columns_that_the_reference_would_swap_are_said(settings, tmp_path):
     network, tokenizer = load_causal_lm(resolve_model(settings["model"]))
     draw = random.Random(4)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def open_preference(config: AnswerFields) -> PreferenceSetting:
     sampling = _sampling(config, loaded, given["test"], sets["test"])
     shown = _shown(config, given["test"], sets["test"], loaded.limit)
     found = {name: _scored(config, kind, rows, loaded, name) for name, rows in sets.items()}
-    notices = (*task.warnings, *_noticed(kind, sets, found["test"], sampling, given["test"]))
+    notices = (*task.warnings, *_coarse_weights(config), *_noticed(kind, sets, found["test"], sampling, given["test"]))
     for notice in notices:
         warnings.warn(notice, LossmithWarning, stacklevel=2)
     return PreferenceSetting(
@@ -93,14 +94,27 @@ def _check_losses(config: AnswerFields, kind: AnswerKind) -> None:
         build_loss(text, 0, {})
 
 
+def _coarse_weights(config: AnswerFields) -> tuple[str, ...]:
+    """What happens to small updates of weights that have no finer copy."""
+    if config.lora is not None or config.weights != "bfloat16":
+        return ()
+    return (
+        "All weights are trained in bfloat16, whose step is 1/256 of a weight: updates below half of it are lost. Take "
+        "`weights=float32 precision=bf16`, which keeps a fine copy, or `lora`.",
+    )
+
+
 def _check_counts(config: AnswerFields, kind: AnswerKind, task: AnyTask) -> None:
-    for name, wanted, there in (
-        ("train_examples", config.train_examples, len(task.train)),
-        ("test_examples", config.test_examples, len(task.test)),
+    for split, wanted, there in (
+        ("train", config.train_examples, len(task.train)),
+        ("test", config.test_examples, len(task.test)),
     ):
         if wanted is not None and wanted > there:
+            cut = Path(config.task).is_file() or any("test rows were cut" in warning for warning in task.warnings)
+            other = f", or change `test_fraction`, which is {config.test_fraction:g} of the prompts" if cut else ""
             raise DataError(
-                f"`{name}` is {wanted} and '{task.name}' has {there} such {kind.rows}: lower it, or leave it out."
+                f"`{split}_examples` is {wanted} and '{task.name}' has {there} {kind.rows} to {split}"
+                f"{'' if split == 'test' else ' on'}: lower it or leave it out{other}."
             )
 
 

@@ -23,6 +23,7 @@ from lossmith.tasks.sentiment import is_sentiment_task
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
+FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 GROUPS = ("trainer", "lora")
 """Settings that have settings below them."""
 
@@ -55,8 +56,12 @@ def kind_of_study(values: dict[str, Any]) -> type[SharedConfig]:
 def checked(kind: type[Settings], values: dict[str, Any], place: str) -> Settings:
     """Settings of one kind, or one sentence on the first that does not fit; see `make_config`."""
     known = kind.model_fields
+    task = Path(str(values.get("task", "")))
     for name in values:
         if name not in known:
+            if kind is StudyConfig and task.suffix in FILES and not task.exists():
+                # Which settings it may have is decided by what it holds.
+                raise ConfigurationError(f"There is no file or folder `{task}` (looked from `{Path.cwd()}`).")
             raise ConfigurationError(
                 f"{place}: there is no setting `{name}`.{_elsewhere(name, kind, values) or did_you_mean(name, known)} "
                 f"Known: {', '.join(known)}."
