@@ -311,6 +311,11 @@ def test_the_forecast_is_the_sum_by_hand():
     seen = {"toy": Cost(device_seconds=2)}
     measured = forecast(settings, rungs, [], proposer, measured=seen.get)
     assert measured.round.device_seconds == pytest.approx(2 * 32 + 13 + 10 * 33)
+    # A ground that nothing ran on yet goes at the pace of the last rung, here three times as slow as declared.
+    other = replace(rungs[1], name="other")
+    seen = {rungs[2].name: Cost(device_seconds=30)}
+    measured = forecast(settings, rungs, [rungs[2], other], proposer, measured=seen.get)
+    assert measured.confirmation.device_seconds == pytest.approx(5 * 5 * (30 + 3 * 1))
 
 
 def test_rounds_that_fit_leave_room_for_the_confirmation():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lossmith.discovery.costs import ZERO, Budget, Cost, show_amount
 from lossmith.discovery.proposers.base import Proposer
@@ -85,9 +85,14 @@ def forecast(
         workers: Evaluations at a time; they share the wall's time.
         measured: Rung name -> mean cost of an evaluation so far, which corrects what the rung declares.
     """
+    pace = _pace(rungs[-1], measured)
 
     def one(rung: Rung) -> Cost:
-        return evaluation_cost(rung, measured, workers)
+        cost = evaluation_cost(rung, measured, workers)
+        if rung in rungs or (measured is not None and measured(rung.name) is not None):
+            return cost
+        # The ground beside the last rung trains the same model on the same machine.
+        return replace(cost, device_seconds=pace * cost.device_seconds, wall_seconds=pace * cost.wall_seconds)
 
     cohort, search, baseline = float(settings.candidates), proposer.expected_cost(settings.candidates), ZERO
     for rung, blocks in zip(rungs, settings.blocks, strict=True):
@@ -100,6 +105,12 @@ def forecast(
         confirmation = confirmation + (settings.confirmation_blocks * (settings.finalists + _FIXED)) * one(rung)
         baseline = baseline + (settings.confirmation_blocks * _FIXED) * one(rung)
     return Forecast(baseline=baseline, round=search, confirmation=confirmation)
+
+
+def _pace(rung: Rung, measured: Callable[[str], Cost | None] | None) -> float:
+    """How many times longer than declared an evaluation took; 1 where none is known."""
+    known = None if measured is None else measured(rung.name)
+    return known.device_seconds / rung.cost.device_seconds if known is not None and rung.cost.device_seconds else 1.0
 
 
 def evaluation_cost(rung: Rung, measured: Callable[[str], Cost | None] | None, workers: int) -> Cost:
