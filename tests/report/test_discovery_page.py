@@ -13,6 +13,7 @@ from lossmith.report.discovery_tables import (
     evidence_table,
     fate_of,
     lineage_table,
+    negatives,
     spend_table,
 )
 
@@ -49,6 +50,15 @@ def test_a_fate_is_that_of_the_highest_rung(history):
     elite = next(each for each in past.decisions if each.program == key)
     held = replace(past, decisions=[*past.decisions, replace(elite, kind="elite", step=past.rounds - 1)])
     assert fate_of(held, key) == "elite"
+
+
+def test_a_confirmation_that_was_broken_off_says_nothing_of_the_control(history):
+    broken_off = replace(history, verdicts=[], claims=[], confirmed=False)
+    assert answers(broken_off)[0].startswith("The confirmation is not finished: nothing is claimed yet.")
+    assert not any("Nothing is claimed" in each for each in negatives(broken_off))
+    without = replace(broken_off, confirmed=True)
+    assert answers(without)[0].startswith("Nothing beat the control: no elite of the search was better")
+    assert any("so none was confirmed" in each for each in negatives(without))
 
 
 def test_claims_stand_in_the_order_of_the_finalists(history):

@@ -73,6 +73,8 @@ class History:
     wall_seconds: float
     closed: Mapping[str, Any] | None
     """Why the search ended; None where it goes on."""
+    confirmed: bool
+    """Whether the confirmation is done, of all finalists or because there are none."""
     ended: str | None
     """How the last session ended; None where it was killed."""
 
@@ -217,6 +219,7 @@ def open_history(folder: str | Path) -> History:
             spend=_spend(database, grounds),
             wall_seconds=sum(row[0] for row in sessions),
             closed=None if found is None else found[1],
+            confirmed=archive.find_stage("confirmed") is not None,
             ended=sessions[-1][1] if sessions else None,
         )
 

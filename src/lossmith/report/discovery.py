@@ -91,6 +91,8 @@ def answers(history: History) -> list[str]:
         lines.append(f"{key[:8]} is better than the control on every fresh ground: {told}.")
     if not lines and history.closed is None:
         lines.append("The run is not finished: nothing is claimed yet.")
+    elif not lines and not history.confirmed:
+        lines.append("The confirmation is not finished: nothing is claimed yet. More --budget goes on with it.")
     elif not lines and history.verdicts:
         lines.append("Nothing beat the control: no finalist was better on every fresh ground.")
     elif not lines:

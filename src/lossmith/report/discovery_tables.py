@@ -305,7 +305,7 @@ def _bare(resource: str, amount: float) -> str:
 def negatives(history: History, names: Mapping[str, str] | None = None) -> list[str]:
     """What was tried in vain, in sentences."""
     said = []
-    if history.closed is not None and not history.announced():
+    if history.confirmed and not history.announced():
         many = len(history.verdicts)
         said.append(
             f"Nothing is claimed: {many} finalist{'s' if many != 1 else ''} met the control on fresh ground, none was "
