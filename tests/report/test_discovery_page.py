@@ -77,6 +77,6 @@ def test_a_run_without_finalists_does_not_speak_of_them(history):
     assert "no finalist was better" in answers(history)[0]
     shown = shown_programs(none)
     page = render_discovery(none, discovery_figures(none, shown), [])
-    assert "Nothing: no program has met the control on fresh ground." in page
+    assert "Nothing: no finalist has come through a whole confirmation." in page
     assert "Candidates against the control, <code>-logsigmoid(0.1 * " in page
     assert answers(history)[-1].endswith("because all rounds were done.")
