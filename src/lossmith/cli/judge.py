@@ -33,7 +33,9 @@ READ_BY: Mapping[str, tuple[str, ...]] = dict.fromkeys(
 
 def answer(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="embedded: name, folder or hub id.")],
-    questions: Annotated[str, typer.Option(help="mt_bench, alpaca_eval:FOLDER, or a file with turns or prompt.")],
+    questions: Annotated[
+        str, typer.Option(help="mt_bench, alpaca_eval:FOLDER, tldr:FOLDER, pairs:TASK, or a file with turns or prompt.")
+    ],
     out: Annotated[Path, typer.Option(help="A .jsonl file; continued if it holds answers of the same settings.")],
     name: Annotated[str | None, typer.Option(help="What the file calls the model; MODEL.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 1024,
@@ -88,7 +90,9 @@ def judge(
     answers: Annotated[str, typer.Argument(metavar="ANSWERS", help="File that `lossmith answer` wrote.")],
     model: Annotated[str, typer.Option(help="The judge at its endpoint; for reward and likelihood a model here.")],
     base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible address, http://127.0.0.1:8000/v1.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="Answers to compare with; or alpaca_eval:FOLDER.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Answers to compare with; alpaca_eval:, tldr:, pairs: as in answer.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Calls under way at once.")] = 8,
     max_calls: Annotated[int | None, typer.Option(help="Most requests of this command, tries included.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens of this command, read and written.")] = None,

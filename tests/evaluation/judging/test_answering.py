@@ -207,6 +207,31 @@ def test_alpaca_eval_comes_from_a_folder(tmp_path):
         answers_from(f"{name}#c")
 
 
+def test_posts_of_tldr_are_questions_and_the_preferred_summaries_answers(tmp_path):
+    def row(number: int, post: str) -> str:
+        info = {"id": f"t{number}", "subreddit": "pets", "title": "Cats", "post": post, "site": None, "article": None}
+        summaries = [{"text": f" first {number}"}, {"text": f" second {number}"}]
+        return json.dumps({"info": info, "summaries": summaries, "choice": number % 2})
+
+    for split in ("train", "test"):
+        rows = [row(number, f"My {split} cat {number // 2} sat.") for number in range(4)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+    name = f"tldr:{tmp_path}"
+    asked = questions_from(name)
+    assert [f"My test cat {number} sat." in one.turns[0] for number, one in enumerate(asked)] == [True, True]
+    found = answers_from(name)
+    assert [found.rows[one.id].answers for one in asked] == [("first 0",), ("first 2",)]
+    assert all(found.rows[one.id].turns == one.turns for one in asked)
+
+
+def test_questions_of_pairs_are_what_the_user_says():
+    asked, chosen = questions_from("pairs:polite_pairs"), answers_from("pairs:polite_pairs")
+    assert len(asked) == len({one.turns for one in asked}) == len(chosen.rows) > 50
+    assert not any(one.turns[0].startswith("user:") for one in asked)
+    with pytest.raises(ConfigurationError, match="Did you mean 'polite_pairs'"):
+        questions_from("pairs:polite_pair")
+
+
 def test_difficulties_and_gamed_rows_are_read_as_alpaca_eval_writes_them(tmp_path):
     path = tmp_path / "instruction_difficulty.csv"
     path.write_text(",instruction_difficulty\n0,-0.5\n1,1.25\n")

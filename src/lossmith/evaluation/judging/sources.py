@@ -15,18 +15,22 @@ from lossmith.evaluation.judging.length_control import GamedRows
 from lossmith.tasks._tables import Table, read_table
 from lossmith.tasks.alpaca_eval import load_alpaca_eval
 from lossmith.tasks.mt_bench import load_mt_bench
+from lossmith.tasks.preference import Pair, chat, prompt_text
+from lossmith.tasks.preference_loading import load_preference_task
 
 _SHOWN_DIGITS = 16
 
 ALPACA_EVAL = "alpaca_eval:"
 ALPACA_EVAL_BASELINE = "gpt4_1106_preview"
 """The baseline of AlpacaEval 2."""
+PAIRS, TLDR = "pairs:", "tldr:"
+"""Test prompts of a set of preferences, `pairs:TASK`; of the summaries of TL;DR, `tldr:FOLDER` or `tldr:hub`."""
 DIFFICULTIES, GAMED = "instruction_difficulty.csv", "df_gamed.csv"
 """AlpacaEval's files for the length-controlled win rate, which may lie in the folder of its instructions."""
 
 
 def questions_from(name: str) -> list[Asked]:
-    """Questions by name: `mt_bench`, `alpaca_eval:FOLDER`, or a file.
+    """Questions by name: `mt_bench`, `alpaca_eval:FOLDER`, `pairs:TASK`, `tldr:FOLDER`, or a file.
 
     A file has one row per question with `turns` (a list of texts) or `prompt` (a text); `id`, `category` where known.
 
@@ -38,6 +42,8 @@ def questions_from(name: str) -> list[Asked]:
     if name.startswith(ALPACA_EVAL):
         rows = load_alpaca_eval(Path(name.removeprefix(ALPACA_EVAL)).expanduser())
         return [Asked(id=row.id, turns=(row.text,), category=row.category) for row in rows]
+    if name.startswith((PAIRS, TLDR)):
+        return [Asked(id=pair.id, turns=(_question_of(pair),), category="") for pair in _asked_pairs(name)]
     path = Path(name).expanduser()
     table = read_table(path)
     questions = [_question(path, table, row) for row in range(table.num_rows)]
@@ -49,11 +55,20 @@ def questions_from(name: str) -> list[Asked]:
 
 
 def answers_from(name: str) -> AnswerSet:
-    """Answers by name: a file, or `alpaca_eval:FOLDER` for AlpacaEval 2's baseline, with `#MODEL` for another.
+    """Answers by name: a file, or those of a set.
+
+    Sets are `alpaca_eval:FOLDER` for AlpacaEval 2's baseline, with `#MODEL` for another; `pairs:TASK` and `tldr:FOLDER`
+    for the chosen answers.
 
     Raises:
         DataError: If there are none.
     """
+    if name.startswith((PAIRS, TLDR)):
+        rows = {
+            pair.id: AnswerRow(id=pair.id, answers=(pair.chosen.strip(),), turns=(_question_of(pair),))
+            for pair in _asked_pairs(name)
+        }
+        return AnswerSet(model=f"chosen answers of {name}", rows=rows)
     if not name.startswith(ALPACA_EVAL):
         return read_answers(Path(name).expanduser())
     folder, _, model = name.removeprefix(ALPACA_EVAL).partition("#")
@@ -70,6 +85,25 @@ def answers_from(name: str) -> AnswerSet:
             for row in rows
         },
     )
+
+
+def _asked_pairs(name: str) -> list[Pair]:
+    """The first test pair of each prompt."""
+    kind, _, rest = name.partition(":")
+    if kind + ":" == TLDR:
+        task = load_preference_task("tldr", data=rest if rest == "hub" else str(Path(rest).expanduser()))
+    else:
+        task = load_preference_task(rest)
+    first: dict[str, Pair] = {}
+    for pair in task.test:
+        first.setdefault(prompt_text(pair.prompt), pair)
+    return list(first.values())
+
+
+def _question_of(pair: Pair) -> str:
+    """What the user says; a longer chat as one text."""
+    turns = chat(pair.prompt)
+    return turns[0].content if len(turns) == 1 and turns[0].role == "user" else prompt_text(pair.prompt)
 
 
 @dataclass(frozen=True, kw_only=True)
