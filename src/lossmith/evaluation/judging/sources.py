@@ -36,6 +36,7 @@ def questions_from(name: str) -> list[Asked]:
 
     Raises:
         DataError: If there are none, or an id comes twice.
+        ConfigurationError: If there is no such set of pairs.
     """
     if name == "mt_bench":
         return [Asked(id=one.id, turns=tuple(one.turns), category=one.category) for one in load_mt_bench()]
@@ -62,6 +63,7 @@ def answers_from(name: str) -> AnswerSet:
 
     Raises:
         DataError: If there are none.
+        ConfigurationError: If there is no such set of pairs.
     """
     if name.startswith((PAIRS, TLDR)):
         rows = {
