@@ -135,7 +135,12 @@ def test_training_teaches_the_preference_and_lrml_at_a_small_beta_the_contrary(r
     assert taught.metrics["preference_accuracy"] == 1.0
     assert taught.metrics["margin"] > 1.0
     # Its gradient at a margin of 0 is positive: a fresh pair is pushed down first.
-    assert run("lrml", epochs=4).metrics["margin"] < 0
+    contrary = run("lrml", epochs=4)
+    assert contrary.metrics["margin"] < -0.5
+    said = [
+        each for record in (taught, contrary) for each in record.config["notices"] if "rejected answers gained" in each
+    ]
+    assert [each[:13] for each in said] == ["lrml, seed 0:"]
 
 
 def test_the_first_step_of_dpo_is_log_2_exactly(run):

@@ -38,6 +38,8 @@ from lossmith.tasks.preference import prompt_text
 
 WHOLE = -1
 """Key of all training rows among the draws of the blocks."""
+CONTRARY_NATS = 0.5
+"""Mean margin below minus which a training is said to have taught the contrary."""
 CHECKED_ROWS = 4
 """Training pairs of the trainers that are made, and not used, before a study begins."""
 
@@ -221,7 +223,7 @@ class PreferenceSetting(Setting):
             "evaluation_seconds": time.perf_counter() - begun,
             "config": {
                 **sampled["config"],
-                "notices": [*self._noticed(trainer.args.seed), *sampled["said"]],
+                "notices": [*self._noticed(trainer.args.seed), *_contrary(trainer, metrics), *sampled["said"]],
                 "rho": margin_histogram(trainer.seen),
                 "shown": self._answers(trainer.model),
                 "adapted_modules": adapted_modules(trainer.model),
@@ -281,3 +283,15 @@ def _few(rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
     half = CHECKED_ROWS // 2
     kinds = [[row for row in rows if getattr(row, "label", None) is label][:half] for label in (True, False)]
     return [*kinds[0], *kinds[1]] or rows[:CHECKED_ROWS]
+
+
+def _contrary(trainer: AnyTrainer, metrics: dict[str, float]) -> list[str]:
+    """What to say where a training on pairs taught the contrary."""
+    margin = metrics.get("margin", 0.0)
+    if margin > -CONTRARY_NATS:
+        return []
+    return [
+        f"{trainer.loss}, seed {trainer.args.seed}: the rejected answers gained on the chosen ones, the mean margin of "
+        f"the test is {margin:.2f} nats. Some losses (lrml and the released aql at small betas) push margins down "
+        f"before they lift them; swapped columns look like this too."
+    ]
