@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from lossmith.cli import app
 from lossmith.discovery import ladder, start
 from lossmith.discovery.controls import canaries_of, control_of
+from lossmith.discovery.costs import Budget
 from lossmith.discovery.export import export
 from lossmith.discovery.history import open_history
 from lossmith.discovery.rungs.tiny import TinyPreference
@@ -250,3 +251,13 @@ def test_words_that_name_no_program(finished, tmp_path):
     with pytest.raises(EvidenceError, match="holds no discovery run"):
         open_history(tmp_path)
     assert isinstance(run("report", tmp_path / "none").exception, EvidenceError)
+
+
+def test_draws_do_not_depend_on_where_a_folder_of_candidates_lies(tmp_path):
+    names = set()
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        budget, rungs = Budget(jobs=500), ladder.make_ladder("preference", ["toy"])
+        setup = start.make_setup("preference", rungs, seed=0, budget=budget, proposers=["gp", str(folder)], rounds=1)
+        names.add(setup.proposer.name)
+    assert names == {"gp+human"}

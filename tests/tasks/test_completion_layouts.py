@@ -177,7 +177,9 @@ def test_a_hidden_test_without_validation_rows_cannot_be_scored(tmp_path):
 def test_one_test_row_without_an_answer_is_an_error_and_no_reason_to_swap(tmp_path):
     labelled = {**HELLASWAG, "label": 1}
     rows = {"train.jsonl": [labelled], "validation.jsonl": [labelled], "test.jsonl": [labelled, HELLASWAG]}
-    assert "test.jsonl` row 2 has no field `label` or `answerKey`." in message("hellaswag", write(tmp_path / "d", rows))
+    assert "test.jsonl` row 2 must have a value in field `label`, got null." in message(
+        "hellaswag", write(tmp_path / "d", rows)
+    )
 
 
 def test_svamp_as_released(tmp_path):
@@ -288,7 +290,7 @@ def test_a_file_is_no_folder(tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("gsm8k", {"answer": None}, "row 2 has no field `answer`. Its fields: question."),
+        ("gsm8k", {"answer": None}, "row 2 must have a value in field `answer`, got null."),
         ("gsm8k", {"question": "  "}, "row 2 has nothing in field `question`: fill it in or remove the row."),
         ("gsm8k", {"question": ["x"]}, "row 2 must have text in field `question`, got ['x'] (list)."),
         ("gsm8k", {"question": "\ud800"}, "row 2 must have valid Unicode in field `question`"),
@@ -296,7 +298,7 @@ def test_a_file_is_no_folder(tmp_path):
         ("gsm8k", {"answer": "#### many"}, "row 2 must have a number as its answer, got 'many'."),
         ("mathqa", {"options": "1, 2"}, "row 2 must have options `a ) ... , b ) ...` to e, got '1, 2' (no option a)."),
         ("mathqa", {"correct": "f"}, "row 2 must name its right option by one of a, b, c, d, e or by 0 to 4, got 'f'."),
-        ("mathqa", {"linear_formula": None}, "row 2 has no field `program` or `linear_formula`."),
+        ("mathqa", {"linear_formula": None}, "row 2 must have a value in field `linear_formula`, got null."),
         ("hellaswag", {"label": 4}, "row 2 must name its right option by one of A, B, C, D or by 0 to 3, got 4."),
         ("hellaswag", {"label": True}, "by 0 to 3, got True."),
         ("hellaswag", {"endings": ["x"]}, "row 2 must have 2 to 26 options with text, got ['x']."),
@@ -306,9 +308,9 @@ def test_a_file_is_no_folder(tmp_path):
             {"endings": "x"},
             "row 2 must have options as a list of texts or as `text` and `label`, got 'x'.",
         ),
-        ("hellaswag", {"ctx": None}, "row 2 has no field `ctx` or `question`."),
+        ("hellaswag", {"ctx": None}, "row 2 must have a value in field `ctx`, got null."),
         ("svamp", {"Equation": "4 ^ 2"}, "row 2 must have an equation of + - * / and numbers, got '4 ^ 2'."),
-        ("qasc", {"fact2": None}, "row 2 has no field `fact2`. Did you mean 'fact1'?"),
+        ("qasc", {"fact2": None}, "row 2 must have a value in field `fact2`, got null."),
         ("qasc", {"choices": {"text": TEXTS, "label": ["A"]}}, "one label per option, got 1 for 4 options."),
     ],
 )

@@ -250,7 +250,7 @@ def test_a_wrong_choice_file_is_named_with_its_key(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": None}, "row 3 has no field `question`. Its fields: steps, answer."),
+        ({"question": None}, "row 3 must have a value in field `question`, got null."),
         ({"question": ""}, "row 3 has nothing in field `question`: fill it in or remove the row."),
         ({"steps": ["a"]}, "row 3 must have text in field `steps`, got ['a'] (list)."),
         ({"answer": True}, "row 3 must have text in field `answer`, got True (bool)."),
@@ -279,7 +279,7 @@ def test_a_field_that_no_row_has_is_near_another(tmp_path):
         ({"options_list": ["a", 3]}, "must have a list of texts in field `options_list`, got ['a', 3]."),
         ({"right": "D"}, "must name its right option by one of A, B, C or by 0 to 2, got 'D'."),
         ({"right": -1}, "by 0 to 2, got -1."),
-        ({"right": None}, "has no field `right`."),
+        ({"right": None}, "must have a value in field `right`, got null."),
     ],
 )
 def test_a_bad_row_of_a_choice_is_named(tmp_path, row, message):

@@ -153,9 +153,11 @@ def _portfolio(
                     f"got '{name}'."
                 )
             arms.append(HumanProposer(name))
+    # By arms: draws follow from the name, and must not depend on where a folder of candidates lies.
+    name = "+".join(arm.name for arm in arms) or "random"
     arms.append(BestOfProposer(GeneticProposer(name="gp-blind", sieve=behaviour)))
     arms.append(RandomProposer(sieve=behaviour))
-    return Portfolio(arms, name="+".join(dict.fromkeys(names)) or "random")
+    return Portfolio(arms, name=name)
 
 
 def _asking(
