@@ -83,6 +83,18 @@ def write_report(
         # Written beside it by `lossmith explain`.
         explained=(folder / "explain" / "explain.html").is_file(),
     )
+    texts = _tables(summary, parts, inference, preferences, sentiment) | {"report.html": page}
+    files = {f"{figure.name}.png": png_bytes(figure.figure) for figure in figures}
+    # The page comes last: where it is, the rest is.
+    try:
+        write_files(folder, files | {name: text.encode("utf-8", "replace") for name, text in texts.items()})
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return folder / "report.html"
+
+
+def _tables(summary: StudySummary, parts: Any, inference: Any, preferences: Any, sentiment: Any) -> dict[str, str]:
+    """File name -> the table in it; of parts that a study has not, none."""
     texts = {
         "table.csv": to_csv(raw_table(summary)),
         "table.md": to_markdown(comparison_table(summary)),
@@ -97,14 +109,7 @@ def write_report(
     if sentiment is not None:
         texts |= {"frontier.csv": to_csv(sentiment.raw), "frontier.md": to_markdown(sentiment.points)}
         texts["areas.md"] = to_markdown(sentiment.areas)
-    texts["report.html"] = page
-    files = {f"{figure.name}.png": png_bytes(figure.figure) for figure in figures}
-    # The page comes last: where it is, the rest is.
-    try:
-        write_files(folder, files | {name: text.encode("utf-8", "replace") for name, text in texts.items()})
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    return folder / "report.html"
+    return texts
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
