@@ -1,6 +1,6 @@
 """What one candidate is: its formula, its properties, its curve, and the closest known losses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,7 +46,8 @@ class Description:
     relatives: tuple[Nearest, ...]
     """Closest published losses of different names, best first."""
     curves: tuple[Curve, ...]
-    """Its own curve, then that of the closest loss over the same line; none where it did not compile."""
+    """Its own curve, then that of the closest loss over the same line, scaled and shifted to lie as near as it can
+    (neither turns a gradient, and a distance sees neither); none where it did not compile."""
 
 
 def describe_candidate(
@@ -99,7 +100,30 @@ def _curves(program: Program, name: str, relatives: tuple[Nearest, ...]) -> tupl
     if not all(np.isfinite(values).all() for values in (own.loss, own.gradient)):
         return ()
     beside = _known_curve(program.family, relatives[0].loss) if relatives else None
-    return (own,) if beside is None else (own, beside)
+    return (own,) if beside is None or not np.allclose(beside.x, own.x) else (own, _laid_beside(own, beside))
+
+
+def _laid_beside(own: Curve, known: Curve) -> Curve:
+    """The known loss times the factor by which its gradients fit best, plus the constant by which its losses do."""
+    slopes, theirs = np.array(own.gradient), np.array(known.gradient)
+    factor = float(slopes @ theirs) / (float(theirs @ theirs) or 1.0)
+    # One that pulls the other way along this line is shown as it is.
+    if not np.isfinite(factor) or factor <= 0:
+        return replace(known, x=own.x)
+    shift = float(np.mean(np.array(own.loss) - factor * np.array(known.loss)))
+    gradient = factor * theirs
+    times = known.name if abs(factor - 1) < 0.005 else f"{factor:.3g} * {known.name}"
+    size = float(np.ptp(own.loss)) or 1.0
+    plus = "" if abs(shift) < 0.005 * size else f" {'+' if shift > 0 else '-'} {abs(shift):.3g}"
+    target = known.implied_target
+    return replace(
+        known,
+        name=f"{times}{plus}",
+        x=own.x,
+        loss=tuple((factor * np.array(known.loss) + shift).tolist()),
+        gradient=tuple(gradient.tolist()),
+        implied_target=None if target is None else tuple((np.array(own.x) - gradient).tolist()),
+    )
 
 
 def _pair_curve(program: Program, name: str) -> Curve:

@@ -55,6 +55,4 @@ def write_picture(description: Description, path: Path) -> None:
     require("matplotlib", extra="train", purpose="draw a loss as a picture")
     from lossmith.explain.canvas import png_bytes
 
-    own, *beside = description.curves
-    fitting = [curve for curve in beside if curve.x == own.x]
-    write_file(path, png_bytes(curve_figure(own, *fitting)))
+    write_file(path, png_bytes(curve_figure(*description.curves)))

@@ -64,14 +64,15 @@ def discovery_figures(history: History, shown: Sequence[str]) -> list[ReportFigu
 def curves_figure(place: int, name: str, description: Description) -> ReportFigure:
     """Loss and gradient of a program beside those of the closest known loss."""
     own, *beside = description.curves
-    fitting = [curve for curve in beside if curve.x == own.x]
-    near = f", dashed: {fitting[0].name}" if fitting else ""
+    near = (
+        f". Dashed: the closest known loss, scaled and shifted to lie beside it: {beside[0].name}" if beside else ""
+    )
     return ReportFigure(
         name=f"program-{place}",
         title=f"Curves of {name}",
         caption=f"Solid: {name}{near}.",
         description=f"Loss and gradient of {name} along {own.x_name}",
-        figure=curve_figure(own, *fitting),
+        figure=curve_figure(*description.curves),
     )
 
 
