@@ -17,6 +17,7 @@ from lossmith.discovery.proposers.base import Batch, Context, Proposal
 from lossmith.discovery.proposers.scripted import ScriptedProposer
 from lossmith.discovery.race.blocks import make_blocks
 from lossmith.discovery.race.canaries import Canary
+from lossmith.discovery.race.halving import RETESTED
 from lossmith.discovery.race.settings import RaceSettings
 from lossmith.discovery.race.simulation import (
     CANARIES,
@@ -101,6 +102,10 @@ def test_every_block_holds_control_twin_canary_and_all_elites(finished):
             elites = {(each.program, 0) for each in engine.decisions.elites(0)}
             assert len(elites) == 2
             assert elites <= programs
+            again = {(each.program, 0) for each in engine.decisions.retested(0)}
+            assert len(again) > 2
+            # Challengers are measured again on the last rung alone.
+            assert (again <= programs) == (rung == engine.setup.rungs[-1].name)
 
 
 def test_only_who_was_promoted_or_audited_is_measured_on_the_next_rung(finished):
@@ -108,7 +113,7 @@ def test_only_who_was_promoted_or_audited_is_measured_on_the_next_rung(finished)
     for step in range(2):
         decided = engine.decisions.all(step=step, rung="tiny")
         up = {each.program for each in decided if each.kind in ("promoted", "audited")}
-        above = {each.program for each in engine.decisions.all(step=step, rung="small") if each.kind != "elite"}
+        above = {each.program for each in engine.decisions.all(step=step, rung="small") if each.kind not in RETESTED}
         assert up == above
     kinds = Counter(each.kind for each in engine.decisions.all(rung="tiny"))
     assert kinds["promoted"] == 4

@@ -3,14 +3,15 @@
 import math
 import random
 
+import numpy as np
 import pytest
 
 from lossmith.discovery.race.audit import audit_rungs
 from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, make_blocks, table
 from lossmith.discovery.race.canaries import Canary, inspect
 from lossmith.discovery.race.confirmation import Ground, confirm
-from lossmith.discovery.race.estimates import Crowd, estimate
-from lossmith.discovery.race.halving import Decision, choose_elites, cut
+from lossmith.discovery.race.estimates import Crowd, _shared_parts, _table_of, estimate
+from lossmith.discovery.race.halving import Decision, choose_retested, cut
 from lossmith.discovery.race.settings import RaceSettings
 from lossmith.discovery.race.simulation import CANARIES, CONTROL, SimulatedProgram, World, simulated_ladder
 from lossmith.discovery.rungs.base import Block
@@ -24,6 +25,10 @@ def rung_data(programs: dict[str, list[float]], *, control: list[float], twin: l
         twin=dict(enumerate(twin or [])),
         fitness={key: dict(enumerate(values)) for key, values in programs.items()},
     )
+
+
+def noise_of(variance: float, degrees: int) -> Crowd:
+    return Crowd(noise_variance=variance, degrees=degrees, own_variance=variance, shared_variance=0.0, mean=0.0, sd=1.0)
 
 
 # ---- blocks
@@ -130,6 +135,77 @@ def test_posteriors_agree_with_sums_over_a_fine_grid(values):
         assert found[key].blocks == len(values[key])
 
 
+def rounds_of(draw: random.Random, worths: dict[str, float], *, size: int, shared: float, own: float) -> RungData:
+    """Programs in rounds of `size`, two blocks each; the first four are in every block."""
+    data, names = RungData(), list(worths)
+    late = names[4:]
+    for start in range(0, len(late), size):
+        for block in (start, start + 1):
+            control = draw.gauss(0, shared)
+            data.control[block], data.twin[block] = control, draw.gauss(0, own)
+            for key in [*names[:4], *late[start : start + size]]:
+                data.fitness.setdefault(key, {})[block] = worths[key] + draw.gauss(0, own)
+    return data
+
+
+def test_what_a_block_shares_is_taken_off():
+    draw = random.Random(1)
+    worths = {f"p{place}": draw.gauss(0, 0.5) for place in range(84)}
+    data = rounds_of(draw, worths, size=8, shared=1.0, own=0.3)
+    crowd, found = estimate(data, list(worths))
+    assert crowd.own_variance == pytest.approx(0.09, rel=0.3)
+    assert crowd.shared_variance == pytest.approx(1.09, rel=0.7)  # the control's own noise of 0 is in none, ten rounds
+    errors = {key: found[key].mean - worths[key] for key in worths}
+    raws = {key: found[key].raw - worths[key] for key in worths}
+    late = list(worths)[4:]
+    # All errors share the mean of the blocks' parts, which the twins alone tell; what orders programs is the rest.
+    spread = [math.sqrt(sum((e[key] - sum(e[k] for k in late) / 80) ** 2 for key in late) / 80) for e in (errors, raws)]
+    assert spread[0] < 0.35
+    assert spread[1] > 0.6
+    covered = sum(abs(errors[key]) < 2 * found[key].sd for key in worths)
+    assert covered >= 78
+
+
+def test_shared_parts_agree_with_a_dense_gaussian():
+    draw = random.Random(2)
+    worths = {f"p{place}": 0.0 for place in range(7)}
+    data = rounds_of(draw, worths, size=3, shared=0.8, own=0.5)
+    table = _table_of({key: dict(enumerate_differences(data, key)) for key in worths}, data)
+    found, covariance = _shared_parts(table, 0.25, 0.64)
+    # Worths with a prior so wide that it says nothing, twins with worth 0: one joint Gaussian, conditioned.
+    rows = [(r, c) for r in range(7) for c in range(found.size) if not math.isnan(table.values[r, c])]
+    design = np.zeros((len(rows) + found.size, found.size))
+    prior = 0.25 * np.eye(len(design))
+    seen = np.zeros(len(design))
+    for place, (r, c) in enumerate(rows):
+        design[place, c], seen[place] = 1, table.values[r, c]
+        prior[place, [k for k, (other, _) in enumerate(rows) if other == r]] += 1e6
+    for c in range(found.size):
+        design[len(rows) + c, c], seen[len(rows) + c] = 1, table.twins[c]
+    gain = 0.64 * design.T @ np.linalg.inv(0.64 * design @ design.T + prior)
+    np.testing.assert_allclose(found, gain @ seen, atol=1e-4)
+    np.testing.assert_allclose(covariance, 0.64 * (np.eye(found.size) - gain @ design), atol=1e-4)
+
+
+def enumerate_differences(data: RungData, key: str) -> list[tuple[int, float]]:
+    return [(block, value - data.control[block]) for block, value in data.fitness[key].items()]
+
+
+def test_the_hopeless_say_nothing_of_the_good():
+    draw = random.Random(3)
+    worths = {f"p{place}": 0.6 if place < 4 else draw.gauss(0, 0.2) for place in range(64)}
+    data = rounds_of(draw, worths, size=10, shared=0.3, own=0.3)
+    crowd, found = estimate(data, list(worths))
+    for place in range(50):
+        data.fitness[f"bad{place}"] = {block: draw.gauss(-20, 15) for block in data.control}
+    crowded, among = estimate(data, list(data.fitness))
+    assert crowded.noise_variance > 50 * crowd.noise_variance
+    assert crowded.own_variance == pytest.approx(crowd.own_variance, rel=0.3)
+    for key in sorted(worths, key=lambda key: -found[key].mean)[:16]:
+        assert among[key].mean == pytest.approx(found[key].mean, abs=0.1)
+        assert among[key].sd == pytest.approx(found[key].sd, rel=0.3)
+
+
 def test_a_lucky_program_with_one_block_ranks_behind_a_proven_one():
     draw = random.Random(4)
     values = {f"x{i}": [draw.gauss(0, 1) for _ in range(2)] for i in range(20)}
@@ -138,8 +214,10 @@ def test_a_lucky_program_with_one_block_ranks_behind_a_proven_one():
     _, found = estimate(data, list(values))
     assert found["lucky"].raw > found["proven"].raw
     assert found["lucky"].lower(1.0) < found["proven"].lower(1.0)
-    best = choose_elites(0, "toy", data, list(values), RaceSettings(blocks=(1,), elites=1))
-    assert [each.program for each in best] == ["proven"]
+    best = choose_retested(0, "toy", data, list(values), RaceSettings(blocks=(1,), elites=1))
+    assert [(each.kind, each.program) for each in best][:2] == [("elite", "proven"), ("challenger", "lucky")]
+    without = choose_retested(0, "toy", data, list(values), RaceSettings(blocks=(1,), elites=1, challengers=0))
+    assert [each.program for each in without] == ["proven"]
 
 
 def test_the_order_survives_where_the_spread_seems_to_be_zero():
@@ -204,7 +282,7 @@ def test_caution_can_change_who_is_first():
     values |= {"sure": [5.0 + draw.gauss(0, 1) for _ in range(30)], "bold": [6.3, 6.1]}
     data = rung_data(values, control=[0.0] * 30)
     first = {
-        caution: choose_elites(0, "toy", data, list(values), RaceSettings(blocks=(1,), caution=caution))[0].program
+        caution: choose_retested(0, "toy", data, list(values), RaceSettings(blocks=(1,), caution=caution))[0].program
         for caution in (0.0, 2.0)
     }
     assert first == {0.0: "bold", 2.0: "sure"}
@@ -323,7 +401,7 @@ def canary_state(kind: str, differences: list[float], *, noise: float = 1.0, deg
     program = SimulatedProgram((), 0.0, kind)
     canary = Canary(name=kind, kind=kind, program=program)  # type: ignore[arg-type]
     data = rung_data({program.key: differences}, control=[0.0] * len(differences))
-    crowd = Crowd(noise_variance=noise, degrees=degrees, mean=0.0, sd=1.0)
+    crowd = noise_of(noise, degrees)
     (found,) = inspect("toy", data, [canary], crowd)
     return found.state
 
@@ -346,7 +424,7 @@ def test_a_canary_that_is_noisier_than_the_rest_is_judged_by_its_own_noise():
 
 
 def test_a_canary_that_breaks_is_off_unless_it_is_the_bad_one():
-    crowd = Crowd(noise_variance=1.0, degrees=9, mean=0.0, sd=1.0)
+    crowd = noise_of(1.0, 9)
     for canary in CANARIES[:3]:
         assert canary.program is not None
         data = rung_data({}, control=[0.0])

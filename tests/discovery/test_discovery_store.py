@@ -302,15 +302,16 @@ def test_the_forecast_is_the_sum_by_hand():
     )
     proposer = ScriptedProposer([], cost=Cost(tokens=70))
     found = forecast(settings, rungs, [rungs[-1], rungs[-2]], proposer)
-    # Cohorts: 9, then 3 + 6/2 = 6, then 2 + 4/2 = 4; each block has 4 elites and 3 fixed runs beside it.
-    assert found.round.jobs == 2 * (9 + 7) + 1 * (6 + 7) + 3 * (4 + 7)
-    assert found.round.device_seconds == pytest.approx(0.1 * 32 + 13 + 10 * 33)
+    # Cohorts: 9, then 3 + 6/2 = 6, then 2 + 4/2 = 4; each block has 4 elites and 3 fixed runs beside it,
+    # those of the last rung 2 challengers more.
+    assert found.round.jobs == 2 * (9 + 7) + 1 * (6 + 7) + 3 * (4 + 9)
+    assert found.round.device_seconds == pytest.approx(0.1 * 32 + 13 + 10 * 39)
     assert found.round.tokens == 70
     assert found.confirmation.device_seconds == pytest.approx(5 * 5 * (10 + 1))
     assert found.baseline.device_seconds == pytest.approx(3 * (0.1 * 2 + 1 + 30) + 5 * 3 * 11)
     seen = {"toy": Cost(device_seconds=2)}
     measured = forecast(settings, rungs, [], proposer, measured=seen.get)
-    assert measured.round.device_seconds == pytest.approx(2 * 32 + 13 + 10 * 33)
+    assert measured.round.device_seconds == pytest.approx(2 * 32 + 13 + 10 * 39)
     # A ground that nothing ran on yet goes at the pace of the last rung, here three times as slow as declared.
     other = replace(rungs[1], name="other")
     seen = {rungs[2].name: Cost(device_seconds=30)}

@@ -164,8 +164,9 @@ def _preflight(console: Console, engine: Any, setup: Any, folder: Path) -> None:
     _say(console, f"Rungs: {grounds}; confirmed on fresh rows and on {unseen}.")
     _say(
         console,
-        f"Race: {race.candidates} candidates a round, {race.elites} elites, blocks {', '.join(map(str, race.blocks))}, "
-        f"{race.finalists} finalists over {race.confirmation_blocks} fresh blocks a ground.",
+        f"Race: {race.candidates} candidates a round, {race.elites} elites, {race.challengers} challengers, "
+        f"blocks {', '.join(map(str, race.blocks))}, {race.finalists} finalists over {race.confirmation_blocks} fresh "
+        "blocks a ground.",
     )
     for sentence in engine.forecast().sentences(setup.budget, race.rounds):
         _say(console, f"  {sentence}")

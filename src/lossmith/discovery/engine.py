@@ -16,7 +16,7 @@ from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, make_blocks
 from lossmith.discovery.race.canaries import CanaryFinding, inspect
 from lossmith.discovery.race.confirmation import Claim, Ground, confirm
 from lossmith.discovery.race.estimates import estimate
-from lossmith.discovery.race.halving import Decision, choose_elites, cut
+from lossmith.discovery.race.halving import Decision, choose_retested, cut
 from lossmith.discovery.rounds import Desk
 from lossmith.discovery.rungs.base import Block, HarnessError, Rung, Split
 from lossmith.discovery.setup import Setup
@@ -214,22 +214,24 @@ class Engine:
         """One round; returns why there can be no other one, or None."""
         standings = self.standings(step - 1)
         elites = [each.program for each in self.decisions.elites(step - 1)]
+        again = [each.program for each in self.decisions.retested(step - 1)]
         cohort = self.desk.ask(step, [standings[key] for key in elites], keep_back)
         if not cohort:
             return "the proposer has nothing new"
         for rung, blocks in zip(self.setup.rungs, self.setup.settings.blocks, strict=True):
-            cohort = self._climb(step, rung, blocks, cohort, elites, keep_back)
+            beside = again if rung is self.setup.rungs[-1] else elites
+            cohort = self._climb(step, rung, blocks, cohort, beside, keep_back)
         self.desk.tell(step, self.standings(step), self.decisions.all(step=step))
         self._say(f"Round {step + 1}: {len(self.decisions.elites(step))} elites, {len(self.desk.programs)} programs.")
         return None
 
     def _climb(
-        self, step: int, rung: Rung, blocks: int, cohort: Sequence[str], elites: Sequence[str], keep_back: Cost
+        self, step: int, rung: Rung, blocks: int, cohort: Sequence[str], again: Sequence[str], keep_back: Cost
     ) -> list[str]:
-        """Measure a cohort on a rung, in new blocks, with the elites beside it; returns who goes on."""
+        """Measure a cohort on a rung, in new blocks, beside those that are measured again; returns who goes on."""
         if self.archive.stage(step, f"rung/{rung.name}") is None:
             fresh = make_blocks(self.setup.seed, rung.name, "search", step * blocks, blocks)
-            self._shop.do(step, self._jobs(rung, fresh, [*elites, *cohort]), keep_back=keep_back)
+            self._shop.do(step, self._jobs(rung, fresh, [*again, *cohort]), keep_back=keep_back)
             data = self.data(rung)
             self._watch(rung, data)
             with self.database.transaction():
@@ -242,7 +244,7 @@ class Engine:
         last = rung is self.setup.rungs[-1]
         crowd, settings = self.candidates(data), self.setup.settings
         found = cut(step, rung.name, data, cohort, crowd, settings, seed=self.setup.seed, last=last)
-        return found + (choose_elites(step, rung.name, data, crowd, settings) if last else [])
+        return found + (choose_retested(step, rung.name, data, crowd, settings) if last else [])
 
     def _confirm(self) -> list[Claim]:
         """Confirm the finalists once, on blocks, a split and tasks that the search never saw."""

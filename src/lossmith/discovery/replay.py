@@ -5,7 +5,7 @@ from typing import Any
 
 from lossmith.discovery.race.blocks import RungData, make_blocks, table, twin_of
 from lossmith.discovery.race.confirmation import Ground, confirm
-from lossmith.discovery.race.halving import Decision, choose_elites, cut
+from lossmith.discovery.race.halving import Decision, choose_retested, cut
 from lossmith.discovery.race.settings import RaceSettings
 from lossmith.discovery.rungs.base import Split
 from lossmith.discovery.store.archive import Archive
@@ -63,7 +63,7 @@ class _Replayer:
             seed = self._identity["seed"]
             again = cut(step, rung, data, cohort, crowd, self._settings, seed=seed, last=last)
             if last:
-                again += choose_elites(step, rung, data, crowd, self._settings)
+                again += choose_retested(step, rung, data, crowd, self._settings)
             self._compare(again, self._decisions.all(step=step, rung=rung))
             cohort = [each.program for each in again if each.kind in ("promoted", "audited")]
             count += len(again)

@@ -8,7 +8,7 @@ from typing import Any
 from lossmith.discovery.costs import Cost
 from lossmith.discovery.gate import VerdictLike
 from lossmith.discovery.proposers.base import Batch, Context, Event, ProgramLike, Proposal, Standing
-from lossmith.discovery.race.halving import Decision
+from lossmith.discovery.race.halving import RETESTED, Decision
 from lossmith.discovery.rungs.base import HarnessError, InfrastructureError
 from lossmith.discovery.setup import Setup
 from lossmith.discovery.store.archive import Archive, StoredProgram, StoredProposal
@@ -217,7 +217,7 @@ def _places(decisions: Sequence[Decision], rungs: Sequence[str]) -> dict[str, in
     """Key -> place in the round: those that came furthest first, and by rank on the rung where they ended."""
     last: dict[str, tuple[int, int]] = {}
     for each in decisions:
-        if each.kind != "elite":
+        if each.kind not in RETESTED:
             reached = rungs.index(each.rung)
             if each.program not in last or -reached < last[each.program][0]:
                 last[each.program] = (-reached, each.rank)

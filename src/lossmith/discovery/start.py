@@ -28,11 +28,11 @@ from lossmith.errors import ConfigurationError, EvidenceError
 ARMS = ("gp", "random", "llm", "discopop")
 """Names of `--proposer`; a folder of candidates is one too."""
 SIZES = (
-    {"candidates": 24, "elites": 4, "finalists": 3, "confirmation_blocks": 16, "each": 3},
-    {"candidates": 24, "elites": 4, "finalists": 3, "confirmation_blocks": 12, "each": 2},
-    {"candidates": 16, "elites": 3, "finalists": 2, "confirmation_blocks": 8, "each": 2},
-    {"candidates": 12, "elites": 2, "finalists": 1, "confirmation_blocks": 6, "each": 1},
-    {"candidates": 6, "elites": 1, "finalists": 1, "confirmation_blocks": 5, "each": 1},
+    {"candidates": 24, "elites": 4, "challengers": 4, "finalists": 3, "confirmation_blocks": 16, "each": 3},
+    {"candidates": 24, "elites": 4, "challengers": 4, "finalists": 3, "confirmation_blocks": 12, "each": 2},
+    {"candidates": 16, "elites": 3, "challengers": 2, "finalists": 2, "confirmation_blocks": 8, "each": 2},
+    {"candidates": 12, "elites": 2, "challengers": 1, "finalists": 1, "confirmation_blocks": 6, "each": 1},
+    {"candidates": 6, "elites": 1, "challengers": 1, "finalists": 1, "confirmation_blocks": 5, "each": 1},
 )
 """Races from large to small; a run takes the first of which two rounds fit into its budget."""
 REPLIES = "replies.sqlite"

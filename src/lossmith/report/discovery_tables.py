@@ -9,6 +9,7 @@ from itertools import accumulate
 from lossmith.discovery.costs import RESOURCES, Cost, show_amount
 from lossmith.discovery.history import ClaimRow, History
 from lossmith.discovery.program import one_line
+from lossmith.discovery.race.halving import RETESTED
 from lossmith.evidence import paired_t
 
 
@@ -60,7 +61,7 @@ def funnel_table(history: History) -> Grid:
         ("admitted", kinds["admitted"], share(kinds["admitted"], total), ""),
     ]
     for rung in history.rungs:
-        decided = Counter(each.kind for each in history.decisions if each.rung == rung and each.kind != "elite")
+        decided = Counter(each.kind for each in history.decisions if each.rung == rung and each.kind not in RETESTED)
         measured = sum(decided.values())
         words = f"measured on {rung}"
         cost = cost_words(history.spend.get(f"rung/{rung}/search"))
@@ -179,7 +180,7 @@ def fate_of(history: History, key: str) -> str:
         return "announced" if verdict.announced else "confirmed, not announced"
     if any(each.program == key for each in history.elites()):
         return "elite"
-    own = [each for each in history.decisions if each.program == key and each.kind != "elite"]
+    own = [each for each in history.decisions if each.program == key and each.kind not in RETESTED]
     if not own:
         return "–"
     # Decisions are sorted by the name of the rung: what counts is the highest one.

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import stats
 
-from lossmith.discovery.race.halving import Decision
+from lossmith.discovery.race.halving import RETESTED, Decision
 from lossmith.discovery.race.settings import RaceSettings
 
 
@@ -50,7 +50,7 @@ def _audit(decisions: Sequence[Decision], rung: str, following: str, settings: R
     there = {
         (each.step, each.program): each
         for each in decisions
-        if each.rung == following and each.mean is not None and each.kind != "elite"
+        if each.rung == following and each.mean is not None and each.kind not in RETESTED
     }
     rejected = sum(each.kind in ("rejected", "audited") for each in here.values())
     audited = [key for key, each in here.items() if each.kind == "audited" and key in there]

@@ -1,4 +1,4 @@
-"""Who goes on: successive halving on posterior lower bounds, a few rejects beside them, and the elites."""
+"""Who goes on: halving on posterior lower bounds, a few rejects beside them, elites and their challengers."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,9 @@ from lossmith.discovery.race.blocks import RungData
 from lossmith.discovery.race.estimates import Estimate, estimate
 from lossmith.discovery.race.settings import RaceSettings
 
-Kind = Literal["promoted", "audited", "rejected", "failed", "unmeasured", "elite"]
+Kind = Literal["promoted", "audited", "rejected", "failed", "unmeasured", "elite", "challenger"]
+RETESTED = ("elite", "challenger")
+"""Kinds of decisions on programs of all rounds, as opposed to those on a round's cohort."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +83,22 @@ def cut(
     return decisions
 
 
-def choose_elites(step: int, rung: str, data: RungData, crowd: Sequence[str], settings: RaceSettings) -> list[Decision]:
-    """The best so far on the last rung, over all rounds and blocks."""
+def choose_retested(
+    step: int, rung: str, data: RungData, crowd: Sequence[str], settings: RaceSettings
+) -> list[Decision]:
+    """Who is measured again in the next round's blocks of the last rung, over all rounds and blocks so far.
+
+    Elites are the best by lower bound, challengers the best of the others by upper bound. Without challengers whoever
+    came in with few blocks would never get more of them, however good: the proven ones' bounds are closer.
+    """
     _, found = estimate(data, crowd)
-    order = ranked(found, settings.caution)[: settings.elites]
-    return [_decided(step, rung, "elite", rank, each, settings) for rank, each in enumerate(order)]
+    order = ranked(found, settings.caution)
+    elites, others = order[: settings.elites], order[settings.elites :]
+    challengers = sorted(others, key=lambda each: (-each.upper(settings.caution), each.key))[: settings.challengers]
+    kinds: tuple[tuple[Kind, list[Estimate]], ...] = (("elite", elites), ("challenger", challengers))
+    return [
+        _decided(step, rung, kind, rank, each, settings) for kind, chosen in kinds for rank, each in enumerate(chosen)
+    ]
 
 
 def ranked(estimates: dict[str, Estimate], caution: float) -> list[Estimate]:

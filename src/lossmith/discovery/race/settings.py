@@ -17,7 +17,9 @@ class RaceSettings:
     keep: float = 1 / 3
     """Share of a rung's candidates that goes on to the next."""
     elites: int = 4
-    """Best candidates so far, re-tested in every new block."""
+    """Best candidates so far by lower bound, re-tested in every new block."""
+    challengers: int = 2
+    """Best of the others by upper bound, re-tested in every new block of the last rung."""
     audit_share: float = 0.05
     """Chance of a rejected candidate to go on anyway, so that a rung's wrong rejections are known."""
     caution: float = 1.0
@@ -45,6 +47,8 @@ class RaceSettings:
                 "`keep` and `significance` must be above 0 and `audit_share` at least 0, all at most 1, "
                 f"got {self.keep}, {self.significance}, {self.audit_share}."
             )
+        if self.challengers < 0:
+            raise ConfigurationError(f"`challengers` must be >= 0, got {self.challengers}.")
         if self.caution < 0:
             raise ConfigurationError(f"`caution` must be >= 0, got {self.caution}.")
         if self.rounds is not None and self.rounds < 1:

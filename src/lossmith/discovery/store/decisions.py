@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lossmith.discovery.race.confirmation import Claim
-from lossmith.discovery.race.halving import Decision
+from lossmith.discovery.race.halving import RETESTED, Decision
 from lossmith.discovery.store.database import Database
 
 _COLUMNS = ("step", "rung", "program", "kind", "rank", "lower", "mean", "sd", "blocks")
@@ -36,6 +36,10 @@ class Decisions:
     def elites(self, step: int) -> list[Decision]:
         """The elites after a round, best first; none before the first."""
         return [each for each in self.all(step=step) if each.kind == "elite"]
+
+    def retested(self, step: int) -> list[Decision]:
+        """Elites and challengers after a round, best first."""
+        return [each for kind in RETESTED for each in self.all(step=step) if each.kind == kind]
 
     def save_claims(self, claims: Sequence[Claim]) -> None:
         """Keep the result of the confirmation."""

@@ -96,7 +96,8 @@ def forecast(
 
     cohort, search, baseline = float(settings.candidates), proposer.expected_cost(settings.candidates), ZERO
     for rung, blocks in zip(rungs, settings.blocks, strict=True):
-        search = search + (blocks * (cohort + settings.elites + _FIXED)) * one(rung)
+        again = settings.elites + (settings.challengers if rung is rungs[-1] else 0)
+        search = search + (blocks * (cohort + again + _FIXED)) * one(rung)
         baseline = baseline + (blocks * _FIXED) * one(rung)
         kept = math.ceil(settings.keep * cohort - 1e-9)
         cohort = kept + settings.audit_share * (cohort - kept)
