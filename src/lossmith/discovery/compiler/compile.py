@@ -4,9 +4,12 @@ import ast
 from dataclasses import dataclass
 
 from lossmith.discovery.compiler.errors import CompileError, forbidden
-from lossmith.discovery.compiler.expressions import Scope, compile_expression
-from lossmith.discovery.compiler.signatures import read_signature
-from lossmith.discovery.compiler.text import is_docstring, parse_function
+from lossmith.discovery.compiler.expressions import compile_expression
+from lossmith.discovery.compiler.functions import UP
+from lossmith.discovery.compiler.hints import CALLED
+from lossmith.discovery.compiler.scope import UPWARDS, Scope
+from lossmith.discovery.compiler.signatures import check_decorators, read_signature
+from lossmith.discovery.compiler.text import is_docstring, parse_source
 from lossmith.discovery.program import INPUTS, Node, Program, ProgramError
 from lossmith.errors import ObjectiveInputError
 
@@ -71,10 +74,10 @@ def compile_candidate(source: object, family: str = "preference", signature: str
         raise ObjectiveInputError(f"`family` must be one of {', '.join(INPUTS)}, got '{family}'.")
     if signature not in SIGNATURES:
         raise ObjectiveInputError(f"`signature` must be one of {', '.join(SIGNATURES)}, got '{signature}'.")
-    function = parse_function(source)
-    if function.decorator_list:
-        raise forbidden(function.decorator_list[0], "Decorators are not allowed on a candidate.")
-    scope = Scope(read_signature(function, family, signature))
+    found = parse_source(source)
+    function = found.function
+    check_decorators(function, family, found.objectives)
+    scope = Scope(read_signature(function, family, signature), {UPWARDS: UP} if found.upwards else {})
     root = _body(function, scope)
     try:
         program = Program(family, root, scope.hyperparameters)
@@ -100,23 +103,35 @@ def _body(function: ast.FunctionDef, scope: Scope) -> Node:
 
 def _assign(statement: ast.stmt, scope: Scope) -> None:
     if isinstance(statement, ast.Assign):
+        names = [scope.check_target(target) for target in statement.targets]
         value = compile_expression(statement.value, scope)
-        for target in statement.targets:
-            scope.bind(target, value)
-    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-        scope.bind(statement.target, compile_expression(statement.value, scope))
+        for name in names:
+            scope.bind(name, value, statement.value)
+            # In `a = b = ...` both names are of one tensor.
+            scope.tensors[name] = scope.tensors[names[0]]
+    elif isinstance(statement, ast.AnnAssign):
+        # Python looks at no annotation in a function; one without a value says nothing else.
+        name = scope.check_target(statement.target)
+        if statement.value is not None:
+            scope.bind(name, compile_expression(statement.value, scope), statement.value)
     elif isinstance(statement, ast.AugAssign):
         _augment(statement, scope)
-    else:
-        kind = type(statement)
-        raise forbidden(statement, _ADVICE.get(kind, f"`{kind.__name__}` is not allowed in a candidate."))
+    elif not isinstance(statement, ast.Pass):
+        raise forbidden(statement, _advice(statement))
+
+
+def _advice(statement: ast.stmt) -> str:
+    kind = type(statement)
+    called = statement.value if isinstance(statement, ast.Expr) else None
+    if isinstance(called, ast.Call) and isinstance(called.func, ast.Name) and called.func.id in CALLED:
+        return f"`{called.func.id}(...)` alone does nothing in a candidate: {CALLED[called.func.id]}."
+    return _ADVICE.get(kind, f"`{kind.__name__}` is not allowed in a candidate.")
 
 
 def _augment(statement: ast.AugAssign, scope: Scope) -> None:
     """`x += y` as `x = x + y`: a new value under the old name, the caller's tensor stays as it is."""
     target = statement.target
-    if not isinstance(target, ast.Name):
-        raise forbidden(target, "Only names are assigned, as in `x = ...`.")
-    as_read = ast.copy_location(ast.Name(target.id, ast.Load()), target)
+    name = scope.check_target(target)
+    as_read = ast.copy_location(ast.Name(name, ast.Load()), target)
     value = ast.copy_location(ast.BinOp(as_read, statement.op, statement.value), statement)
-    scope.bind(target, compile_expression(value, scope))
+    scope.rebind(target, compile_expression(value, scope))

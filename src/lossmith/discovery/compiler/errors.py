@@ -22,4 +22,23 @@ class CompileError(LossmithError, ValueError):
 
 def forbidden(node: ast.AST, reason: str) -> CompileError:
     """The refusal of something that a candidate may not contain."""
-    return CompileError("forbidden", reason, getattr(node, "lineno", None))
+    return CompileError("forbidden", reason, line_of(node))
+
+
+def line_of(node: ast.AST) -> int | None:
+    """The line of a piece of syntax, where it has one."""
+    return getattr(node, "lineno", None)
+
+
+MAX_SHOWN = 40
+"""Letters of a name that a reason repeats."""
+
+
+def shown(name: str) -> str:
+    """A name of the source as a reason may repeat it."""
+    return name if len(name) <= MAX_SHOWN else f"{name[: MAX_SHOWN - 3]}..."
+
+
+def line_at(source: str, place: int) -> int:
+    """The line in which a character stands."""
+    return source.count("\n", 0, place) + 1

@@ -5,63 +5,23 @@ from collections.abc import Callable
 from typing import Any
 
 from lossmith._checks import did_you_mean
-from lossmith.discovery.compiler.errors import CompileError, forbidden
-from lossmith.discovery.compiler.functions import CONSTANTS, FUNCTIONS, INSTEAD, METHODS, Callee
-from lossmith.discovery.compiler.signatures import DISCOPOP_BETA, RESERVED, Signature, finite
+from lossmith.discovery.compiler.errors import CompileError, forbidden, line_of, shown
+from lossmith.discovery.compiler.functions import CONSTANTS, FUNCTIONS, METHODS, Callee, is_number
+from lossmith.discovery.compiler.hints import CALLED, hint
+from lossmith.discovery.compiler.scope import Scope
+from lossmith.discovery.compiler.signatures import DISCOPOP_BETA, finite
 from lossmith.discovery.program import (
-    MAX_AST_NODES,
-    MAX_DEPTH,
     Node,
     ProgramError,
     check_size,
     const,
     make,
-    order,
     setting,
 )
 
 BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.BitAnd: "and", ast.BitOr: "or"}
 COMPARISONS = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
 MODULES = ("torch", "F", "math")
-
-
-class Scope:
-    """Names and their expressions while one function is compiled; counts what it sees."""
-
-    def __init__(self, signature: Signature):
-        self.names = dict(signature.names)
-        self.hyperparameters = dict(signature.hyperparameters)
-        self.names |= {name: setting(name) for name in self.hyperparameters}
-        self.self_beta = signature.self_beta
-        self.seen = 0
-
-    def count(self, node: ast.AST, depth: int) -> None:
-        """One more node of syntax.
-
-        Raises:
-            CompileError: Beyond 500 nodes or a depth of 60.
-        """
-        self.seen += 1
-        if self.seen <= MAX_AST_NODES and depth <= MAX_DEPTH:
-            return
-        if self.seen > MAX_AST_NODES:
-            raise CompileError("too-large", f"The source has more than {MAX_AST_NODES} nodes of syntax.")
-        raise CompileError("too-large", f"An expression is nested more than {MAX_DEPTH} deep.", _line(node))
-
-    def bind(self, target: ast.expr, value: Node) -> None:
-        """Give a local name to an expression.
-
-        Raises:
-            CompileError: For anything but a plain local name.
-        """
-        if not isinstance(target, ast.Name):
-            what = (
-                "Assign one name at a time" if isinstance(target, ast.Tuple | ast.List) else "Only names are assigned"
-            )
-            raise forbidden(target, f"{what}, as in `x = ...`.")
-        if target.id in RESERVED or target.id in self.hyperparameters or target.id.startswith("__"):
-            raise forbidden(target, f"`{target.id}` cannot be assigned.")
-        self.names[target.id] = value
 
 
 def compile_expression(node: ast.expr, scope: Scope, depth: int = 1) -> Node:
@@ -78,14 +38,11 @@ def compile_expression(node: ast.expr, scope: Scope, depth: int = 1) -> Node:
         made = handler(node, scope, depth)
         if made.args:
             check_size(made)
+            scope.check_number(made)
     except ProgramError as error:
         large = "more than" in str(error)
-        raise CompileError("too-large" if large else "bad-type", str(error), _line(node)) from None
+        raise CompileError("too-large" if large else "bad-type", str(error), line_of(node)) from None
     return made
-
-
-def _line(node: ast.AST) -> int | None:
-    return getattr(node, "lineno", None)
 
 
 def _constant(node: ast.Constant, scope: Scope, depth: int) -> Node:
@@ -96,12 +53,12 @@ def _constant(node: ast.Constant, scope: Scope, depth: int) -> Node:
 
 
 def _name(node: ast.Name, scope: Scope, depth: int) -> Node:
-    found = scope.names.get(node.id)
+    found = scope.read(node)
     if found is not None:
         return found
     if node.id in MODULES:
         raise forbidden(node, f"`{node.id}` alone is no value.")
-    raise forbidden(node, f"`{node.id}` is not defined.{did_you_mean(node.id, scope.names)}")
+    raise forbidden(node, f"`{shown(node.id)}` is not defined.{did_you_mean(shown(node.id), scope.names)}")
 
 
 def _binary(node: ast.BinOp, scope: Scope, depth: int) -> Node:
@@ -113,8 +70,40 @@ def _binary(node: ast.BinOp, scope: Scope, depth: int) -> Node:
         raise forbidden(
             node, f"The operator `{type(node.op).__name__}` is not allowed: + - * / ** and & | of booleans."
         )
-    left = compile_expression(node.left, scope, depth + 1)
-    return make(op, left, compile_expression(node.right, scope, depth + 1))
+    return make(op, *_operands(node, [node.left, node.right], scope, depth))
+
+
+def _operands(node: ast.expr, parts: list[Any], scope: Scope, depth: int) -> list[Any]:
+    """The nodes of what meets in one operation; parts that are no syntax stay as they are.
+
+    Numbers per anchor get a last axis where they meet a table, which torch does for `.unsqueeze(-1)` alone: without it
+    they would be laid along the rows. So it is asked for where that happens, and refused everywhere else.
+    """
+    inner = [_widened(part) for part in parts]
+    made = [
+        compile_expression(found or part, scope, depth + 1) if isinstance(part, ast.expr) else part
+        for part, found in zip(parts, inner, strict=True)
+    ]
+    table = any(isinstance(each, Node) and each.type in ("table", "table_mask") for each in made)
+    for each, found in zip(made, inner, strict=True):
+        narrow = isinstance(each, Node) and each.type in ("item", "mask")
+        if found is not None and not (narrow and table):
+            raise forbidden(
+                node, "`.unsqueeze(-1)` is for numbers per anchor that stand directly beside a table of candidates."
+            )
+        if narrow and table and found is None:
+            raise forbidden(
+                node,
+                "Numbers per anchor beside a table of candidates: write `.unsqueeze(-1)` behind them, as in torch.",
+            )
+    return made
+
+
+def _widened(part: Any) -> ast.expr | None:
+    """What `.unsqueeze(-1)` is called on, where a part is such a call."""
+    if not (isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "unsqueeze"):
+        return None
+    return part.func.value if [ast.unparse(each) for each in part.args] == ["-1"] and not part.keywords else None
 
 
 def _unary(node: ast.UnaryOp, scope: Scope, depth: int) -> Node:
@@ -134,65 +123,81 @@ def _compare(node: ast.Compare, scope: Scope, depth: int) -> Node:
     op = COMPARISONS.get(type(node.ops[0]))
     if op is None:
         raise forbidden(node, f"The comparison `{type(node.ops[0]).__name__}` is not allowed: < <= > >= == !=.")
-    left = compile_expression(node.left, scope, depth + 1)
-    return make(op, left, compile_expression(node.comparators[0], scope, depth + 1))
+    return make(op, *_operands(node, [node.left, node.comparators[0]], scope, depth))
 
 
 def _attribute(node: ast.Attribute, scope: Scope, depth: int) -> Node:
     if isinstance(node.value, ast.Name):
         owner = node.value.id
         if owner == "self" and scope.self_beta:
-            if node.attr != "beta":
-                raise forbidden(node, f"`self` has `beta` alone, not `{node.attr}`: write a number.")
-            scope.hyperparameters.setdefault("beta", DISCOPOP_BETA)
-            return setting("beta")
+            return _of_self(node, scope)
         if (owner, node.attr) in CONSTANTS:
             return const(CONSTANTS[owner, node.attr])
         if owner in MODULES:
             raise forbidden(node, _unknown(owner, node.attr))
-    raise forbidden(node, f"The attribute `{node.attr}` is not allowed: only methods of the allow-list are called.")
+    raise forbidden(
+        node, f"The attribute `{shown(node.attr)}` is not allowed: only methods of the allow-list are called."
+    )
+
+
+def _of_self(node: ast.Attribute, scope: Scope) -> Node:
+    name = shown(node.attr)
+    if name != "beta":
+        raise forbidden(
+            node,
+            f"`self` has `beta` alone, not `{name}`: write a number, or put `{name}` as a hyper-parameter behind the "
+            f"inputs and `*`, as in `*, {name}=0.1`, and read it without `self`.",
+        )
+    if "beta" in scope.declared:
+        raise forbidden(
+            node, "`self.beta` and the hyper-parameter `beta` are two numbers under one name: rename `beta`."
+        )
+    scope.hyperparameters["beta"] = DISCOPOP_BETA
+    return setting("beta")
 
 
 def _call(node: ast.Call, scope: Scope, depth: int) -> Node:
-    callee, module, first = _resolve(node, scope, depth)
+    callee, module, first = _resolve(node, scope)
+    if module == "math" and node.keywords:
+        raise forbidden(node, "Functions of `math` take no keywords.")
     given = _arguments(node, callee, first)
-    built: list[Any] = []
-    for argument in given:
-        if isinstance(argument, ast.expr):
-            argument = _flag_or_value(argument, scope, depth + 1)
-        built.append(argument)
+    if callee is FUNCTIONS[""]["mean_masked"]:
+        # Numbers and booleans of one kind: nothing grows an axis.
+        built = [compile_expression(part, scope, depth + 1) for part in given]
+    else:
+        built = _operands(node, given, scope, depth)
+    if callee is FUNCTIONS[""]["number"]:
+        scope.number_tensors = True
     if module == "math":
         return _of_numbers(node, callee, built)
     return callee.build(*built)
 
 
-def _flag_or_value(argument: ast.expr, scope: Scope, depth: int) -> Node:
-    # `unbiased=True` is the one place where a boolean literal means something.
-    if isinstance(argument, ast.Constant) and isinstance(argument.value, bool):
-        raise forbidden(argument, "`True` and `False` are not allowed in a candidate.")
-    return compile_expression(argument, scope, depth)
-
-
 def _of_numbers(node: ast.Call, callee: Callee, built: list[Any]) -> Node:
     """A function of `math`: on numbers and hyper-parameters only, and a number where there are numbers only."""
-    if any(part.op == "input" for argument in built for part in order(argument)):
+    if not all(is_number(argument) for argument in built):
         raise forbidden(node, "`math` is for numbers: use the function of the same name of `torch`.")
     made = callee.build(*built)
     if all(argument.op == "const" for argument in built):
         from lossmith.discovery.program.canonical import canonical_form
 
-        folded = canonical_form(made)
-        return folded if folded.op == "const" else made
+        value = canonical_form(made)
+        if value.op != "const":
+            raise forbidden(node, "This function of `math` has no finite value there.")
+        return value
     return made
 
 
-def _resolve(node: ast.Call, scope: Scope, depth: int) -> tuple[Callee, str, Node | None]:
-    """What is called, of which module, and the value that a method is called on."""
+def _resolve(node: ast.Call, scope: Scope) -> tuple[Callee, str, ast.expr | None]:
+    """What is called, of which module, and what a method is called on."""
     function = node.func
     if isinstance(function, ast.Name):
-        callee = FUNCTIONS[""].get(function.id)
+        callee = FUNCTIONS[""].get(function.id) or scope.helpers.get(function.id)
         if callee is None:
-            raise forbidden(node, f"`{function.id}(...)` is not allowed: functions come from torch, F and math.")
+            instead = f" Instead: {CALLED[function.id]}." if function.id in CALLED else ""
+            raise forbidden(
+                node, f"`{shown(function.id)}(...)` is not allowed: functions come from torch, F and math.{instead}"
+            )
         return callee, "", None
     if not isinstance(function, ast.Attribute):
         raise forbidden(node, "Only functions of torch, F and math and methods of tensors are called.")
@@ -205,7 +210,7 @@ def _resolve(node: ast.Call, scope: Scope, depth: int) -> tuple[Callee, str, Nod
     callee = METHODS.get(function.attr)
     if callee is None:
         raise forbidden(node, _unknown("", function.attr))
-    return callee, "", compile_expression(function.value, scope, depth + 1)
+    return callee, "", function.value
 
 
 def _module(node: ast.expr, scope: Scope) -> str | None:
@@ -223,31 +228,30 @@ def _module(node: ast.expr, scope: Scope) -> str | None:
 
 
 def _unknown(module: str, name: str) -> str:
-    known = FUNCTIONS[module] if module else METHODS
-    text = f"`{module}.{name}`" if module else f"The method `{name}`"
-    shown = text if len(name) <= 40 else text[:40] + "...`"
-    hint = f" Instead: {INSTEAD[name]}." if name in INSTEAD else did_you_mean(name[:40], known)
-    return f"{shown} is not allowed in a candidate.{hint}"
+    text = f"`{module}.{shown(name)}`" if module else f"The method `{shown(name)}`"
+    return f"{text} is not allowed in a candidate.{hint(module, name, FUNCTIONS, METHODS)}"
 
 
-def _arguments(node: ast.Call, callee: Callee, first: Node | None) -> list[Any]:
+def _arguments(node: ast.Call, callee: Callee, first: ast.expr | None) -> list[Any]:
     """Arguments in the order of the callee's parameters, None where one is left out."""
     names = callee.parameters
     values: list[Any] = list(node.args) if first is None else [first, *node.args]
     if len(values) > len(names):
         raise forbidden(node, f"This takes {len(names)} arguments ({', '.join(names)}), got {len(values)}.")
-    for value in values:
+    for place, value in enumerate(values):
         if isinstance(value, ast.Starred):
             raise forbidden(node, "Arguments are written one by one, without `*`.")
+        if names[place] in callee.defaults and _is_default(value, callee.defaults[names[place]]):
+            values[place] = None
     if not node.keywords and len(values) >= callee.required:
         return values
     slots: dict[str, Any] = dict(zip(names, values, strict=False))
     for keyword in node.keywords:
         name = keyword.arg
-        if name is None or name not in names or name in slots:
-            shown = "**" if name is None else name[:40]
-            raise forbidden(node, f"The keyword `{shown}` is not allowed here. Known: {', '.join(names)}.")
-        slots[name] = _truth(keyword) if name == "unbiased" else keyword.value
+        if name is None or name in slots or (name not in names and name not in callee.defaults):
+            word = "**" if name is None else shown(name)
+            raise forbidden(node, f"The keyword `{word}` is not allowed here. Known: {', '.join(names)}.")
+        slots[name] = _unless_default(keyword.value, name, callee)
     missing = [name for name in names[: callee.required] if name not in slots]
     if missing:
         raise forbidden(node, f"`{missing[0]}` is missing: it takes {', '.join(names)}.")
@@ -257,11 +261,22 @@ def _arguments(node: ast.Call, callee: Callee, first: Node | None) -> list[Any]:
     return filled
 
 
-def _truth(keyword: ast.keyword) -> Any:
-    value = keyword.value
-    if isinstance(value, ast.Constant) and isinstance(value.value, bool):
-        return const(float(value.value))
-    return value
+def _unless_default(value: ast.expr, name: str, callee: Callee) -> ast.expr | None:
+    """What a keyword gives; None where it is torch's default written out."""
+    if name not in callee.defaults:
+        return value
+    default = callee.defaults[name]
+    if _is_default(value, default):
+        return None
+    if name in callee.parameters:
+        return value
+    if name in ("unbiased", "correction"):
+        raise ProgramError("The spread over the batch has divisor n - 1: leave the argument out.")
+    raise forbidden(value, f"`{name}` stays at its default, {default}: leave it out.")
+
+
+def _is_default(value: Any, default: object) -> bool:
+    return isinstance(value, ast.Constant) and type(value.value) is type(default) and value.value == default
 
 
 _HANDLERS: dict[type[ast.expr], Callable[..., Node]] = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lossmith._checks import did_you_mean
-from lossmith.discovery.compiler.errors import CompileError
+from lossmith.discovery.compiler.errors import MAX_SHOWN, CompileError, forbidden, line_of, shown
 from lossmith.discovery.program import INPUTS, Node, inputs_of
 
 DISCOPOP = {
@@ -18,7 +18,7 @@ DISCOPOP = {
 """Names of the paper's signature -> ours."""
 DISCOPOP_BETA = 0.05
 """`self.beta` of the paper's search."""
-RESERVED = ("torch", "F", "math", "self", "mean_batch", "var_batch", "std_batch", "mean_masked", "abs")
+RESERVED = ("torch", "F", "math", "self", "mean_batch", "var_batch", "std_batch", "mean_masked", "abs", "number")
 """Names that mean something in every candidate."""
 
 
@@ -42,6 +42,10 @@ def read_signature(function: ast.FunctionDef, family: str, kind: str) -> Signatu
     """
     arguments = function.args
     line = function.lineno
+    if function.name in RESERVED:
+        raise CompileError("signature", f"The function cannot be called `{function.name}`, which it may call.", line)
+    if getattr(function, "type_params", None):
+        raise CompileError("signature", "A candidate has no type parameters: leave out `[...]` behind its name.", line)
     if arguments.vararg or arguments.kwarg:
         raise CompileError("signature", "Parameters are named one by one, without `*args` and `**kwargs`.", line)
     if arguments.posonlyargs:
@@ -50,8 +54,15 @@ def read_signature(function: ast.FunctionDef, family: str, kind: str) -> Signatu
     if arguments.defaults:
         wrong = positional[len(positional) - len(arguments.defaults)].arg
         raise CompileError(
-            "signature", f"`{wrong}` has a default: a hyper-parameter stands after `*`, as in `*, {wrong}=0.1`.", line
+            "signature",
+            f"`{shown(wrong)}` has a default: a hyper-parameter stands after `*`, as in `*, {shown(wrong)}=0.1`.",
+            line,
         )
+    seen: set[str] = set()
+    for argument in [*positional, *arguments.kwonlyargs]:
+        if argument.arg in seen:
+            raise CompileError("signature", f"The parameter `{shown(argument.arg)}` stands twice.", argument.lineno)
+        seen.add(argument.arg)
     kinds: dict[str, Callable[..., Signature]] = {"native": _native, "discopop": _discopop}
     found = kinds[kind](positional, family, line)
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
@@ -64,11 +75,19 @@ def _native(positional: list[ast.arg], family: str, line: int) -> Signature:
     nodes = inputs_of(family)
     names: dict[str, Node] = {}
     for argument in positional:
+        name = shown(argument.arg)
+        if name == "self" or name in DISCOPOP:
+            raise CompileError(
+                "signature",
+                f"`{name}` is of the paper's signature, not of family '{family}': say signature=\"discopop\" "
+                "(--signature discopop on the command line).",
+                argument.lineno,
+            )
         if argument.arg not in nodes:
             raise CompileError(
                 "signature",
-                f"`{argument.arg}` is not in the vocabulary of family '{family}'."
-                f"{did_you_mean(argument.arg, nodes)} Known: {', '.join(nodes)}; hyper-parameters stand after `*`.",
+                f"`{name}` is not in the vocabulary of family '{family}'."
+                f"{did_you_mean(name, nodes)} Known: {', '.join(nodes)}; hyper-parameters stand after `*`.",
                 argument.lineno,
             )
         names[argument.arg] = nodes[argument.arg]
@@ -86,9 +105,10 @@ def _discopop(positional: list[ast.arg], family: str, line: int) -> Signature:
         if argument.arg == "self" and place == 0:
             continue
         if argument.arg not in DISCOPOP:
+            name = shown(argument.arg)
             raise CompileError(
                 "signature",
-                f"`{argument.arg}` is not in the paper's signature.{did_you_mean(argument.arg, DISCOPOP)} Known: "
+                f"`{name}` is not in the paper's signature.{did_you_mean(name, DISCOPOP)} Known: "
                 f"self, {', '.join(DISCOPOP)}.",
                 argument.lineno,
             )
@@ -106,7 +126,13 @@ def _check_new_name(argument: ast.arg, found: Signature, family: str) -> None:
             "signature", f"`{name}` is an input: it stands before `*`, without a default.", argument.lineno
         )
     if name in RESERVED or name.startswith("_"):
-        raise CompileError("signature", f"A hyper-parameter cannot be called `{name}`.", argument.lineno)
+        raise CompileError("signature", f"A hyper-parameter cannot be called `{shown(name)}`.", argument.lineno)
+    if len(name) > MAX_SHOWN:
+        raise CompileError(
+            "signature",
+            f"The name of a hyper-parameter has {MAX_SHOWN} letters at most, got {len(name)}.",
+            argument.lineno,
+        )
 
 
 def _default(name: str, default: ast.expr | None, line: int) -> float:
@@ -118,6 +144,36 @@ def _default(name: str, default: ast.expr | None, line: int) -> float:
     if not isinstance(value, ast.Constant) or type(value.value) not in (int, float):
         raise CompileError("signature", f"The default of `{name}` must be written as a number.", default.lineno)
     return sign * finite(value)
+
+
+def check_decorators(function: ast.FunctionDef, family: str, names: frozenset[str]) -> None:
+    """Drop the decorator of an exported file, `@lossmith.objective(...)`, which says what the caller says anyway.
+
+    Args:
+        function: The candidate.
+        family: What the caller says.
+        names: How the source may call the decorator, by its imports.
+
+    Raises:
+        CompileError: For any other one, for one of another family, and for one that says more than literals.
+    """
+    for decorator in function.decorator_list:
+        if not isinstance(decorator, ast.Call) or ast.unparse(decorator.func) not in names or decorator.args:
+            raise forbidden(
+                decorator,
+                "Decorators are not allowed on a candidate, but `@lossmith.objective(...)` under `import lossmith`, "
+                "which is dropped.",
+            )
+        for keyword in decorator.keywords:
+            try:
+                said = ast.literal_eval(keyword.value)
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+                raise forbidden(keyword.value, "The decorator of a candidate says plain values only.") from None
+            if keyword.arg == "family" and said != family:
+                told = shown(said) if isinstance(said, str) else type(said).__name__
+                raise CompileError(
+                    "signature", f"The decorator says family '{told}', the check '{family}'.", line_of(keyword.value)
+                )
 
 
 def finite(constant: ast.Constant) -> float:
