@@ -237,6 +237,44 @@ def test_random_takes_over_what_an_arm_does_not_deliver():
     assert all(each.heard == 200 for each in arm._arms.values())
 
 
+class Listener(Arm):
+    """Keeps what it is told of its own proposals: position -> source."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.handed, self.told = [], {}
+
+    def propose(self, context, n):
+        batch = super().propose(context, n)
+        self.handed.append([each.source for each in batch.proposals])
+        return batch
+
+    def observe(self, events):
+        self.told = {(each.call, each.position): each.reason for each in events if each.proposer == self.name}
+
+
+@pytest.mark.parametrize("order", [["one", "two"], ["two", "one"]])
+def test_every_arm_is_told_by_the_places_of_its_own_answers(order):
+    arms = {name: Listener(name) for name in order}
+    arm = Portfolio([*arms.values(), Arm("best-of"), Arm("random")], settings=PortfolioSettings(floor=0.2))
+    kinds, heard = ("measured", "duplicate", "rejected"), []
+    for call in range(3):
+        batch = arm.propose(context(call=call), 12)
+        heard += [
+            Event(
+                step=0, call=call, position=position, proposer=each.proposer, kind=kinds[position % 3], category="ok",
+                reason=each.source,
+            )
+            for position, each in enumerate(batch.proposals)
+        ]  # fmt: skip
+    # In whatever order the events come.
+    arm.observe(heard[::-1])
+    for each in arms.values():
+        expected = {(call, place): said for call, batch in enumerate(each.handed) for place, said in enumerate(batch)}
+        assert each.told == expected
+        assert len(expected) > 3
+
+
 def test_expected_cost_and_cost_are_summed():
     arm = portfolio(ScriptedProposer([], name="paid", cost=Cost(tokens=50, money_usd=0.1)), Arm("other", tokens=7.0))
     assert arm.expected_cost(3) == Cost(tokens=71, money_usd=0.1)

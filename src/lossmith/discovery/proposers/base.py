@@ -6,7 +6,7 @@ that it draws must come from `context.draw`: then a killed run goes on as if not
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Proposal:
     name: str = ""
     """A short name for people."""
     note: str = ""
-    """What the proposer thought; shown in the report, never put into a prompt."""
+    """What the proposer thought; kept in the run's database for people to read, never put into a prompt."""
     parents: tuple[str, ...] = ()
     """Keys of the programs that it was made from."""
 
@@ -55,6 +55,8 @@ class Batch:
     """At most as many as were asked for; fewer, or none, is allowed."""
     cost: Cost = ZERO
     """Money and tokens that the call took; the engine measures its time."""
+    by_arm: Mapping[str, Cost] = field(default_factory=dict)
+    """Arm -> what it took of that, with its own time; empty for a proposer that is one arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,8 @@ class Context:
     """Keys of every program of the run; another proposal of one of them is a duplicate."""
     failures: Mapping[str, int] = field(default_factory=dict)
     """Category of rejection -> how often it came so far."""
+    allowance: Cost | None = None
+    """Money and tokens that the call may take at most; None for what `expected_cost` says."""
 
     def draw(self, purpose: str) -> np.random.Generator:
         """The generator of this call for one purpose; the same again when the call is repeated after a kill."""
@@ -109,7 +113,7 @@ class Event:
     step: int
     call: int
     position: int
-    """Place in the answer of that call."""
+    """Place in the answer of that call; a portfolio tells its arms the place in their own part of it."""
     proposer: str
     kind: Literal["rejected", "duplicate", "measured", "failed"]
     """Refused by the checks; known already; measured on at least one rung; or broke in training."""
@@ -162,3 +166,17 @@ class Proposer(Protocol):
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state that `state()` returned."""
         ...
+
+
+@runtime_checkable
+class Thrifty(Protocol):
+    """A proposer that keeps to `context.allowance`: it asks for less, or nothing, where that is small."""
+
+    def least_cost(self) -> Cost:
+        """What must be left for it to do anything that costs money or tokens."""
+        ...
+
+
+def least_cost(proposer: Proposer, n: int) -> Cost:
+    """What must be left for a call for `n` proposals: one request of a thrifty proposer, and all of another's."""
+    return proposer.least_cost() if isinstance(proposer, Thrifty) else proposer.expected_cost(n)

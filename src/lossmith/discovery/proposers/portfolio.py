@@ -122,8 +122,9 @@ class Portfolio:
             if tally is not None:
                 tally.proposed += 1
                 tally.novelty += self._novelty(event, places)
+        told = _by_arm(events)
         for arm in self._arms.values():
-            arm.observe(events)
+            arm.observe(told)
 
     def state(self) -> dict[str, Any]:
         """The counts, and every arm's own state."""
@@ -182,6 +183,18 @@ class Portfolio:
             max(cost.device_seconds, cost.wall_seconds) / settings.seconds_per_proposal,
         )
         return max(parts)
+
+
+def _by_arm(events: Sequence[Event]) -> list[Event]:
+    """The events with the places that proposals had in the answer of their own arm, which is all that an arm knows.
+
+    An arm is asked once in a call, and what it answers stands together.
+    """
+    first: dict[tuple[int, int, str], int] = {}
+    for event in events:
+        own = event.step, event.call, event.proposer
+        first[own] = min(event.position, first.get(own, event.position))
+    return [replace(event, position=event.position - first[event.step, event.call, event.proposer]) for event in events]
 
 
 def _rate(tally: Tally, generator: np.random.Generator) -> float:
