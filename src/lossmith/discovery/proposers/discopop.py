@@ -86,6 +86,10 @@ class DiscoPOPProposer:
         """The most: `n` requests with the whole chat each."""
         return self._model.most(n)
 
+    def least_cost(self) -> Cost:
+        """One request with the whole chat."""
+        return self._model.most(1)
+
     def propose(self, context: Context, n: int) -> Batch:
         """Up to `n` objectives, asked for one by one; those that are not measured yet are said to be.
 
@@ -95,11 +99,15 @@ class DiscoPOPProposer:
         if context.family != "preference":
             raise ConfigurationError(f"The protocol of DiscoPOP is for preference losses, not for '{context.family}'.")
         seed, cost, found = int(context.draw(self.name).integers(2**30)), Cost(), []
+        allowance = self.expected_cost(n) if context.allowance is None else context.allowance
         for asked in range(n):
             call = self._model.call(
                 self.messages(), prompt=f"discovery/discopop-v{VERSION}", seed=seed + asked, schema=SCHEMA
             )
-            (reply,), spent = self._model.ask([call], most=int(self._model.most(1).tokens))
+            left = allowance + -1.0 * cost
+            if not self._model.fits(call, left):
+                break
+            (reply,), spent = self._model.ask([call], within=left)
             cost = cost + spent
             answers = [] if reply is None else read_answers(reply.text, 1)
             if not answers:

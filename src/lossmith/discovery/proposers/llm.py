@@ -96,6 +96,10 @@ class LLMProposer:
         first = -(-n // self._per_call)
         return self._model.most(first + self._repairs * n)
 
+    def least_cost(self) -> Cost:
+        """One request with a full prompt and a reply as long as it may be."""
+        return self._model.most(1)
+
     def propose(self, context: Context, n: int) -> Batch:
         """Up to `n` candidates as source text; fewer where the model declines or writes something else."""
         seed = int(context.draw(self.name).integers(2**30))
@@ -104,9 +108,9 @@ class LLMProposer:
             self._model.call(self.messages(context, count), prompt=_version("task"), seed=seed + place, schema=SCHEMA)
             for place, count in enumerate(counts)
         ]
-        # The budget of the call, so that the ledger's bound holds whatever the endpoint does.
-        left = self.expected_cost(n).tokens
-        replies, cost = self._model.ask(calls, most=int(left))
+        # The ledger's bound holds whatever the endpoint does.
+        left = self.expected_cost(n) if context.allowance is None else context.allowance
+        replies, cost = self._model.ask(calls, within=left)
         drafts = [
             Draft(answer)
             for count, reply in zip(counts, replies, strict=True)
@@ -114,7 +118,7 @@ class LLMProposer:
             for answer in read_answers(reply.text, count)
         ]
         for round_ in range(self._repairs):
-            cost = cost + self._repair(drafts, seed + 1000 * (round_ + 1), left - cost.tokens)
+            cost = cost + self._repair(drafts, seed + 1000 * (round_ + 1), left + -1.0 * cost)
         return Batch(proposals=tuple(self._proposal(draft) for draft in drafts[:n]), cost=cost)
 
     def messages(self, context: Context, count: int) -> list[tuple[str, str]]:
@@ -164,20 +168,20 @@ class LLMProposer:
                 shown.append(cut(text, 4000))
         return "\n\n".join(shown) or "nothing yet"
 
-    def _repair(self, drafts: list[Draft], seed: int, left: float) -> Cost:
+    def _repair(self, drafts: list[Draft], seed: int, left: Cost) -> Cost:
         """One round: each refused draft is written again where the model can; returns what it cost."""
         assert self._check is not None
         for draft in drafts:
             if draft.verdict is None:
                 draft.verdict = self._check(self._proposal(draft))
         broken = [draft for draft in drafts if draft.verdict is not None and not draft.verdict.accepted]
-        if not broken or left < 1:
+        if not broken:
             return Cost()
         calls = [
             self._model.call(repair_messages(draft), prompt=_version("repair"), seed=seed + place, schema=SCHEMA)
             for place, draft in enumerate(broken)
         ]
-        replies, cost = self._model.ask(calls, most=int(left))
+        replies, cost = self._model.ask(calls, within=left)
         for draft, reply in zip(broken, replies, strict=True):
             again = _first(reply)
             if again is not None:

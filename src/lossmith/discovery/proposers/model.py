@@ -7,7 +7,7 @@ its round asks nothing twice, and its ledger counts the reply once, as that of a
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lossmith.discovery.costs import Cost
+from lossmith.discovery.costs import ZERO, Cost
 from lossmith.discovery.rungs.base import InfrastructureError
 from lossmith.errors import ConfigurationError, JudgeError
 from lossmith.evaluation.judging import Backoff, Budget, CallCache, Endpoint, JudgeCall, Outcome, Reply, Sampling, ask
@@ -78,16 +78,60 @@ class Model:
         read, written = calls * (MOST_PROMPT + 1024), calls * self.max_tokens
         return self._cost(read, written)
 
-    def ask(self, calls: Sequence[JudgeCall], *, most: int | None = None) -> tuple[list[Reply | None], Cost]:
+    def ask(self, calls: Sequence[JudgeCall], *, within: Cost | None = None) -> tuple[list[Reply | None], Cost]:
         """The replies in the order of the calls, None where the model or its host declines, and what they cost.
+
+        As many calls are made at once as fit with the most that each can cost, then as many of the others as what the
+        replies have left allows. So which calls are made follows from the calls and their replies, however they are
+        scheduled, and is the same where some of the replies are stored already.
 
         Args:
             calls: What to ask.
-            most: Most tokens; where they are used up, what was not asked has no reply.
+            within: Most money and tokens, stored replies counted; what does not fit has no reply.
 
         Raises:
             InfrastructureError: If the endpoint cannot be reached, refuses everything, or fails at one of the calls.
         """
+        replies: list[Reply | None] = []
+        cost = Cost()
+        while len(replies) < len(calls):
+            wave, spare = self._wave(calls[len(replies) :], within, cost)
+            if not wave:
+                break
+            found, spent = self._ask(wave, spare)
+            replies += found
+            cost = cost + spent
+        return replies + [None] * (len(calls) - len(replies)), cost
+
+    def fits(self, call: JudgeCall, within: Cost, spent: Cost = ZERO) -> bool:
+        """Whether the most that a call can cost is left."""
+        needed = spent + self._most_of(call)
+        return needed.tokens <= within.tokens and needed.money_usd <= within.money_usd * (1 + 1e-9)
+
+    def _most_of(self, call: JudgeCall) -> Cost:
+        return self._cost(call.most_tokens - call.sampling.max_tokens, call.sampling.max_tokens)
+
+    def _wave(self, calls: Sequence[JudgeCall], within: Cost | None, cost: Cost) -> tuple[list[JudgeCall], int | None]:
+        """The first calls that fit together after `cost`, and the tokens that failed tries may take beside them."""
+        if within is None:
+            return list(calls), None
+        wave: list[JudgeCall] = []
+        for call in calls:
+            if not self.fits(call, within, cost):
+                break
+            wave, cost = [*wave, call], cost + self._most_of(call)
+        spare = within.tokens - cost.tokens
+        dearest = max(self.usd_per_million_read, self.usd_per_million_written) / 1e6
+        if dearest:
+            spare = min(spare, (within.money_usd - cost.money_usd) / dearest)
+        return wave, max(0, int(spare))
+
+    def _ask(self, calls: Sequence[JudgeCall], spare: int | None) -> tuple[list[Reply | None], Cost]:
+        most = None
+        if spare is not None:
+            stored = self.cache.get_many(call.key for call in calls)
+            # What is stored is not asked, and 1 is the least that a budget can be.
+            most = max(1, spare + sum(call.most_tokens for call in calls if call.key not in stored))
         try:
             asked = ask(
                 calls,

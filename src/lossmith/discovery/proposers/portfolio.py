@@ -8,6 +8,7 @@ ones are worth. Choices follow from counts and from the run's draws alone.
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lossmith.discovery.costs import Cost
-from lossmith.discovery.proposers.base import Batch, Context, Event, Proposal, Proposer
+from lossmith.discovery.proposers.base import Batch, Context, Event, Proposal, Proposer, Thrifty
 from lossmith.errors import ConfigurationError, EvidenceError
 
 
@@ -94,16 +95,33 @@ class Portfolio:
             total = total + arm.expected_cost(n)
         return total
 
+    def least_cost(self) -> Cost:
+        """One request of the thrifty arm that needs least, and whatever the others may take for one proposal."""
+        thrifty = [arm.least_cost() for arm in self._arms.values() if isinstance(arm, Thrifty)]
+        total = min(thrifty, key=lambda cost: cost.tokens, default=Cost())
+        for arm in self._arms.values():
+            if not isinstance(arm, Thrifty):
+                total = total + arm.expected_cost(1)
+        return total
+
     def propose(self, context: Context, n: int) -> Batch:
         """`n` proposals of all arms; random fills up what others leave."""
         shares = self.shares(context.draw(f"{self.name}/shares"), n)
         seen, missing, cost = set(context.seen), 0, Cost()
         found: list[Proposal] = []
+        by_arm: dict[str, Cost] = {}
         for name, arm in self._arms.items():
             wanted = shares[name] + (missing if name == "random" else 0)
+            left = None if context.allowance is None else context.allowance + -1.0 * cost
+            # What cannot keep to what is left is not asked; random takes over its part.
+            if left is not None and not isinstance(arm, Thrifty) and _exceeds(arm.expected_cost(wanted), left):
+                missing, wanted = missing + wanted, 0
             if wanted == 0:
                 continue
-            batch = arm.propose(replace(context, seen=frozenset(seen)), wanted)
+            begun = time.perf_counter()
+            batch = arm.propose(replace(context, seen=frozenset(seen), allowance=left), wanted)
+            # For the ledger alone: shares follow from counts and stored costs, never from a clock.
+            by_arm[name] = batch.cost + Cost(wall_seconds=time.perf_counter() - begun)
             given = batch.proposals[:wanted]
             missing += wanted - len(given)
             found += given
@@ -111,7 +129,7 @@ class Portfolio:
             seen |= {each.program.key for each in given if each.program is not None}
             self.tallies[name].asked += wanted
             self.tallies[name].cost += self._in_proposals(batch.cost)
-        return Batch(proposals=tuple(found), cost=cost)
+        return Batch(proposals=tuple(found), cost=cost, by_arm=by_arm)
 
     def observe(self, events: Sequence[Event]) -> None:
         """Count, and pass everything on: arms learn from each other's programs."""
@@ -195,6 +213,10 @@ def _by_arm(events: Sequence[Event]) -> list[Event]:
         own = event.step, event.call, event.proposer
         first[own] = min(event.position, first.get(own, event.position))
     return [replace(event, position=event.position - first[event.step, event.call, event.proposer]) for event in events]
+
+
+def _exceeds(cost: Cost, left: Cost) -> bool:
+    return cost.tokens > left.tokens or cost.money_usd > left.money_usd
 
 
 def _rate(tally: Tally, generator: np.random.Generator) -> float:
