@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import shutil
+import sqlite3
 import sys
 
 import pytest
@@ -172,9 +174,6 @@ def test_the_page_has_every_part_and_escapes_foreign_text(finished):
 
 
 def test_a_name_with_markup_stays_text(finished, tmp_path):
-    import shutil
-    import sqlite3
-
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
     with sqlite3.connect(folder / "discovery.sqlite") as connection:
@@ -236,6 +235,44 @@ def test_a_changed_constant_in_an_export_is_noticed(finished, tmp_path):
     other = torch_function(canaries_of("preference", synthetic=True)[0].program)(**tensors)
     assert not torch.allclose(other, torch.tensor(values, dtype=torch.float64), rtol=1e-3)
     assert set(gradients) == set(inputs)
+
+
+def copy_of(folder, into, change):
+    """A copy of a run of which somebody changed rows."""
+    shutil.copytree(folder, into)
+    with sqlite3.connect(into / "discovery.sqlite") as connection:
+        assert connection.execute(change).rowcount > 0
+    connection.close()
+    return into
+
+
+def test_the_replay_command_makes_every_decision_again(finished, tmp_path):
+    folder, *_ = finished
+    history, before = open_history(folder), (folder / "discovery.sqlite").read_bytes()
+    done = run("replay", folder)
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith(f"{len(history.decisions)} decisions and {len(history.verdicts)} verdicts")
+    assert (folder / "discovery.sqlite").read_bytes() == before
+    first = next(each for each in history.decisions if each.kind == "promoted" and each.step == 1)
+    wrong = copy_of(folder, tmp_path / "run", "UPDATE decision SET kind = 'rejected', mean = mean + 0.001 WHERE "
+                    f"step = 1 AND program = '{first.program}' AND kind = 'promoted'")  # fmt: skip
+    done = run("replay", wrong)
+    assert done.exit_code == 1
+    heads = [line.split(", place")[0] for line in done.output.splitlines()[1:]]
+    assert sorted(heads) == sorted([
+        f"Round 2, rung `toy`: `{first.program[:8]}` is rejected in the database",
+        f"Round 2, rung `toy`: `{first.program[:8]}` is not promoted in the database and replayed it is",
+    ])  # fmt: skip
+
+
+def test_a_replay_of_what_is_no_run_is_one_sentence(tmp_path):
+    from lossmith.discovery.store.database import Database
+
+    for said in ("holds no discovery run", "has not begun"):
+        error = run("replay", tmp_path).exception
+        assert isinstance(error, EvidenceError)
+        assert said in str(error)
+        Database(tmp_path).close()
 
 
 def test_words_that_name_no_program(finished, tmp_path):

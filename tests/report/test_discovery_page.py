@@ -1,10 +1,13 @@
 """The order and the words of a discovery's page: rungs by cost, fates by the highest rung, and no empty claims."""
 
+import shutil
+import sqlite3
 from dataclasses import replace
 
 import pytest
 
 from lossmith.discovery.history import open_history
+from lossmith.discovery.replay import replay_run
 from lossmith.report.discovery import answers, render_discovery, shown_programs
 from lossmith.report.discovery_figures import discovery_figures
 from lossmith.report.discovery_tables import (
@@ -80,3 +83,19 @@ def test_a_run_without_finalists_does_not_speak_of_them(history):
     assert "Nothing: no finalist has come through a whole confirmation." in page
     assert "Candidates against the control, <code>-logsigmoid(0.1 * " in page
     assert answers(history)[-1].endswith("because all rounds were done.")
+
+
+def test_a_changed_difference_of_the_confirmation_is_named_by_the_replay(discovered, history, tmp_path):
+    assert replay_run(discovered).mismatches == ()
+    folder = shutil.copytree(discovered, tmp_path / "run")
+    first = history.claims[0]
+    with sqlite3.connect(folder / "discovery.sqlite") as connection:
+        connection.execute(
+            "UPDATE claim SET difference = difference + 0.01 WHERE program = ? AND ground = ?",
+            (first.program, first.ground),
+        )
+    connection.close()
+    found = replay_run(folder)
+    (wrong,) = found.mismatches
+    assert wrong.startswith(f"The difference of `{first.program[:8]}` on `{first.ground}` is ")
+    assert found.sentences[0].endswith("and 1 thing is not as the rows say.")

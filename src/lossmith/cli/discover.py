@@ -207,6 +207,20 @@ def report_run(run: RunFolder) -> None:
     _say(f"Report: {page}")
 
 
+@discover_app.command("replay")
+def replay_run(run: RunFolder) -> None:
+    """Make every decision of a run again from its database alone: exit 0 if all follow, 1 with those that do not."""
+    from lossmith.cli.discover_run import require_discovery
+
+    require_discovery()
+    from lossmith.discovery import replay
+
+    found = replay.replay_run(run)
+    for sentence in found.sentences:
+        _say(sentence)
+    raise typer.Exit(1 if found.mismatches else 0)
+
+
 @discover_app.command("export")
 def export_program(
     run: RunFolder,

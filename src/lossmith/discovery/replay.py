@@ -1,10 +1,14 @@
 """Make every decision of a run again, from its rows alone: what a reader can check without trusting the engine."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from lossmith.discovery.race.blocks import RungData, make_blocks, table, twin_of
-from lossmith.discovery.race.confirmation import Ground, confirm
+from lossmith.discovery.race.confirmation import Claim, Ground, confirm
 from lossmith.discovery.race.halving import Decision, choose_retested, cut
 from lossmith.discovery.race.settings import RaceSettings
 from lossmith.discovery.rungs.base import Split
@@ -12,6 +16,9 @@ from lossmith.discovery.store.archive import Archive
 from lossmith.discovery.store.database import Database
 from lossmith.discovery.store.decisions import Decisions
 from lossmith.discovery.store.jobs import Jobs
+from lossmith.errors import EvidenceError
+
+_NUMBERS = ("lower", "mean", "sd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +31,26 @@ class Replay:
     """Verdicts that were made again."""
     mismatches: tuple[str, ...]
     """One sentence for each that is not what the database says; empty for a run that was not tampered with."""
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What came of it, and then every mismatch."""
+        many, wrong = len(self.mismatches), f"{self.decisions} decisions and {self.claims} verdicts were made again"
+        if not many:
+            return (f"{wrong} from the rows of the database: all are as they stand there.",)
+        return (f"{wrong}, and {many} thing{'s are' if many > 1 else ' is'} not as the rows say.", *self.mismatches)
+
+
+def replay_run(folder: str | Path) -> Replay:
+    """Replay the run in a folder, as far as it has come; nothing in it is changed.
+
+    Raises:
+        EvidenceError: If the folder holds no run, or one that has not begun.
+    """
+    with Database(folder, read_only=True) as database:
+        if not database.settings():
+            raise EvidenceError(f"The run in `{folder}` has not begun: there is nothing in its database.")
+        return replay(database)
 
 
 def replay(database: Database) -> Replay:
@@ -40,6 +67,7 @@ class _Replayer:
         self._archive, self._decisions, self._jobs = Archive(database), Decisions(database), Jobs(database)
         self._candidates = [each.key for each in self._archive.programs() if each.role == "candidate"]
         self._verdicts = database.rows("SELECT program, rank, p_value, p_holm, announced FROM verdict ORDER BY rank")
+        self._grounds = database.rows("SELECT program, ground, difference, low, high FROM claim")
         self._wrong: list[str] = []
 
     def replay(self) -> Replay:
@@ -83,16 +111,36 @@ class _Replayer:
         ]
         claims = confirm(finalists, grounds, significance=self._settings.significance)
         again = [(each.program, each.rank, each.p_value, each.p_holm, int(each.announced)) for each in claims]
-        if again != self._verdicts:
-            self._wrong.append(f"The verdicts are {self._verdicts} and replayed they are {again}.")
+        for before, after in zip_longest(self._verdicts, again):
+            if before is None or after is None or not _same(before, after):
+                self._wrong.append(f"A verdict is {_verdict(before)} and replayed it is {_verdict(after)}.")
+        self._compare_grounds(claims)
         return len(again)
+
+    def _compare_grounds(self, claims: Sequence[Claim]) -> None:
+        """The differences that the page shows beside a verdict."""
+        after = {
+            (claim.program, each.ground): (each.comparison.difference, each.comparison.low, each.comparison.high)
+            for claim in claims
+            for each in claim.grounds
+            if each.comparison is not None
+        }
+        before = {row[:2]: row[2:] for row in self._grounds if row[2] is not None}
+        for place in sorted(before.keys() | after.keys()):
+            if place not in before or place not in after or not _same(before[place], after[place]):
+                program, ground = place
+                self._wrong.append(
+                    f"The difference of `{program[:8]}` on `{ground}` is {_interval(before.get(place))} and replayed "
+                    f"it is {_interval(after.get(place))}."
+                )
 
     def _compare(self, again: list[Decision], stored: list[Decision]) -> None:
         before = {(each.program, each.kind): each for each in stored}
         after = {(each.program, each.kind): each for each in again}
         for place in sorted(before.keys() | after.keys()):
-            if before.get(place) != after.get(place):
-                self._wrong.append(f"A decision is {before.get(place)} and replayed it is {after.get(place)}.")
+            old, new = before.get(place), after.get(place)
+            if old is None or new is None or not _same(astuple(old), astuple(new)):
+                self._wrong.append(_mismatch(old, new))
 
     def _unknown_blocks(self) -> list[str]:
         """Evaluations whose seed is not the one that the run's seed gives to their block."""
@@ -109,3 +157,44 @@ class _Replayer:
 
     def _ground(self, name: str) -> tuple[str, ...]:
         return tuple((self._identity["rungs"] | self._identity["unseen"])[name]["ground"])
+
+
+def _same(before: Sequence[Any], after: Sequence[Any]) -> bool:
+    """Equal, but for the last digits of numbers: another version of a library may sum in another order."""
+    return len(before) == len(after) and all(
+        math.isclose(old, new, rel_tol=1e-9, abs_tol=1e-12)
+        if isinstance(old, float) and isinstance(new, float)
+        else old == new
+        for old, new in zip(before, after, strict=True)
+    )
+
+
+def _mismatch(old: Decision | None, new: Decision | None) -> str:
+    known = old or new
+    assert known is not None
+    where = f"Round {known.step + 1}, rung `{known.rung}`: `{known.program[:8]}`"
+    if old is None:
+        return f"{where} is not {known.kind} in the database and replayed it is, {_decided(known)}."
+    if new is None:
+        return f"{where} is {known.kind} in the database, {_decided(known)}, and replayed it is not."
+    return f"{where} is {old.kind}, {_decided(old)}, and replayed it is {new.kind}, {_decided(new)}."
+
+
+def _decided(each: Decision) -> str:
+    numbers = ", ".join(
+        f"{name} {'none' if value is None else format(value, '.6g')}"
+        for name, value in zip(_NUMBERS, (each.lower, each.mean, each.sd), strict=True)
+    )
+    return f"place {each.rank + 1} with {numbers} over {each.blocks} blocks"
+
+
+def _verdict(row: Sequence[Any] | None) -> str:
+    if row is None:
+        return "missing"
+    program, rank, p_value, p_holm, announced = row
+    said = "announced" if announced else "not announced"
+    return f"`{program[:8]}`, finalist {rank + 1}, p {p_value:.4g}, p of all {p_holm:.4g}, {said}"
+
+
+def _interval(row: Sequence[float] | None) -> str:
+    return "missing" if row is None else f"{row[0]:+.6g} [{row[1]:+.6g}, {row[2]:+.6g}]"
