@@ -3,7 +3,7 @@
 from lossmith.discovery.checks import Memory, Verdict, check
 from lossmith.discovery.compiler import CompileError, compile_source
 from lossmith.discovery.program import Program, as_objective
-from lossmith.discovery.program.functions import mean_masked, std_batch, var_batch
+from lossmith.discovery.program.functions import mean_masked, number, std_batch, var_batch
 
 __all__ = [
     "CompileError",
@@ -14,6 +14,7 @@ __all__ = [
     "check",
     "compile_source",
     "mean_masked",
+    "number",
     "std_batch",
     "var_batch",
 ]

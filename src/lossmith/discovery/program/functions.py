@@ -1,4 +1,4 @@
-"""What the operators compute on tensors where torch alone would not do; exported losses import three of these."""
+"""What the operators compute on tensors where torch alone would not do; exported losses import four of these."""
 
 import torch
 
@@ -26,6 +26,16 @@ def mean_masked(values: Tensor, mask: Tensor) -> Tensor:
     # Zeros, not a product with the mask: a non-finite value outside must not reach the gradient.
     kept = torch.where(mask, values, torch.zeros_like(values))
     return kept.sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def number(value: Tensor | float, like: Tensor) -> Tensor:
+    """A plain number as a tensor without axes, of the type and on the device of `like`; a tensor as it is.
+
+    Example:
+        >>> number(0.5, torch.ones(3, dtype=torch.float64))
+        tensor(0.5000, dtype=torch.float64)
+    """
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
 def maximum(a: Tensor | float, b: Tensor | float) -> Tensor | float:
@@ -81,7 +91,11 @@ def logical_not(a: Tensor | bool) -> Tensor | bool:
 def choose(mask: Tensor | bool, a: Tensor | float, b: Tensor | float, dtype: torch.dtype) -> Tensor | float:
     """`a` where the mask is True, else `b`."""
     if not isinstance(mask, Tensor):
-        return a if mask else b
+        picked, other = (a, b) if mask else (b, a)
+        if not isinstance(other, Tensor):
+            return picked
+        # Whatever is picked has the axes of both.
+        return torch.broadcast_tensors(number(picked, other), other)[0]
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         # torch takes two plain numbers for float32, whatever the inputs are.
         return torch.where(mask, torch.full((), a, dtype=dtype, device=mask.device), b)

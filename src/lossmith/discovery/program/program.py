@@ -1,5 +1,6 @@
 """A candidate: an expression over the vocabulary of a family, with hyper-parameters and their defaults."""
 
+import keyword
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ INPUTS: dict[str, dict[str, str]] = {
     "metric": {"similarities": "table", "distances": "table", "same": "table_mask", "different": "table_mask"},
 }
 """Family -> what its programs may read -> type; the part of the vocabulary that a table of numbers can hold."""
+SPOKEN = frozenset(
+    ("torch", "F", "math", "self", "abs", "mean_batch", "var_batch", "std_batch", "mean_masked", "number")
+)
+"""Names that mean something in the text of every program, so that nothing of its own has them."""
 ITEM = {"preference": "pair", "token": "token", "metric": "anchor"}
 """Family -> what one returned number belongs to."""
 
@@ -53,6 +58,8 @@ class Program:
                 raise ProgramError(f"Hyper-parameter `{name}` has no default.")
         kept = {name: float(value) + 0.0 for name, value in self.hyperparameters.items() if name in used}
         for name, value in kept.items():
+            if not (name.isidentifier() and name.isascii()) or keyword.iskeyword(name) or name in SPOKEN | known.keys():
+                raise ProgramError(f"A hyper-parameter cannot be called `{name[:40]}`.")
             if not math.isfinite(value):
                 raise ProgramError(f"The default of `{name}` must be a finite number, got {value}.")
         object.__setattr__(self, "hyperparameters", MappingProxyType(kept))

@@ -1,6 +1,8 @@
 """Programs as text: Python source, LaTeX, one line, and JSON that gives exactly the same program back."""
 
 import json
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 from lossmith.discovery.program.limits import MAX_NODES
@@ -30,7 +32,7 @@ LATEX_NAMES = {
     "gamma": r"\gamma",
     "tau": r"\tau",
 }
-_UNARY, _ATOM = 6, 9
+_UNARY, _CALL, _ATOM = 6, 8, 9
 
 
 def number(value: float) -> str:
@@ -41,58 +43,120 @@ def number(value: float) -> str:
 def to_python(program: Program, name: str = "candidate_loss") -> str:
     """A plain torch function; what is used twice has a name, so its length grows with the DAG.
 
-    It needs `torch`, `torch.nn.functional as F` and, where they occur, `var_batch`, `std_batch` and `mean_masked` of
-    `lossmith.discovery`. `compile_source` gives the same expression back.
+    It needs `torch`, `torch.nn.functional as F` and, where they occur, `var_batch`, `std_batch`, `mean_masked` and
+    `number` of `lossmith.discovery`. `compile_source` gives the same expression back. Numbers per anchor that meet
+    tables have an `.unsqueeze(-1)`, as torch wants it.
     """
-    texts: dict[Node, tuple[str, int]] = {}
     uses = _uses(program.root)
+    taken = {*program.inputs, *program.hyperparameters}
     lines: list[str] = []
+    writer = _Writer(like=next((each for each in program.inputs if each not in ("same", "different")), None))
     for node in order(program.root):
-        text, level = _python_of(node, texts)
+        text = writer.write(node)
         if node.args and uses.get(node, 0) > 1:
-            local = f"v{len(lines) + 1}"
-            lines.append(f"    {local} = {text}")
-            text, level = local, _ATOM
-        texts[node] = text, level
+            local = next(each for place in count(len(lines) + 1) if (each := f"v{place}") not in taken)
+            taken.add(local)
+            lines.append(f"    {local} = {text.text}")
+            writer.texts[node] = replace(text, text=local, level=_ATOM)
     settings = [f"{key}={number(value)}" for key, value in program.hyperparameters.items()]
     parameters = ", ".join([*program.inputs, *(["*", *settings] if settings else [])])
-    return "\n".join([f"def {name}({parameters}):", *lines, f"    return {texts[program.root][0]}", ""])
+    return "\n".join([f"def {name}({parameters}):", *lines, f"    return {writer.texts[program.root].text}", ""])
 
 
 def one_line(program: Program) -> str:
-    """The expression without names for its parts; at most 4,000 nodes by the limit of programs."""
+    """The expression without names for its parts; at most 4,000 nodes by the limit of programs.
+
+    For people and for prompts: what is widened to a table, and what is a tensor, is left out.
+    """
     return _inline(program.root)
 
 
 def _inline(root: Node) -> str:
-    texts: dict[Node, tuple[str, int]] = {}
+    writer = _Writer(like=None)
     for node in order(root):
-        texts[node] = _python_of(node, texts)
-    return texts[root][0].replace("torch.", "").replace("F.", "")
+        writer.write(node)
+    return writer.texts[root].text.replace("torch.", "").replace("F.", "")
 
 
 def _uses(root: Node) -> dict[Node, int]:
-    count: dict[Node, int] = {}
+    uses: dict[Node, int] = {}
     for node in order(root):
         for arg in node.args:
-            count[arg] = count.get(arg, 0) + 1
-    return count
+            uses[arg] = uses.get(arg, 0) + 1
+    return uses
 
 
-def _python_of(node: Node, texts: dict[Node, tuple[str, int]]) -> tuple[str, int]:
-    if node.op == "const":
-        value = float(node.value or 0.0)
-        return number(value), _UNARY if value < 0 else _ATOM
-    if not node.args:
-        return str(node.value), _ATOM
-    operator = OPERATORS[node.op]
-    if node.op == "clamp":
-        return _clamp_text(node, texts), _ATOM
-    parts: list[str] = []
-    for place, arg in enumerate(node.args):
-        text, level = texts[arg]
-        parts.append(f"({text})" if level < _needed(operator.level, place, operator.arity) else text)
-    return operator.python.format(*parts), operator.level
+@dataclass(frozen=True)
+class _Text:
+    """The text of a node, how strongly it binds, and whether it is a tensor, as opposed to a plain number."""
+
+    text: str
+    level: int
+    tensor: bool
+
+
+@dataclass
+class _Writer:
+    """Texts of nodes, arguments first.
+
+    With `like`, the name of a tensor, what is written runs: plain numbers become tensors of its kind where torch takes
+    tensors alone, and numbers per item grow an axis where they meet a table.
+    """
+
+    like: str | None
+    texts: dict[Node, _Text] = field(default_factory=dict)
+
+    def write(self, node: Node) -> _Text:
+        self.texts[node] = text = self._text(node)
+        return text
+
+    def _text(self, node: Node) -> _Text:
+        if node.op == "const":
+            value = float(node.value or 0.0)
+            return _Text(number(value), _UNARY if value < 0 else _ATOM, tensor=False)
+        if not node.args:
+            return _Text(str(node.value), _ATOM, tensor=node.op == "input")
+        operator = OPERATORS[node.op]
+        given = self._given(node)
+        tensor = any(each.tensor for each in given)
+        if node.op == "clamp":
+            return _Text(_clamp_text(node, given), _ATOM, tensor)
+        parts = [
+            f"({each.text})" if each.level < _needed(operator.level, place, operator.arity) else each.text
+            for place, each in enumerate(given)
+        ]
+        return _Text(operator.python.format(*parts), operator.level, tensor)
+
+    def _given(self, node: Node) -> list[_Text]:
+        """Texts of the arguments, widened and made tensors where the operator needs it."""
+        given = [self.texts[arg] for arg in node.args]
+        if self.like is None:
+            return given
+        if any(arg.type in ("table", "table_mask") for arg in node.args):
+            given = [
+                replace(each, text=f"{_called_on(each)}.unsqueeze(-1)", level=_CALL)
+                if arg.type in ("item", "mask")
+                else each
+                for arg, each in zip(node.args, given, strict=True)
+            ]
+        for place in self._tensors_at(node, given):
+            if not given[place].tensor:
+                given[place] = _Text(f"number({given[place].text}, {self.like})", _ATOM, tensor=True)
+        return given
+
+    def _tensors_at(self, node: Node, given: list[_Text]) -> tuple[int, ...]:
+        """Places of arguments that must be tensors: torch's functions take them alone, `a / b` must not raise."""
+        if node.op in ("min", "max"):
+            return (0, 1)
+        if node.op == "where":
+            return () if given[1].tensor or given[2].tensor else (1,)
+        if node.op in ("add", "sub", "mul", "neg"):
+            return ()
+        return () if any(each.tensor for each in given) else (0,)
+
+
+def _called_on(text: _Text) -> str:
+    return text.text if text.level >= _CALL else f"({text.text})"
 
 
 def _needed(level: int, place: int, arity: int) -> int:
@@ -105,11 +169,11 @@ def _needed(level: int, place: int, arity: int) -> int:
     return level if place == 0 and (arity == 2 or level in (6, 8)) else level + 1
 
 
-def _clamp_text(node: Node, texts: dict[Node, tuple[str, int]]) -> str:
-    value, low, high = node.args
-    bounds = [f"min={texts[low][0]}"] if low.value != -float("inf") else []
-    bounds += [f"max={texts[high][0]}"] if high.value != float("inf") else []
-    return f"torch.clamp({', '.join([texts[value][0], *bounds])})"
+def _clamp_text(node: Node, given: list[_Text]) -> str:
+    _, low, high = node.args
+    bounds = [f"min={given[1].text}"] if low.value != -float("inf") else []
+    bounds += [f"max={given[2].text}"] if high.value != float("inf") else []
+    return f"torch.clamp({', '.join([given[0].text, *bounds])})"
 
 
 def to_latex(program: Program) -> str:
@@ -122,8 +186,7 @@ def to_latex(program: Program) -> str:
 
 def _latex_of(node: Node, texts: dict[Node, tuple[str, int]]) -> tuple[str, int]:
     if node.op == "const":
-        value = float(node.value or 0.0)
-        return f"{value:.6g}".replace("inf", r"\infty"), _UNARY if value < 0 else _ATOM
+        return _latex_number(float(node.value or 0.0))
     if not node.args:
         name = str(node.value)
         return LATEX_NAMES.get(name, r"\mathrm{" + name.replace("_", r"\_") + "}"), _ATOM
@@ -134,8 +197,26 @@ def _latex_of(node: Node, texts: dict[Node, tuple[str, int]]) -> tuple[str, int]
     for place, arg in enumerate(node.args):
         text, level = texts[arg]
         needed = _needed(operator.level, place, operator.arity)
-        parts.append(rf"\left({text}\right)" if brackets and level < needed else text)
+        # Behind an operator a sign would be read as that of a difference.
+        signed = text.startswith("-") and (node.op == "neg" or (place > 0 and node.op in ("add", "sub", "mul")))
+        parts.append(rf"\left({text}\right)" if brackets and (level < needed or signed) else text)
+    if node.op == "mul" and parts[1][0].isdigit():
+        return rf"{parts[0]} \cdot {parts[1]}", operator.level
     return operator.latex.format(*parts), _ATOM if node.op == "div" else operator.level
+
+
+def _latex_number(value: float) -> tuple[str, int]:
+    """A number with all its digits, powers of ten as such."""
+    if abs(value) == float("inf"):
+        return (r"\infty", _ATOM) if value > 0 else (r"-\infty", _UNARY)
+    text = number(value).removesuffix(".0")
+    if "e" not in text:
+        return text, _UNARY if value < 0 else _ATOM
+    mantissa, exponent = text.split("e")
+    power = f"10^{{{int(exponent)}}}"
+    if mantissa in ("1", "-1"):
+        return mantissa.removesuffix("1") + power, _UNARY if value < 0 else 7
+    return rf"{mantissa} \cdot {power}", 5
 
 
 def to_json(program: Program) -> str:
@@ -177,8 +258,6 @@ def from_json(text: str) -> Program:
         for row in rows:
             nodes.append(_node_from(row, nodes, family))
         hyperparameters = {name: float.fromhex(value) for name, value in content["hyperparameters"].items()}
-        if not all(isinstance(name, str) and name.isidentifier() for name in hyperparameters):
-            raise ProgramError("A hyper-parameter has no proper name.")
         return Program(family, nodes[-1], hyperparameters)
     except ProgramError:
         raise
