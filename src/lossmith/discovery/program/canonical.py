@@ -12,6 +12,7 @@ from typing import Any
 from lossmith.discovery.program.forms import (
     Form,
     evaluated,
+    has_kinks_apart,
     is_tame,
     lead_of,
     node_of,
@@ -129,7 +130,7 @@ def _relu(a: Form) -> Form:
     if not a[1]:
         return max(a[0], 0.0), {}
     lead, rest = normal(a)
-    if lead < 0 and is_tame(a):
+    if lead < 0 and has_kinks_apart(a):
         # relu(-s) = relu(s) - s.
         return times(plus(single(make("relu", node_of(rest))), rest, -1), -lead)
     if lead < 0:
@@ -138,14 +139,14 @@ def _relu(a: Form) -> Form:
 
 
 def _abs(a: Form) -> Form:
-    if is_tame(a):
+    if has_kinks_apart(a):
         return plus(times(_relu(a), 2), a, -1)
     lead, rest = normal(a)
     return 0.0, {make("abs", node_of(rest)): abs(lead)}
 
 
 def _max(a: Form, b: Form) -> Form:
-    if is_tame(a) and is_tame(b):
+    if has_kinks_apart(a) and has_kinks_apart(b):
         return plus(b, _relu(plus(a, b, -1)))
     return single(make("max", *sorted((node_of(a), node_of(b)), key=digest)))
 
@@ -155,7 +156,7 @@ def _min(a: Form, b: Form) -> Form:
 
 
 def _clamp(a: Form, low: Form, high: Form) -> Form:
-    if not is_tame(a):
+    if not has_kinks_apart(a):
         return single(make("clamp", node_of(a), const(low[0]), const(high[0])))
     above = a if low[0] == -math.inf else _max(a, low)
     return above if high[0] == math.inf else _min(above, high)
@@ -255,6 +256,9 @@ def _mask(node: Node) -> Node:
     strict = node.op in ("lt", "gt")
     if lead > 0:
         return make("gt" if strict else "ge", left, const(0))
+    if not is_tame(apart):
+        # Of NaN both `a < b` and `a >= b` are false: neither is the other one's negation.
+        return make("lt" if strict else "le", left, const(0))
     return make("not", make("ge" if strict else "gt", left, const(0)))
 
 

@@ -91,6 +91,11 @@ def is_tame(form: Form) -> bool:
     return all(term.tame for term in form[1])
 
 
+def has_kinks_apart(form: Form) -> bool:
+    """Whether it is finite at every finite input, and no kink of a function of it lasts: nothing in it is held."""
+    return all(term.tame and not term.held for term in form[1])
+
+
 def _factors(term: Node) -> dict[Node, int]:
     """A node that is no sum as base -> whole exponent > 0; what divides is a base `x ** -1` of its own."""
     if term.op not in ("mul", "pow"):

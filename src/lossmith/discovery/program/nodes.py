@@ -20,7 +20,7 @@ class Node:
     `size` counts nodes as a printer without names would write them, so a chain of `x = x + x` has 2^n of them.
     """
 
-    __slots__ = ("__weakref__", "args", "canonical", "depth", "digest", "op", "size", "tame", "type", "value")
+    __slots__ = ("__weakref__", "args", "canonical", "depth", "digest", "held", "op", "size", "tame", "type", "value")
 
     op: str
     args: tuple["Node", ...]
@@ -30,6 +30,8 @@ class Node:
     depth: int
     tame: bool
     """Finite at every finite input, so that 0 times it is 0."""
+    held: bool
+    """Whether something in it is held constant: it may stand still at a kink, at every input."""
     canonical: Any
     """Its normal form once it was asked for: a linear form, or the node of a boolean."""
     digest: bytes | None
@@ -154,6 +156,7 @@ def _new(
     node = object.__new__(Node)
     node.op, node.args, node.value, node.type = op, args, value, type
     node.tame, node.size, node.depth = tame, size, depth
+    node.held = op == "detach" or any(arg.held for arg in args)
     node.canonical = node.digest = None
     entry = _Entry(node, _forget)
     entry.key = key
