@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 
 from lossmith.discovery.compiler import compile_source
+from lossmith.discovery.costs import Cost
 from lossmith.discovery.program import Program
 from lossmith.discovery.proposers.base import Context, Event, Standing
+from lossmith.discovery.rungs.base import CandidateError, Metrics
 
 SOURCES = {
     "preference": """
@@ -43,6 +45,7 @@ def context(family: str = "preference", *, step: int = 0, call: int = 0, run_see
         call=call,
         family=family,
         rungs=("toy", "tiny"),
+        metrics={"toy": "reward_at_equal_kl", "tiny": "preference_accuracy"},
         control=control(family),
         **changes,
     )
@@ -95,6 +98,23 @@ def keys(batch) -> list[str]:
 
 def smaller_is_better(program: Program) -> float:
     return -float(program.root.size)
+
+
+class TableRung:
+    """A rung on which a program's fitness is read off a table by key, and 1 more in each further block."""
+
+    name, ground, environment, fitness_name = "toy", ("table", "none"), "table-1", "reward_at_equal_kl"
+    cost = Cost(jobs=1, device_seconds=0.25, wall_seconds=0.5)
+
+    def __init__(self, table=None, *, broken: str | None = None):
+        self.table, self.broken = table or {}, broken
+        self.asked: list[tuple[str, int, int]] = []
+
+    def evaluate(self, program, block):
+        self.asked.append((program.key, block.index, block.seed))
+        if program.key == self.broken:
+            raise CandidateError("its loss is not finite")
+        return Metrics(fitness=self.table.get(program.key, 0.0) + block.index)
 
 
 class Drive:

@@ -6,16 +6,24 @@ import os
 from dataclasses import replace
 
 import pytest
-from proposer_cases import LRML, PADLL, context, control, elites, events, standing
+from proposer_cases import LRML, PADLL, TableRung, context, control, elites, events, standing
 
 import judge_server as scripted
 from lossmith.discovery.checks import check
 from lossmith.discovery.compiler import compile_source
 from lossmith.discovery.proposers.base import Event
-from lossmith.discovery.proposers.discopop import BETA, DiscoPOPProposer, measure_seeds, paper_code, seed_programs
+from lossmith.discovery.proposers.discopop import (
+    BETA,
+    DiscoPOPProposer,
+    feedback,
+    measure_seeds,
+    paper_code,
+    seed_programs,
+)
 from lossmith.discovery.proposers.llm import LLMProposer
 from lossmith.discovery.proposers.model import KEY_VARIABLES, MOST_PROMPT, Model, open_endpoint
-from lossmith.discovery.rungs.base import InfrastructureError
+from lossmith.discovery.race.blocks import make_blocks
+from lossmith.discovery.rungs.base import HarnessError, InfrastructureError
 from lossmith.errors import ConfigurationError
 from lossmith.evaluation.judging import Backoff, CallCache
 
@@ -232,7 +240,10 @@ def test_prompts_hold_code_slopes_tails_estimates_and_the_closest_loss(server, m
     arm.propose(context(elites=(standing(elite, 0.25, blocks=5),)), 1)
     text = prompt(server)
     assert "Closest published loss: lrml, at distance 0.012." in text
-    assert "Measured better than the control by +0.25, interval [0.15, 0.35], in 5 paired blocks." in text
+    measured = (
+        "Difference to the control in reward_at_equal_kl on the rung toy: +0.25, interval [0.15, 0.35], in 5 paired"
+    )
+    assert measured in text
     # DPO at beta 0.1: -0.1 * sigmoid(-0.1 rho), half of that at 0.
     assert "0: -0.05, 3: -0.0426" in text
     assert "Toward wrong items the slope stays; toward right ones it vanishes." in text
@@ -291,8 +302,10 @@ def test_settings_out_of_range_are_refused(make_model, monkeypatch):
     monkeypatch.delenv(KEY_VARIABLES[0])
     with pytest.raises(ConfigurationError, match=KEY_VARIABLES[0]):
         open_endpoint("https://example.org/v1")
-    with pytest.raises(ConfigurationError, match="fitness"):
-        DiscoPOPProposer(make_model(), fitness={"dpo": 0.0})
+    apart = TableRung()
+    apart.name, apart.apart = "small", True
+    with pytest.raises(ConfigurationError, match="must be toy or tiny, got 'small'"):
+        DiscoPOPProposer(make_model(), rung=apart, control=control())
 
 
 def test_seeds_in_the_papers_signature_are_the_known_losses():
@@ -307,17 +320,65 @@ def test_seeds_in_the_papers_signature_are_the_known_losses():
     assert compile_source(paper_code(other), signature="discopop").key == other.key
 
 
+def seeds_on(fitness: dict[str, float] | None = None) -> TableRung:
+    """A rung on which the control has 0.5 and the known objectives so much more."""
+    found = fitness or dict.fromkeys(seed_programs(), 0.0)
+    programs = {seed_programs()[name].key: 0.5 + value for name, value in found.items()}
+    return TableRung({control().key: 0.5} | programs)
+
+
 def test_seeds_are_measured_against_the_control_in_the_same_blocks():
-    control = seed_programs()["dpo"]
-    table = {program.key: [float(place), place + 2.0] for place, program in enumerate(seed_programs().values())}
-    asked = []
+    fitness = {"dpo": 0.0, "hinge": -1.0, "ipo": 2.0, "kto_pair": 0.25}
+    rung, blocks = seeds_on(fitness), make_blocks(7, "toy", "search", 0, 4)
+    assert measure_seeds(rung, control(), blocks) == fitness
+    assert {(index, seed) for _, index, seed in rung.asked} == {(block.index, block.seed) for block in blocks}
+    assert len(rung.asked) == 20
+    broken = TableRung(broken=seed_programs()["ipo"].key)
+    with pytest.raises(HarnessError, match="`ipo` broke on the rung `toy`, block 0: its loss is not finite"):
+        measure_seeds(broken, control(), blocks)
 
-    def fitness(program):
-        asked.append(program.key)
-        return table[program.key]
 
-    assert measure_seeds(fitness, control) == {"dpo": 0.0, "hinge": 1.0, "ipo": 2.0, "kto_pair": 3.0}
-    assert len(asked) == 4
+def test_seeds_are_measured_once_when_the_chat_begins_and_are_a_part_of_the_cost(server, make_model):
+    server.answer = lambda body: paper(paper_code(compile_source(LRML)))
+    model, rung = make_model(), seeds_on()
+    arm = DiscoPOPProposer(model, rung=rung, control=control())
+    assert rung.asked == []
+    assert arm.expected_cost(2) == model.most(2) + 20 * rung.cost
+    first = arm.propose(context(), 1)
+    assert len(rung.asked) == 20
+    assert (first.cost.jobs, first.cost.tokens, first.cost.device_seconds) == (20, 120, 5.0)
+    assert arm.expected_cost(2) == model.most(2)
+    kept = json.loads(json.dumps(arm.state()))
+    later = seeds_on()
+    fresh = DiscoPOPProposer(model, rung=later, control=control())
+    fresh.restore(kept)
+    assert fresh.propose(context(step=1), 1).cost.jobs == 0
+    assert later.asked == []
+    changed = seeds_on()
+    changed.environment = "table-2"
+    other = DiscoPOPProposer(model, rung=changed, control=control())
+    other.restore(kept)
+    other.propose(context(step=1), 1)
+    assert len(changed.asked) == 20
+
+
+def test_every_number_of_the_chat_is_on_one_rung_that_is_named(server, make_model):
+    server.answer = lambda body: paper(paper_code(compile_source(LRML)))
+    arm, program = DiscoPOPProposer(make_model(), rung=seeds_on({"dpo": 0.01, "hinge": 0, "ipo": 0, "kto_pair": 0}),
+                                    control=control()), compile_source(LRML)  # fmt: skip
+    arm.propose(context(), 1)
+    assert "difference to the control in\nreward_at_equal_kl on the rung toy" in prompt(server)
+    assert "Fitness on the rung toy: +0.01" in prompt(server)
+    told = Event(
+        step=0, call=0, position=0, proposer="discopop", kind="measured", category="ok", program=program,
+        standing=standing(program, 0.004, rung="tiny"), cheapest=standing(program, 0.031, rung="toy"),
+    )  # fmt: skip
+    assert feedback(told).startswith("Fitness on the rung toy: +0.031,")
+    assert feedback(replace(told, cheapest=None)).startswith("Fitness on the rung tiny: +0.004,")
+    arm.observe([told])
+    arm.propose(context(step=1), 1)
+    assert "Fitness on the rung toy: +0.031" in prompt(server)
+    assert "tiny" not in prompt(server)
 
 
 def paper(code: str, **fields) -> str:
@@ -329,12 +390,12 @@ def test_the_chat_grows_with_code_fitness_and_errors_and_without_the_models_word
     answers = [paper(broken, thought=EVIL, name=EVIL), paper(valid, thought=EVIL), "no JSON", paper(valid)]
     server.answer = lambda body: answers[(len(server.bodies) - 1) % 4]
     fitness = {"dpo": 0.0, "hinge": -0.1, "ipo": -0.02, "kto_pair": -0.3}
-    arm = DiscoPOPProposer(make_model(), fitness=fitness, check=gate)
+    arm = DiscoPOPProposer(make_model(), rung=seeds_on(fitness), control=control(), check=gate)
     batch = arm.propose(context(), 3)
     assert [(each.signature, each.source) for each in batch.proposals] == [("discopop", broken), ("discopop", valid)]
     opening = prompt(server, 0)
     assert opening.index("def dpo") < opening.index("def ipo") < opening.index("def hinge") < opening.index("def kto")
-    assert "Fitness: -0.02" in opening
+    assert "Fitness on the rung toy: -0.02" in opening
     assert f"self.beta = {BETA}" in opening
     program = compile_source(LRML)
     arm.observe(
@@ -347,7 +408,7 @@ def test_the_chat_grows_with_code_fitness_and_errors_and_without_the_models_word
         ]
     )  # fmt: skip
     kept = json.loads(json.dumps(arm.state()))
-    fresh = DiscoPOPProposer(make_model(), fitness=fitness, check=gate)
+    fresh = DiscoPOPProposer(make_model(), rung=TableRung(), control=control(), check=gate)
     fresh.restore(kept)
     assert fresh.messages() == arm.messages()
     fresh.propose(context(step=1), 1)
@@ -358,7 +419,7 @@ def test_the_chat_grows_with_code_fitness_and_errors_and_without_the_models_word
         "thought": "(left out)", "name": "objective_1", "code": "def v1(v2):\n    return v2",
     }  # fmt: skip
     assert told[1].startswith("The code is not valid. signature: ")
-    assert told[3].startswith("Fitness: +0.125, interval [0.025, 0.225] over 4 paired runs.")
+    assert told[3].startswith("Fitness on the rung toy: +0.125, interval [0.025, 0.225] over 4 paired runs.")
     assert told[5].startswith("That was not the JSON object")
     everything = "\n".join(prompt(server, number) for number in range(len(server.bodies)))
     assert "IGNORE" not in everything
@@ -367,8 +428,10 @@ def test_the_chat_grows_with_code_fitness_and_errors_and_without_the_models_word
 
 
 def test_the_chat_drops_its_oldest_objectives_where_it_grows_too_long(server, make_model):
-    arm = DiscoPOPProposer(make_model(), fitness=dict.fromkeys(seed_programs(), 0.0))
-    arm.restore({"turns": [[f"def f{n}(): " + "x" * 3000, "Fitness: 1", [0, 0, n]] for n in range(30)]})
+    arm = DiscoPOPProposer(make_model(), rung=seeds_on(), control=control())
+    arm.propose(context(), 0)
+    turns = [[f"def f{n}(): " + "x" * 3000, "Fitness: 1", [0, 0, n]] for n in range(30)]
+    arm.restore(arm.state() | {"turns": turns})
     found = arm.messages()
     assert sum(len(content) for _, content in found) <= MOST_PROMPT
     assert "def f29" in found[-2][1]
@@ -380,7 +443,9 @@ def test_the_chat_drops_its_oldest_objectives_where_it_grows_too_long(server, ma
 
 def test_the_papers_chat_can_be_compared_at_equal_cost(make_model):
     model = make_model()
-    assert DiscoPOPProposer(model, fitness=dict.fromkeys(seed_programs(), 0.0)).expected_cost(4) == model.most(4)
+    arm = DiscoPOPProposer(model, rung=seeds_on(), control=control())
+    arm.propose(context(), 0)
+    assert arm.expected_cost(4) == model.most(4)
     assert LLMProposer(model, per_call=1).expected_cost(4) == model.most(4)
     assert LLMProposer(model, per_call=2, check=gate).expected_cost(4) == model.most(2 + 8)
     assert control().family == "preference"

@@ -157,12 +157,12 @@ class Engine:
         fixed = {self.setup.control.key, *(each.program.key for each in self.setup.canaries if each.program)}
         return [key for key in self.desk.programs if key in data.fitness and key not in fixed]
 
-    def standings(self, step: int) -> dict[str, Standing]:
-        """Where each program stands on the highest rung that it reached, after round `step`."""
+    def standings(self, step: int, rung: str | None = None) -> dict[str, Standing]:
+        """Where each program stands on the highest rung that it reached, or on `rung`, after round `step`."""
         found: dict[str, Standing] = {}
         for each in self.decisions.all():
             # By round, and elites are decided on anew in each: later ones replace earlier ones.
-            if each.step > step or each.mean is None or each.sd is None:
+            if each.step > step or each.mean is None or each.sd is None or (rung or each.rung) != each.rung:
                 continue
             known = found.get(each.program)
             if known is not None and self._height(known.rung) > self._height(each.rung):
@@ -221,7 +221,8 @@ class Engine:
         for rung, blocks in zip(self.setup.rungs, self.setup.settings.blocks, strict=True):
             beside = again if rung is self.setup.rungs[-1] else elites
             cohort = self._climb(step, rung, blocks, cohort, beside, keep_back)
-        self.desk.tell(step, self.standings(step), self.decisions.all(step=step))
+        cheapest = self.standings(step, self.setup.rungs[0].name)
+        self.desk.tell(step, self.standings(step), self.decisions.all(step=step), cheapest)
         self._say(f"Round {step + 1}: {len(self.decisions.elites(step))} elites, {len(self.desk.programs)} programs.")
         return None
 

@@ -1,19 +1,20 @@
 """One round of proposals: ask, check, admit, and later tell what became of them."""
 
 import json
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lossmith.discovery.costs import Cost
 from lossmith.discovery.gate import VerdictLike
-from lossmith.discovery.proposers.base import Batch, Context, Event, ProgramLike, Proposal, Standing
+from lossmith.discovery.proposers.base import Batch, Context, Event, ProgramLike, Proposal, Standing, Thrifty
 from lossmith.discovery.race.halving import RETESTED, Decision
 from lossmith.discovery.rungs.base import HarnessError, InfrastructureError
 from lossmith.discovery.setup import Setup
 from lossmith.discovery.store.archive import Archive, StoredProgram, StoredProposal
 from lossmith.discovery.store.database import Database
-from lossmith.discovery.store.ledger import Ledger
+from lossmith.discovery.store.ledger import PROPOSER, Ledger
 from lossmith.discovery.work import MachineOut
 
 _TRIES = 3
@@ -64,8 +65,21 @@ class Desk:
                 self.archive.set_stage(step, "proposed", {"admitted": len(self._admitted(step))})
         return self._admitted(step)
 
-    def tell(self, step: int, standings: dict[str, Standing], decisions: Sequence[Decision]) -> None:
-        """Tell the proposer what became of the round's proposals, and keep its state."""
+    def tell(
+        self,
+        step: int,
+        standings: dict[str, Standing],
+        decisions: Sequence[Decision],
+        cheapest: dict[str, Standing],
+    ) -> None:
+        """Tell the proposer what became of the round's proposals, and keep its state.
+
+        Args:
+            step: The round.
+            standings: Of all programs, on the highest rung that each reached.
+            decisions: Of the round.
+            cheapest: Of all programs, on the cheapest rung.
+        """
         if self.archive.stage(step, "observed") is not None:
             return
         order = _places(decisions, [rung.name for rung in self.setup.rungs])
@@ -89,6 +103,7 @@ class Desk:
                     program=self.programs.get(each.key or ""),
                     parents=each.parents,
                     standing=standings.get(each.key or ""),
+                    cheapest=cheapest.get(each.key or ""),
                     nearest=each.nearest,
                     distance=each.distance,
                     rank=order.get(each.key or "") if each.kind == "admitted" else None,
@@ -106,24 +121,40 @@ class Desk:
             call=call,
             family=self.setup.gate.family,
             rungs=tuple(rung.name for rung in self.setup.rungs),
+            metrics={rung.name: rung.fitness_name for rung in self.setup.rungs},
             control=self.setup.control,
             elites=tuple(elites),
             seen=frozenset(self.programs),
             failures=self.archive.failures(),
         )
-        expected, entry = proposer.expected_cost(n), f"propose/{step}/{call}"
-        self.ledger.check(expected + keep_back)
-        self.ledger.reserve(entry, "proposer", expected)
-        batch = self._answer(context, n)
+        reserved, entry = self._reservation(n, keep_back), f"propose/{step}/{call}"
+        self.ledger.check(reserved + keep_back)
+        self.ledger.reserve(entry, PROPOSER, reserved)
+        begun = time.perf_counter()
+        batch = self._answer(replace(context, allowance=reserved), n)
+        waited = Cost(wall_seconds=time.perf_counter() - begun)
+        # Times are for the ledger alone: what a proposer is told, and what decides, is the same when it is repeated.
+        paid = Cost(money_usd=batch.cost.money_usd, tokens=batch.cost.tokens)
         with self.database.transaction():
             stored = []
             for position, proposal in enumerate(batch.proposals[:n]):
                 stored.append(self._judge(proposal, (step, call, position)))
-            self.archive.save_call(
-                step, call, asked=n, proposals=stored, cost=batch.cost, state=_plain(proposer.state())
-            )
-            self.ledger.settle(entry, expected, batch.cost)
+            self.archive.save_call(step, call, asked=n, proposals=stored, cost=paid, state=_plain(proposer.state()))
+            self.ledger.settle(entry, reserved, batch.cost + waited)
+            self.ledger.divide(entry, batch.by_arm)
             self.database.touch()
+
+    def _reservation(self, n: int, keep_back: Cost) -> Cost:
+        """What is put aside for a call: the most that it takes, or what is left where the proposer keeps to that."""
+        expected = self.setup.proposer.expected_cost(n)
+        if not isinstance(self.setup.proposer, Thrifty):
+            return expected
+        left = self.ledger.left(keep_back)
+        return replace(
+            expected,
+            money_usd=min(expected.money_usd, left.money_usd),
+            tokens=min(expected.tokens, left.tokens),
+        )
 
     def _answer(self, context: Context, n: int) -> Batch:
         before = _plain(self.setup.proposer.state())

@@ -11,7 +11,6 @@ from lossmith.discovery.controls import canaries_of, control_of
 from lossmith.discovery.costs import Budget
 from lossmith.discovery.gate import Gate
 from lossmith.discovery.ladder import Ladder
-from lossmith.discovery.program import Program
 from lossmith.discovery.proposers.base import ProgramLike, Proposer
 from lossmith.discovery.proposers.best_of import BestOfProposer
 from lossmith.discovery.proposers.genetic import GeneticProposer
@@ -170,10 +169,9 @@ def _asking(
     folder: Path | None,
     stack: ExitStack,
 ) -> Proposer:
-    from lossmith.discovery.proposers.discopop import DiscoPOPProposer, measure_seeds
+    from lossmith.discovery.proposers.discopop import DiscoPOPProposer
     from lossmith.discovery.proposers.llm import LLMProposer
     from lossmith.discovery.proposers.model import Model, open_endpoint
-    from lossmith.discovery.race.blocks import make_blocks
     from lossmith.evaluation.judging import CallCache
 
     if address is None or not address.base_url or not address.model:
@@ -195,11 +193,4 @@ def _asking(
         return LLMProposer(model, check=gate.check)
     if family != "preference":
         raise ConfigurationError(f"`--proposer discopop` is the paper's protocol for preference losses, not {family}.")
-    cheapest = ladder.rungs[0]
-    blocks = make_blocks(0, cheapest.name, "search", 0, 4)
-
-    def fitness_of(program: Program) -> list[float]:
-        return [cheapest.evaluate(cast(ProgramLike, program), block).fitness for block in blocks]
-
-    fitness = measure_seeds(fitness_of, control_of(family))
-    return DiscoPOPProposer(model, fitness=fitness, check=gate.check)
+    return DiscoPOPProposer(model, rung=ladder.rungs[0], control=control_of(family), check=gate.check)

@@ -90,6 +90,8 @@ class Context:
     """`preference`, `token` or `metric`."""
     rungs: tuple[str, ...]
     """Names of the rungs, cheapest first."""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """Name of a rung -> name of its fitness: differences on different rungs have different units."""
     control: ProgramLike
     """What every candidate is compared with."""
     elites: tuple[Standing, ...] = ()
@@ -126,6 +128,8 @@ class Event:
     parents: tuple[str, ...] = ()
     standing: Standing | None = None
     """Where it stands, when `kind` is `measured`; that of the original, when it is `duplicate`."""
+    cheapest: Standing | None = None
+    """The same on the cheapest rung, where everything is measured: one unit for all programs."""
     nearest: str | None = None
     """Closest known loss, where the checks named one."""
     distance: float | None = None

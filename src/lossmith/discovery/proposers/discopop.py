@@ -2,32 +2,36 @@
 
 One chat that grows: role, signature and form of the answers, the known objectives with their fitness, then objective
 after objective, each answered by its fitness or its error. As there: no population, no choice of parents, no repeats.
-Otherwise than there: fitness is measured on the user's own rung against the control and told with its interval; known
-objectives have the fitness that was measured here; candidates are compiled and checked, so an error is a category with
-a reason; and the chat shows code as we read it, without the thoughts, names and comments of the model.
+Otherwise than there: fitness is measured on the user's own cheapest rung against the control, that of the known
+objectives too, and told with its interval; candidates are compiled and checked, so an error is a category with a
+reason; and the chat shows code as we read it, without the thoughts, names and comments of the model, since no text of a
+candidate enters a prompt.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from lossmith.discovery.costs import Cost
 from lossmith.discovery.program import Node, Program, const, make, replace, setting, to_python
 from lossmith.discovery.proposers.answers import Answer, read_answers
-from lossmith.discovery.proposers.base import Batch, Context, Event, Proposal, Standing
+from lossmith.discovery.proposers.base import Batch, Context, Event, ProgramLike, Proposal, Standing
 from lossmith.discovery.proposers.llm import Check
 from lossmith.discovery.proposers.model import MOST_PROMPT, Model
 from lossmith.discovery.proposers.programs import to_program
 from lossmith.discovery.proposers.prompts import VERSION, fill
 from lossmith.discovery.proposers.trusted import bare_source, plain_category, plain_reason
 from lossmith.discovery.proposers.vocabulary import vocabulary
+from lossmith.discovery.race.blocks import make_blocks
+from lossmith.discovery.rungs.base import Block, CandidateError, HarnessError, JobBudgetError, Rung
 from lossmith.errors import ConfigurationError
 
 BETA = 0.05
 """`self.beta` of the paper's search."""
-FITNESS = "the paired difference to the control, in the unit of the evaluation"
+SEED_BLOCKS = 4
+"""Blocks in which the known objectives meet the control: the run's own first ones on its cheapest rung."""
 NAMES = {
     "ref_chosen_logps": "reference_chosen_logps",
     "ref_rejected_logps": "reference_rejected_logps",
@@ -62,43 +66,52 @@ class DiscoPOPProposer:
 
     Args:
         model: Whom to ask, and how.
-        fitness: Name in `seed_programs()` -> fitness on the user's rung, see `measure_seeds`.
+        rung: The run's cheapest one, on which all fitness is told. The known objectives are measured on it when the
+            proposer is asked for the first time, as a part of that call's cost, and their fitness is kept in the state.
+        control: What the run compares with.
         check: The gate's check: an objective that is refused is answered at once, within the same call. Without it the
             error is told in the next round.
         name: Of the arm.
 
     Raises:
-        ConfigurationError: If a seed has no fitness.
+        ConfigurationError: If the rung needs a process of its own, which a proposer has not.
     """
 
     def __init__(
-        self, model: Model, *, fitness: Mapping[str, float], check: Check | None = None, name: str = "discopop"
+        self, model: Model, *, rung: Rung, control: Program, check: Check | None = None, name: str = "discopop"
     ):
-        missing = [each for each in seed_programs() if each not in fitness]
-        if missing:
-            raise ConfigurationError(f"`fitness` must hold a number for each seed, {', '.join(missing)} is missing.")
+        if getattr(rung, "apart", False):
+            raise ConfigurationError(
+                f"`--proposer discopop` measures {len(seed_programs())} known objectives on the cheapest rung first, "
+                f"which must be toy or tiny, got '{rung.name}': put one of them before it in `--rungs`."
+            )
         self.name = name
-        self._model, self._check = model, check
-        self._archive = archive_text(fitness)
+        self._model, self._check, self._rung, self._control = model, check, rung, control
+        self._seeds: dict[str, float] = {}
         self._turns: list[Turn] = []
 
     def expected_cost(self, n: int) -> Cost:
-        """The most: `n` requests with the whole chat each."""
-        return self._model.most(n)
+        """The most: `n` requests with the whole chat each, and once the measurement of the known objectives."""
+        return self._model.most(n) + (Cost() if self._seeds else seeds_cost(self._rung))
 
     def least_cost(self) -> Cost:
-        """One request with the whole chat."""
-        return self._model.most(1)
+        """One request with the whole chat, and once the measurement of the known objectives."""
+        return self.expected_cost(1)
 
     def propose(self, context: Context, n: int) -> Batch:
         """Up to `n` objectives, asked for one by one; those that are not measured yet are said to be.
 
         Raises:
             ConfigurationError: If the family is another one.
+            HarnessError: If a known objective breaks on the rung.
         """
         if context.family != "preference":
             raise ConfigurationError(f"The protocol of DiscoPOP is for preference losses, not for '{context.family}'.")
         seed, cost, found = int(context.draw(self.name).integers(2**30)), Cost(), []
+        if not self._seeds:
+            blocks = make_blocks(context.run_seed, self._rung.name, "search", 0, SEED_BLOCKS)
+            # What the rung declares and not what the clock says: a call that is repeated after a kill costs the same.
+            self._seeds, cost = measure_seeds(self._rung, self._control, blocks), seeds_cost(self._rung)
         allowance = self.expected_cost(n) if context.allowance is None else context.allowance
         for asked in range(n):
             call = self._model.call(
@@ -120,8 +133,9 @@ class DiscoPOPProposer:
 
     def messages(self) -> list[tuple[str, str]]:
         """The chat so far; the oldest objectives are left out where it grows too long."""
-        system = fill("discopop_system", name="objective_name", beta=BETA, fitness=FITNESS)
-        opening = fill("discopop_archive", archive=self._archive)
+        rung = self._rung
+        system = fill("discopop_system", name="objective_name", beta=BETA, metric=rung.fitness_name, rung=rung.name)
+        opening = fill("discopop_archive", archive=archive_text(self._seeds, rung.name))
         left, turns = MOST_PROMPT - len(system) - len(opening) - 500, []
         for place in range(len(self._turns) - 1, -1, -1):
             said, told = _spoken(place, self._turns[place])
@@ -143,12 +157,17 @@ class DiscoPOPProposer:
                 turn.code = turn.code if program is None else paper_code(program)
 
     def state(self) -> dict[str, Any]:
-        """The chat."""
-        return {"turns": [[turn.code, turn.feedback, list(turn.place)] for turn in self._turns]}
+        """The chat, and what was measured of the known objectives."""
+        return {
+            "turns": [[turn.code, turn.feedback, list(turn.place)] for turn in self._turns],
+            "seeds": {"rung": self._rung.name, "environment": self._rung.environment, "fitness": dict(self._seeds)},
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take it up."""
-        self._turns = []
+        """Take it up; the known objectives are measured again where they were measured on something else."""
+        seeds, self._turns, self._seeds = state["seeds"], [], {}
+        if (seeds["rung"], seeds["environment"]) == (self._rung.name, self._rung.environment):
+            self._seeds = {str(name): float(value) for name, value in seeds["fitness"].items()}
         for code, told, place in state["turns"]:
             step, call, position = place
             self._turns.append(Turn(str(code), str(told), (int(step), int(call), int(position))))
@@ -182,15 +201,16 @@ def feedback(event: Event) -> str:
         return _error(plain_category(event.category), "It is known already.")
     if event.kind == "rejected":
         return _error(event.category, event.reason)
-    if event.kind == "failed" or event.standing is None:
+    standing = event.cheapest or event.standing
+    if event.kind == "failed" or standing is None:
         return "It was valid, but training with it broke: its loss or gradient stopped being finite."
-    return _fitness(event.standing)
+    return _fitness(standing)
 
 
 def _fitness(standing: Standing) -> str:
     return (
-        f"Fitness: {standing.mean:+.4g}, interval [{standing.low:.4g}, {standing.high:.4g}] over {standing.blocks} "
-        "paired runs."
+        f"Fitness on the rung {standing.rung}: {standing.mean:+.4g}, interval [{standing.low:.4g}, "
+        f"{standing.high:.4g}] over {standing.blocks} paired runs."
     )
 
 
@@ -245,24 +265,40 @@ def seed_programs(beta: float = BETA) -> dict[str, Program]:
     return {name: Program("preference", root, {"beta": beta}) for name, root in roots.items()}
 
 
-def measure_seeds(fitness: Callable[[Program], Sequence[float]], control: Program) -> dict[str, float]:
-    """Fitness of the seeds as the chat counts it: mean difference to the control over the same blocks.
+def seeds_cost(rung: Rung) -> Cost:
+    """What the measurement of the known objectives is declared to take: they and the control in each block."""
+    return (SEED_BLOCKS * (len(seed_programs()) + 1)) * rung.cost
 
-    Args:
-        fitness: The fitness of a program in each of some blocks, the same blocks for every program.
-        control: What they are compared with.
+
+def measure_seeds(rung: Rung, control: Program, blocks: Sequence[Block]) -> dict[str, float]:
+    """Fitness of the known objectives as the chat counts it: mean difference to the control over the same blocks.
+
+    Raises:
+        HarnessError: If one of them breaks: they are known to train.
     """
-    base = fitness(control)
-    found: dict[str, float] = {}
-    for name, program in seed_programs().items():
-        measured = base if program.key == control.key else fitness(program)
-        differences = [own - other for own, other in zip(measured, base, strict=True)]
-        found[name] = sum(differences) / len(differences)
-    return found
+    programs = seed_programs()
+    differences: dict[str, list[float]] = {name: [] for name in programs}
+    for block in blocks:
+        base = _measured(rung, "control", control, block)
+        for name, program in programs.items():
+            differences[name].append(_measured(rung, name, program, block) - base)
+    return {name: sum(found) / len(found) for name, found in differences.items()}
 
 
-def archive_text(fitness: Mapping[str, float]) -> str:
+def _measured(rung: Rung, name: str, program: Program, block: Block) -> float:
+    try:
+        # Type checkers do not take the cached key of a program for the property of `ProgramLike`.
+        return rung.evaluate(cast(ProgramLike, program), block).fitness
+    except (CandidateError, JobBudgetError) as error:
+        raise HarnessError(
+            f"The known objective `{name}` broke on the rung `{rung.name}`, block {block.index}: {error}"
+        ) from error
+
+
+def archive_text(fitness: Mapping[str, float], rung: str) -> str:
     """The seeds as the chat begins with them, the best first."""
     programs = seed_programs()
     ordered = sorted(programs, key=lambda name: (-fitness[name], name))
-    return "\n\n".join(f"{paper_code(programs[name], name)}\nFitness: {fitness[name]:+.4g}" for name in ordered)
+    return "\n\n".join(
+        f"{paper_code(programs[name], name)}\nFitness on the rung {rung}: {fitness[name]:+.4g}" for name in ordered
+    )

@@ -112,8 +112,21 @@ def tail(values: Sequence[float]) -> str:
     return course if end < 0 else f"{course}, pushing the margin down"
 
 
-def describe(program: Program, *, nearest: tuple[str, float] | None = None, standing: Standing | None = None) -> str:
-    """A paragraph of facts, the same for the same program and estimate."""
+def describe(
+    program: Program,
+    *,
+    nearest: tuple[str, float] | None = None,
+    standing: Standing | None = None,
+    metric: str = "fitness",
+) -> str:
+    """A paragraph of facts, the same for the same program and estimate.
+
+    Args:
+        program: What is described.
+        nearest: The closest published loss and the distance to it.
+        standing: What was measured, on the rung that it names.
+        metric: What that rung measures: numbers of different rungs have different units.
+    """
     lines = [code_of(program).rstrip()]
     try:
         grid, along = slopes(program)
@@ -130,8 +143,8 @@ def describe(program: Program, *, nearest: tuple[str, float] | None = None, stan
         lines.append(f"Closest published loss: {nearest[0]}, at distance {nearest[1]:.2g}.")
     if standing is not None:
         lines.append(
-            f"Measured better than the control by {standing.mean:+.3g}, interval [{standing.low:.3g}, "
-            f"{standing.high:.3g}], in {standing.blocks} paired blocks."
+            f"Difference to the control in {metric} on the rung {standing.rung}: {standing.mean:+.3g}, interval "
+            f"[{standing.low:.3g}, {standing.high:.3g}], in {standing.blocks} paired blocks; above 0 is better."
         )
     return "\n".join(lines)
 

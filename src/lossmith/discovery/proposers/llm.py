@@ -13,7 +13,7 @@ from lossmith.discovery.costs import Cost
 from lossmith.discovery.gate import VerdictLike
 from lossmith.discovery.program import INPUTS, ITEM, OPERATORS
 from lossmith.discovery.proposers.answers import Answer, read_answers
-from lossmith.discovery.proposers.base import Batch, Context, Event, Proposal, Standing
+from lossmith.discovery.proposers.base import Batch, Context, Event, Proposal
 from lossmith.discovery.proposers.facts import INPUT_WORDS, MARGIN, describe, digest_of_failures
 from lossmith.discovery.proposers.model import MOST_PROMPT, Model, cut
 from lossmith.discovery.proposers.programs import to_program
@@ -134,7 +134,7 @@ class LLMProposer:
             operations=operations(),
             margin=MARGIN[family],
             control="(not shown)" if control is None else describe(control),
-            elites=self._shown(context.elites, family),
+            elites=self._shown(context),
             failures=digest_of_failures(context.failures),
             count=count,
         )
@@ -159,12 +159,13 @@ class LLMProposer:
         """Take it up."""
         self._nearest = {str(key): (str(name), float(distance)) for key, name, distance in state["nearest"]}
 
-    def _shown(self, elites: Sequence[Standing], family: str) -> str:
+    def _shown(self, context: Context) -> str:
         shown = []
-        for standing in elites[: self._elites]:
-            program = to_program(standing.program, family)
+        for standing in context.elites[: self._elites]:
+            program = to_program(standing.program, context.family)
             if program is not None:
-                text = describe(program, nearest=self._nearest.get(standing.key), standing=standing)
+                metric = context.metrics.get(standing.rung, "fitness")
+                text = describe(program, nearest=self._nearest.get(standing.key), standing=standing, metric=metric)
                 shown.append(cut(text, 4000))
         return "\n\n".join(shown) or "nothing yet"
 

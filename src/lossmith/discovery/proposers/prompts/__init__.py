@@ -3,7 +3,7 @@
 from importlib.resources import files
 from string import Template
 
-VERSION = "1"
+VERSION = "2"
 """Part of every call's identity: a changed text is another question."""
 
 
