@@ -488,12 +488,22 @@ def test_the_more_finalists_the_more_each_must_show():
 
 
 def test_the_noise_floor_stands_beside_the_claim():
-    (claim,) = confirm(["a"], [ground("other", True, a=STRONG)], significance=0.05)
+    other = ground("other", True, a=STRONG)
+    other.data.twin = {0: 0.5, 1: 0.8, 2: 2.3, 3: 3.1, 4: 3.8, 9: 70.0}
+    (claim,) = confirm(["a"], [other], significance=0.05)
     floor, comparison = claim.grounds[0].floor, claim.grounds[0].comparison
     assert floor is not None
     assert comparison is not None
-    assert floor.sd == pytest.approx(math.sqrt(2.5))
     assert comparison.difference == pytest.approx(1.0)
+    # Paired, over the five blocks that have both: differences 0.5, -0.2, 0.3, 0.1, -0.2; t(4) at 97.5% is 2.776.
+    assert (floor.difference, floor.blocks) == (pytest.approx(0.1), 5)
+    reach = 2.776 * math.sqrt((0.16 + 0.09 + 0.04 + 0.0 + 0.09) / 4 / 5)
+    assert (floor.low, floor.high) == (pytest.approx(0.1 - reach, abs=1e-3), pytest.approx(0.1 + reach, abs=1e-3))
+
+
+def test_there_is_no_noise_floor_without_a_twin():
+    (claim,) = confirm(["a"], [ground("other", True, a=STRONG)], significance=0.05)
+    assert claim.grounds[0].floor is None
 
 
 def test_nothing_is_announced_without_an_unseen_ground():

@@ -8,6 +8,7 @@ import pytest
 
 from lossmith.discovery.history import open_history
 from lossmith.discovery.replay import replay_run
+from lossmith.evidence import paired_t
 from lossmith.report.discovery import answers, render_discovery, shown_programs
 from lossmith.report.discovery_figures import discovery_figures
 from lossmith.report.discovery_tables import (
@@ -15,6 +16,7 @@ from lossmith.report.discovery_tables import (
     claims_table,
     evidence_table,
     fate_of,
+    interval,
     lineage_table,
     negatives,
     spend_table,
@@ -30,7 +32,9 @@ def test_rungs_come_from_the_cheapest_on_and_the_confirmation_last(history):
     places = [("toy", "search"), ("tiny", "search"), ("tiny", "confirmation"), ("tiny-unseen", "confirmation")]
     assert list(history.evaluations) == places
     kinds = [row[0] for row in spend_table(history).rows]
-    assert kinds == ["proposer", *(f"rung/{rung}/{split}" for rung, split in places)]
+    asked = [kind for kind in kinds if kind.startswith("proposer")]
+    assert "proposer" in asked
+    assert kinds == [*asked, *(f"rung/{rung}/{split}" for rung, split in places)]
     (finalist,) = (each.program for each in history.verdicts)
     assert [row[:2] for row in evidence_table(history, finalist).rows] == places
     where = list(dict.fromkeys(row[2] for row in canaries_table(history).rows))
@@ -99,3 +103,13 @@ def test_a_changed_difference_of_the_confirmation_is_named_by_the_replay(discove
     (wrong,) = found.mismatches
     assert wrong.startswith(f"The difference of `{first.program[:8]}` on `{first.ground}` is ")
     assert found.sentences[0].endswith("and 1 thing is not as the rows say.")
+
+
+def test_the_noise_floor_is_the_twin_in_the_same_blocks(history):
+    rows = claims_table(history).rows
+    for row, claim in zip(rows, history.claims, strict=True):
+        data = history.data(claim.ground, "confirmation")
+        by_hand = [data.twin[block] - data.control[block] for block in sorted(data.control)]
+        found = paired_t([0.0] * len(by_hand), by_hand)
+        assert row[6] == interval(found.difference, found.low, found.high)
+        assert claim.noise_half_width == pytest.approx((found.high - found.low) / 2)

@@ -15,12 +15,13 @@ from lossmith.discovery.describe import Description, describe_candidate
 from lossmith.discovery.history import History, open_history
 from lossmith.discovery.identity import probes
 from lossmith.discovery.program import Program, as_objective, one_line, to_latex, to_python, torch_function
+from lossmith.discovery.race.confirmation import twin_floor
 from lossmith.errors import ConfigurationError
-from lossmith.evidence import check_writable, paired_t, write_atomically
+from lossmith.evidence import PairedComparison, check_writable, paired_t, write_atomically
 from lossmith.testing import check_objective
 from lossmith.testing.report import Check
 
-HELPERS = ("mean_masked", "std_batch", "var_batch")
+HELPERS = ("mean_masked", "number", "std_batch", "var_batch")
 PINNED = 6
 """Items at which the exported tests pin values and gradients."""
 
@@ -282,20 +283,27 @@ def card(history: History, key: str, name: str, description: Description, broken
 
 def _evidence(history: History, key: str) -> list[str]:
     lines = [
-        "| rung | split | fitness | blocks | difference to the control, 95% |",
-        "| --- | --- | --- | --- | --- |",
+        "| rung | split | fitness | blocks | difference to the control, 95% | noise floor, 95% |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     known = {**history.settings["rungs"], **history.settings["unseen"]}
     for rung, split in history.evaluations:
-        control, own = history.data(rung, split).pairs(key)
+        data = history.data(rung, split)
+        control, own = data.pairs(key)
         if own:
-            found = paired_t(control, own)
-            told = f"{found.difference:+.4g} [{found.low:+.4g}, {found.high:+.4g}]"
+            floor = twin_floor(data)
+            noise = "none" if floor is None else _interval(floor)
+            told = f"{_interval(paired_t(control, own))} | {noise}"
             lines.append(f"| {rung} | {split} | {known[rung]['fitness']} | {len(own)} | {told} |")
+    lines += ["", "The noise floor is the control trained again in the same blocks, in another order of the data."]
     verdict = next((each for each in history.verdicts if each.program == key), None)
     if verdict is not None:
         lines += ["", f"Claim over all grounds and finalists: p = {verdict.p_holm:.3g} (Holm)."]
     return lines
+
+
+def _interval(found: PairedComparison) -> str:
+    return f"{found.difference:+.4g} [{found.low:+.4g}, {found.high:+.4g}]"
 
 
 def replay_commands(history: History, key: str, name: str) -> list[str]:

@@ -22,6 +22,7 @@ from lossmith.discovery.store.archive import Archive, StoredProgram, StoredPropo
 from lossmith.discovery.store.database import Database
 from lossmith.discovery.store.decisions import Decisions
 from lossmith.discovery.store.jobs import Evaluation, Jobs
+from lossmith.discovery.store.ledger import PROPOSER
 from lossmith.errors import ConfigurationError, EvidenceError
 
 
@@ -69,7 +70,9 @@ class History:
     device_seconds: Mapping[str, float]
     """Program -> seconds that its evaluations took, on all rungs."""
     spend: Mapping[str, Cost]
-    """Kind of entry in the ledger -> what was settled."""
+    """Kind of entry in the ledger -> what was settled; `proposer` is all arms together."""
+    arms: Mapping[str, Cost]
+    """Arm -> what its proposals took, and its own time; empty for runs that did not measure it."""
     wall_seconds: float
     closed: Mapping[str, Any] | None
     """Why the search ended; None where it goes on."""
@@ -87,6 +90,16 @@ class History:
     def control(self) -> str:
         """Key of what is to be beaten."""
         return str(self.settings["control"])
+
+    @property
+    def sources(self) -> Mapping[str, Any]:
+        """The model and the folders that proposals came from; empty where there were none."""
+        return self.settings.get("sources", {})
+
+    @property
+    def sessions(self) -> Sequence[Mapping[str, Any]]:
+        """Date, version, commit and command of each session, and host and prices of a model; newest last."""
+        return self.settings.get("sessions", [])
 
     @property
     def rungs(self) -> list[str]:
@@ -217,6 +230,7 @@ def open_history(folder: str | Path) -> History:
                 )
             ),
             spend=_spend(database, grounds),
+            arms=_arms(database),
             wall_seconds=sum(row[0] for row in sessions),
             closed=None if found is None else found[1],
             confirmed=archive.find_stage("confirmed") is not None,
@@ -256,9 +270,22 @@ def _verdicts(database: Database) -> list[VerdictRow]:
     return [VerdictRow(**each) for each in found]
 
 
-def _spend(database: Database, grounds: Sequence[str]) -> dict[str, Cost]:
+def _kinds(database: Database) -> dict[str, Cost]:
     columns = ", ".join(f"SUM({name}_settled + {name}_lost)" for name in RESOURCES)
     rows = database.rows(f"SELECT kind, {columns} FROM ledger GROUP BY kind ORDER BY kind")
-    found = {row[0]: ZERO + Cost(**dict(zip(RESOURCES, row[1:], strict=True))) for row in rows}
-    order = ["proposer", *(f"rung/{name}/{split}" for split in ("search", "confirmation") for name in grounds)]
+    return {row[0]: ZERO + Cost(**dict(zip(RESOURCES, row[1:], strict=True))) for row in rows}
+
+
+def _arms(database: Database) -> dict[str, Cost]:
+    start = f"{PROPOSER}/"
+    return {kind.removeprefix(start): cost for kind, cost in _kinds(database).items() if kind.startswith(start)}
+
+
+def _spend(database: Database, grounds: Sequence[str]) -> dict[str, Cost]:
+    found: dict[str, Cost] = {}
+    for kind, cost in _kinds(database).items():
+        whole = PROPOSER if kind.startswith(f"{PROPOSER}/") else kind
+        found[whole] = found.get(whole, ZERO) + cost
+    arms = [kind for kind in found if kind.startswith("proposer")]
+    order = [*arms, *(f"rung/{name}/{split}" for split in ("search", "confirmation") for name in grounds)]
     return {kind: found[kind] for kind in dict.fromkeys([*order, *found]) if kind in found}

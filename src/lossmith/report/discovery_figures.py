@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 
 from lossmith.discovery.describe import Description
 from lossmith.discovery.history import History
-from lossmith.evidence import paired_t
+from lossmith.discovery.race.blocks import RungData
+from lossmith.discovery.race.confirmation import twin_floor
+from lossmith.evidence import PairedComparison, paired_t
 from lossmith.explain.canvas import (
     INK,
     MUTED,
@@ -54,7 +56,8 @@ def discovery_figures(history: History, shown: Sequence[str]) -> list[ReportFigu
             name="evidence",
             title="Evidence",
             caption="Mean paired difference to the control with its 95% interval, in units of each rung's fitness. "
-            "Search intervals flatter whoever was chosen by them; those of the confirmation (full points) do not.",
+            "Search intervals flatter whoever was chosen by them; those of the confirmation (full points) do not. "
+            "Noise: the control trained again in the same blocks, in another order of the data.",
             description="; ".join(history.name_of(key) for key in shown) or "no program",
             figure=evidence_figure(history, shown),
         ),
@@ -64,9 +67,7 @@ def discovery_figures(history: History, shown: Sequence[str]) -> list[ReportFigu
 def curves_figure(place: int, name: str, description: Description) -> ReportFigure:
     """Loss and gradient of a program beside those of the closest known loss."""
     own, *beside = description.curves
-    near = (
-        f". Dashed: the closest known loss, scaled and shifted to lie beside it: {beside[0].name}" if beside else ""
-    )
+    near = f". Dashed: the closest known loss, scaled and shifted to lie beside it: {beside[0].name}" if beside else ""
     return ReportFigure(
         name=f"program-{place}",
         title=f"Curves of {name}",
@@ -177,27 +178,31 @@ def proposers_figure(history: History, arms: Sequence[str]) -> Figure:
     return figure
 
 
+def _paired(data: RungData, key: str) -> PairedComparison | None:
+    control, own = data.pairs(key)
+    return paired_t(control, own) if own else None
+
+
 @house_style()
 def evidence_figure(history: History, shown: Sequence[str]) -> Figure:
     """A panel per rung and split with a row per program."""
     panels = [place for place in history.evaluations if any(history.data(*place).pairs(key)[1] for key in shown)]
     if not panels or not shown:
         return message_figure("No program has been measured beside the control yet.")
-    figure = Figure(figsize=(WIDTH_IN, len(panels) * (0.75 + 0.34 * len(shown))), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, len(panels) * (0.75 + 0.34 * (len(shown) + 1))), layout="constrained")
     parts: list[Any] = np.ravel(figure.subfigures(len(panels), 1, squeeze=False)).tolist()
     for part, (rung, split) in zip(parts, panels, strict=True):
         data = history.data(rung, split)
-        axes = row_axes(part, [history.name_of(key) for key in shown])
+        axes = row_axes(part, [*(history.name_of(key) for key in shown), "noise"])
         axes.axvline(0, color=INK, linewidth=1)
         label = f"{rung}, {split}: {_fitness(history, rung)}"
         axes.set_title(figure_label(label, width=80, lines=1), loc="left", fontsize=9)
-        for height, key in enumerate(reversed(shown)):
-            control, own = data.pairs(key)
-            if not own:
+        full = split == "confirmation"
+        for height, key in enumerate([None, *reversed(shown)]):
+            found = twin_floor(data) if key is None else _paired(data, key)
+            if found is None:
                 margin_note(axes, height, "broke" if key in data.failed else "not measured")
                 continue
-            found = paired_t(control, own)
-            full = split == "confirmation"
             if all(math.isfinite(end) for end in (found.low, found.high)):
                 axes.plot([found.low, found.high], [height, height], color=MUTED if not full else INK, linewidth=2)
             axes.plot(found.difference, height, "o", color=INK, markerfacecolor=INK if full else PAPER)

@@ -9,7 +9,9 @@ from itertools import accumulate
 from lossmith.discovery.costs import RESOURCES, Cost, show_amount
 from lossmith.discovery.history import ClaimRow, History
 from lossmith.discovery.program import one_line
+from lossmith.discovery.race.confirmation import twin_floor
 from lossmith.discovery.race.halving import RETESTED
+from lossmith.discovery.rungs.base import Split
 from lossmith.evidence import paired_t
 
 
@@ -243,12 +245,18 @@ def claims_table(history: History) -> Grid:
                 interval(each.difference, each.low, each.high),
                 "–" if each.p_value is None else f"{each.p_value:.3g}",
                 f"{verdict.p_holm:.3g}",
-                "–" if each.noise_half_width is None else f"±{each.noise_half_width:.2g}",
+                floor_words(history, each.ground, "confirmation"),
                 "announced" if verdict.announced else "not announced",
             )
         )
-    headers = ("program", "ground", "blocks", "difference, 95%", "p", "p of all (Holm)", "noise floor", "claim")
-    return grid(headers, rows, (2, 4, 5, 6))
+    headers = ("program", "ground", "blocks", "difference, 95%", "p", "p of all (Holm)", "noise floor, 95%", "claim")
+    return grid(headers, rows, (2, 4, 5))
+
+
+def floor_words(history: History, rung: str, split: Split) -> str:
+    """The control's twin against the control: a paired difference where there is no effect."""
+    floor = twin_floor(history.data(rung, split))
+    return "–" if floor is None else interval(floor.difference, floor.low, floor.high)
 
 
 def audit_table(history: History) -> Grid:

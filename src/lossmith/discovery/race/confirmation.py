@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lossmith.discovery.race.blocks import RungData
-from lossmith.evidence import NoiseFloor, PairedComparison, holm, noise_floor, paired_t
+from lossmith.evidence import PairedComparison, holm, paired_t
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class GroundResult:
     unseen: bool
     comparison: PairedComparison | None
     """None where the finalist failed there or was not measured."""
-    floor: NoiseFloor | None
-    """The control against itself on other blocks."""
+    floor: PairedComparison | None
+    """The control's twin against the control in the same blocks: a paired difference where there is no effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +74,22 @@ def confirm(finalists: Sequence[str], grounds: Sequence[Ground], *, significance
 def _on_ground(key: str, ground: Ground) -> GroundResult:
     control, own = ground.data.pairs(key)
     failed = key in ground.data.failed or not own
-    floor = noise_floor(list(ground.data.control.values())) if ground.data.control else None
     return GroundResult(
-        ground=ground.name, unseen=ground.unseen, comparison=None if failed else paired_t(control, own), floor=floor
+        ground=ground.name,
+        unseen=ground.unseen,
+        comparison=None if failed else paired_t(control, own),
+        floor=twin_floor(ground.data),
     )
+
+
+def twin_floor(data: RungData) -> PairedComparison | None:
+    """The control's second run in each block against its first; None where no block has both.
+
+    It shares initial weights and evaluation examples with the first, but not the order of the training data: what is
+    left between two trainings that differ in nothing that a loss decides.
+    """
+    shared = [block for block in sorted(data.twin) if block in data.control]
+    return paired_t([data.control[each] for each in shared], [data.twin[each] for each in shared]) if shared else None
 
 
 def _p_of_all(results: Sequence[GroundResult]) -> float:

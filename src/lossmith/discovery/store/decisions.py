@@ -63,7 +63,7 @@ class Decisions:
                             result.ground,
                             result.unseen,
                             *numbers,
-                            None if floor is None else floor.half_width,
+                            None if floor is None else (floor.high - floor.low) / 2,
                         ),
                     )
 
