@@ -4,13 +4,18 @@ import json
 import logging
 import os
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from proposer_cases import LRML, PADLL, TableRung, context, control, elites, events, standing
 
 import judge_server as scripted
+from lossmith.discovery.admission import Admission
 from lossmith.discovery.checks import check
 from lossmith.discovery.compiler import compile_source
+from lossmith.discovery.controls import control_of
+from lossmith.discovery.costs import Cost
+from lossmith.discovery.engine import Engine
 from lossmith.discovery.proposers.base import Event
 from lossmith.discovery.proposers.discopop import (
     BETA,
@@ -23,6 +28,8 @@ from lossmith.discovery.proposers.discopop import (
 from lossmith.discovery.proposers.llm import LLMProposer
 from lossmith.discovery.proposers.model import KEY_VARIABLES, MOST_PROMPT, Model, open_endpoint
 from lossmith.discovery.race.blocks import make_blocks
+from lossmith.discovery.race.settings import RaceSettings
+from lossmith.discovery.race.simulation import simulated_setup
 from lossmith.discovery.rungs.base import HarnessError, InfrastructureError
 from lossmith.errors import ConfigurationError
 from lossmith.evaluation.judging import Backoff, CallCache
@@ -292,6 +299,37 @@ def test_the_key_is_in_the_header_and_nowhere_else(server, make_model, tmp_path,
     seen = [json.dumps(server.bodies), json.dumps(arm.state()), repr(batch), caplog.text]
     seen += [path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()]
     assert not [text for text in seen if KEY in text]
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+def test_an_endpoint_that_echoes_the_key_does_not_get_it_into_any_file(server, make_model, tmp_path, escaped):
+    code = f'def f(chosen_logps):\n    """Bearer {KEY}"""\n    return chosen_logps'
+    body = scripted.completion(reply(code, thought=f"sent with {KEY}", name=f"Bearer {KEY}"), finish=KEY)
+    body["choices"][0]["logprobs"] = {"content": [
+        {"token": part, "top_logprobs": [{"token": KEY, "logprob": -0.1}]} for part in (KEY[:9], KEY[9:])
+    ]}  # fmt: skip
+    content = json.dumps(body).replace("sk-very", "\\u0073k-very" if escaped else "sk-very").encode()
+    server.script = [(200, {}, content)]
+    arm = LLMProposer(make_model(concurrency=1), per_call=1)
+    setup = replace(
+        simulated_setup(3, settings=RaceSettings(candidates=2, blocks=(1, 1), rounds=1, confirmation_blocks=5)),
+        proposer=arm, gate=Admission("preference", 3), control=cast(Any, control_of("preference")), canaries=(),
+    )  # fmt: skip
+    with Engine(tmp_path, setup) as engine:
+        engine.desk.open()
+        engine.desk.ask(0, [], Cost())
+        (stored, *_) = engine.archive.proposals(0)
+    assert stored.note == "sent with [key]"
+    assert "[key]" in stored.source
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {"replies.sqlite", "discovery.sqlite"} <= set(files)
+    for text in (KEY, KEY.replace("-", "_"), KEY[:9], KEY[9:]):
+        assert [name for name, content in files.items() if text.encode() in content] == []
+
+
+def test_a_key_that_is_a_common_word_guards_nothing_and_changes_no_code(server, make_model, monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLES[0], "chosen")
+    assert codes(LLMProposer(make_model()).propose(context(), 1)) == [GOOD]
 
 
 def test_settings_out_of_range_are_refused(make_model, monkeypatch):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,9 @@ KEY_VARIABLES = ("LOSSMITH_JUDGE_API_KEY", "OPENAI_API_KEY")
 
 MOST_BYTES = 16 * 2**20
 """A longer answer of the endpoint is no reply."""
+
+SHORTEST_KEY = 8
+"""A shorter key guards nothing (servers that want none take any word), and its letters may be part of a reply."""
 
 _LASTING = ("insufficient_quota", "billing_not_active")
 _ONE_CALL = ("context_length_exceeded", "content_filter", "content_policy_violation", "string_above_max_length")
@@ -177,7 +181,21 @@ class Endpoint:
         except self._broken as error:
             # Errors of the transport while the answer is read are not wrapped by the client.
             raise self._lost(error) from None
-        return read_reply(bytes(content))
+        return self._keyless(read_reply(bytes(content)))
+
+    def _keyless(self, reply: Reply) -> Reply:
+        """The reply without the key, which a proxy or a server that shows its requests may echo: replies are stored."""
+        if len(self._key) < SHORTEST_KEY:
+            return reply
+        # As it is, and as JSON within the text may write it.
+        forms = {self._key, json.dumps(self._key)[1:-1], self._key.replace("/", "\\/")}
+        text, finish = reply.text, reply.finish
+        for form in forms:
+            text, finish = text.replace(form, "[key]"), finish.replace(form, "[key]")
+        words = ["".join(token.text for token in reply.tokens)]
+        words += [word for token in reply.tokens for word, _ in token.alternatives]
+        echoed = any(form in word for form in forms for word in words)
+        return replace(reply, text=text, finish=finish, tokens=() if echoed else reply.tokens)
 
     def _lost(self, error: BaseException) -> Passing:
         name = type(error).__name__
