@@ -10,7 +10,7 @@ from programs import margin, random_program
 
 import lossmith
 from lossmith.discovery import check, compile_source
-from lossmith.discovery.identity import DUPLICATE, atlas, fingerprint, probes
+from lossmith.discovery.identity import DUPLICATE, atlas, beyond, fingerprint, probes, same_beyond
 from lossmith.discovery.program import INPUTS, Program, const, inputs_of, make, torch_function
 from lossmith.discovery.program.differentiate import evaluate, value_and_gradients
 
@@ -279,3 +279,42 @@ def test_a_distance_and_the_similarity_behind_it_are_one_input():
     assert fingerprint(by_distance).distance(fingerprint(by_similarity)) < 1e-9
     assert fingerprint(by_distance).scale == pytest.approx(fingerprint(by_similarity).scale)
     assert check("def f(distances, same): return mean_masked(distances, same)", "metric").accepted
+
+
+@pytest.mark.parametrize("family", list(INPUTS))
+def test_every_known_loss_is_itself_beyond_the_probes(family):
+    found = atlas(family)
+    for name in dict.fromkeys(found.names):
+        known = found.known[found.losses.index(name)]
+        assert all(known.fingerprint(points) is not None for points in beyond(family)), name
+        assert same_beyond(family, known.fingerprint, known.fingerprint, (77,))
+        if known.strength is not None and name != "hinge":
+            other = known.at(2 * known.settings[known.strength])
+            assert not same_beyond(family, known.fingerprint, other.fingerprint), name
+
+
+def test_what_ends_where_the_known_loss_goes_on_is_another():
+    one = atlas("preference").control(fingerprint(dpo())).known
+    assert not same_beyond("preference", lambda points: None, one.fingerprint)
+    assert same_beyond("preference", one.fingerprint, lambda points: None)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "pfl"])
+def test_a_fitted_strength_is_the_true_one(name):
+    """Off every grid; what is coupled over the batch is fitted too where the grid comes close."""
+    found = atlas("preference")
+    record = found.known[found.losses.index(name)]
+    print = record.at(0.0567).fingerprint(probes("preference"))
+    near = found.closest(print)
+    assert near.distance < 1e-6
+    assert (near.loss == record.at(0.0567).text) or near.name != name, near
+
+
+def test_the_control_names_what_another_loss_is_hardly_closer_to():
+    found = atlas("preference")
+    print = fingerprint(dpo(0.12))
+    assert found.closest(print).loss == "dpo(beta=0.12)"
+    assert found.control(print).loss == "dpo(beta=0.12)"
+    assert found.ranked(print, 3)[0].name == "dpo"
+    # The grid alone has cdpo(beta=0.12, label_smoothing=0.001) or the like as close.
+    assert found.nearest(print).distance > 1e-4

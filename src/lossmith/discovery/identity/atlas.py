@@ -2,22 +2,28 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 
-from lossmith.discovery.identity.fingerprint import Fingerprint, of_gradients
-from lossmith.discovery.identity.probes import Probes, probes
+from lossmith.discovery.identity.fingerprint import NEIGHBOUR, Fingerprint
+from lossmith.discovery.identity.known import FIRST, Known
+from lossmith.discovery.identity.probes import probes
+from lossmith.discovery.identity.strength import closest_strength
 from lossmith.discovery.program import INPUTS
-from lossmith.errors import ObjectiveInputError
 from lossmith.objectives import ObjectiveRecord, list_losses
 
 TIE = 1e-7
 """Distances this close are one; of losses that coincide (`lrml` in both forms) the simplest setting names them."""
 NEARLY = 1.05
+REFINED = 3
+"""Kinds of losses whose strength is fitted, the closest of the atlas."""
+SIMILAR = 0.3
+"""Distance above which a fitted strength would say nothing: such losses are named from the grid."""
+WORTH_A_WAIT = 0.2
+"""Distance from the grid within which a loss that is slow to compute is fitted: that of half a step of the grid."""
 _BETAS = (0.01, 0.02, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0, 2.5, 5.0)
 _SMOOTHING = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3)
 GRIDS: dict[str, Sequence[Any]] = {
@@ -44,7 +50,12 @@ GRIDS: dict[str, Sequence[Any]] = {
 }
 """Hyper-parameter -> values that papers and frameworks use; the loss's own default is always among them."""
 _FEW_BETAS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
+_DENSE = tuple(float(f"{10 ** (place / 24):.3g}") for place in range(-72, 49))
+_DENSE_TEMPERATURES = (0.07, 0.5, *(float(f"{10 ** (place / 12):.3g}") for place in range(-24, 13)))
+"""The controls of runs are found at any strength, so their grids are so fine that a fit starts close by."""
 OWN_GRIDS: dict[str, dict[str, Sequence[Any]]] = {
+    "dpo": {"beta": _DENSE},
+    "supcon": {"temperature": _DENSE_TEMPERATURES},
     "simpo": {"beta": (0.1, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0), "gamma": (0.0, 0.3, 0.5, 1.0, 1.4, 1.6, 3.0)},
     **{name: {"beta": _FEW_BETAS, "label_smoothing": (0.0, 0.1)} for name in ("aot", "aot_unpaired")},
     **{name: {"beta": _FEW_BETAS} for name in ("aqfl", "aql", "dbaql", "kto_pair")},
@@ -58,8 +69,6 @@ OWN_GRIDS: dict[str, dict[str, Sequence[Any]]] = {
     "z_loss": {"coefficient": ()},
 }
 """Loss -> grids that hold for it alone: what is coupled over the batch takes longer, and some settings say the same."""
-FIRST = {"preference": "dpo", "token": "cross_entropy", "metric": "supcon"}
-"""Family -> the loss that names a tie, and that a run has for its control."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,8 @@ class Nearest:
     """Composition string with the hyper-parameters of that place, as `lossmith.loss` takes it."""
     scale: float
     """How many times larger the gradients of the candidate are."""
+    known: Known = field(repr=False, compare=False)
+    """The loss itself, to be compared elsewhere too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,19 +92,26 @@ class Atlas:
     """Fingerprints of the published losses of one family."""
 
     family: str
+    known: tuple[Known, ...]
+    vectors: Any
+    scales: Any
     names: tuple[str, ...]
     losses: tuple[str, ...]
     ranks: Any
     """Number of settings away from the default; the smaller one names a tie."""
-    vectors: Any
-    scales: Any
 
     def nearest(self, print: Fingerprint, *, names: Sequence[str] | None = None) -> Nearest | None:
-        """The closest loss, of all or of those named; of nearly as close ones (5% farther) the simplest."""
+        """The closest place of the grid, of all or of those named; of nearly as close ones (5% farther) the simplest.
+
+        `closest` fits the strength too, and takes a few milliseconds for it.
+        """
+        allowed = None if names is None else np.array([name in names for name in self.names])
+        return self._nearest(print, allowed)
+
+    def _nearest(self, print: Fingerprint, allowed: Any = None) -> Nearest | None:
         # |a - b|^2 = 2 - 2 a.b loses half of the digits where the two are close: find by it, measure by the difference.
         closeness = self.vectors @ print.vector
-        if names is not None:
-            allowed = np.array([name in names for name in self.names])
+        if allowed is not None:
             if not allowed.any():
                 return None
             closeness = np.where(allowed, closeness, -2.0)
@@ -101,48 +119,101 @@ class Atlas:
         candidates = np.flatnonzero(squared <= NEARLY**2 * squared.min() + 1e-12)
         apart = np.linalg.norm(self.vectors[candidates] - print.vector, axis=1)
         close = candidates[apart <= NEARLY * apart.min() + TIE]
-        best = int(close[np.argmin(self.ranks[close])])
-        distance = float(np.linalg.norm(self.vectors[best] - print.vector))
-        scale = print.scale / float(self.scales[best])
-        return Nearest(name=self.names[best], distance=distance, loss=self.losses[best], scale=scale)
+        return self._at(int(close[np.argmin(self.ranks[close])]), print)
+
+    def _at(self, place: int, print: Fingerprint) -> Nearest:
+        distance = float(np.linalg.norm(self.vectors[place] - print.vector))
+        return _named(self.known[place], distance, print, float(self.scales[place]))
+
+    def control(self, print: Fingerprint) -> Nearest:
+        """The loss that a run has for its control, at the strength that comes closest and otherwise as it is."""
+        allowed = np.array([name == FIRST[self.family] for name in self.names]) & (self.ranks == 0)
+        found = self._nearest(print, allowed)
+        assert found is not None, "the control of a family is in its atlas"
+        return _fitted(found, print) if TIE < found.distance < 2 * NEIGHBOUR else found
+
+    def closest(self, print: Fingerprint, control: Nearest | None = None) -> Nearest:
+        """The closest loss, its strength fitted; of nearly as close ones the control, then the simplest.
+
+        Args:
+            print: Of the candidate.
+            control: What `control` gave for it, if it was asked already.
+        """
+        control = control or self.control(print)
+        first = self._nearest(print)
+        assert first is not None, "an atlas is not empty"
+        if control.distance <= TIE or first.distance <= TIE:
+            return control if control.distance <= TIE else first
+        best, found = first.distance, [control, first]
+        for place in self._kinds(print, REFINED):
+            found.append(_fitted(self._at(place, print), print, worth=best))
+            best = min(best, found[-1].distance)
+        return min(
+            (near for near in found if near.distance <= NEARLY * best + TIE),
+            key=lambda near: (near is not control, near.known.rank, near.distance),
+        )
 
     def ranked(self, print: Fingerprint, count: int = 3) -> list[Nearest]:
-        """The closest losses of different names, best first."""
-        apart = np.linalg.norm(self.vectors - print.vector, axis=1)
-        best: dict[str, float] = {}
-        for name, distance in zip(self.names, apart.tolist(), strict=True):
-            best[name] = min(distance, best.get(name, distance))
-        found = sorted(best.items(), key=lambda pair: pair[1])
-        nearest = [self.nearest(print, names=[name]) for name, _ in found[:count]]
-        return [entry for entry in nearest if entry is not None]
+        """The closest losses of different names, best first, each at the strength that comes closest."""
+        best: dict[str, Nearest] = {}
+        for place in self._kinds(print, 2 * count):
+            fitted = _fitted(self._at(place, print), print)
+            if fitted.name not in best or fitted.distance < best[fitted.name].distance:
+                best[fitted.name] = fitted
+        near = self.closest(print)
+        best[near.name] = near
+        # What names the candidate stands first, whatever else is as close.
+        named = near.name if near.distance < NEIGHBOUR else None
+        return sorted(best.values(), key=lambda each: (each.name != named, each.distance))[:count]
+
+    def _kinds(self, print: Fingerprint, count: int) -> list[int]:
+        """The closest places of the grid, no two of which differ in strength alone."""
+        seen: dict[tuple[Any, ...], int] = {}
+        for place in np.argsort(np.linalg.norm(self.vectors - print.vector, axis=1), kind="stable").tolist():
+            seen.setdefault(self.known[place].kind, place)
+            if len(seen) == count:
+                break
+        return list(seen.values())
+
+
+def _named(known: Known, distance: float, print: Fingerprint, scale: float) -> Nearest:
+    return Nearest(name=known.record.name, distance=distance, loss=known.text, scale=print.scale / scale, known=known)
+
+
+def _fitted(near: Nearest, print: Fingerprint, *, worth: float = 2.0) -> Nearest:
+    """The same loss at a strength that fits better; as it is where none does by far."""
+    if near.distance <= TIE or near.distance > (WORTH_A_WAIT if near.known.slow else 1.0):
+        return near
+    found = closest_strength(near.known, print, worth=min(worth, near.distance, SIMILAR))
+    if found is None or (distance := print.distance(found[1])) > near.distance / NEARLY:
+        return near
+    return _named(found[0], distance, print, found[1].scale)
 
 
 @lru_cache(maxsize=16)
 def atlas(family: str, seed: int = 0) -> Atlas:
     """The atlas of a family at a set of probe points; made in about a second, then kept."""
     points = probes(family, seed)
-    names: list[str] = []
-    losses: list[str] = []
-    ranks: list[float] = []
+    places: list[Known] = []
     prints: list[Fingerprint] = []
     for record in list_losses(family):
         if not set(record.reads) <= set(INPUTS[family]):
             # Losses that own proxies or read embeddings are no function of similarities alone.
             continue
         for settings in _settings(record):
-            found = _known_fingerprint(record, settings, points)
+            known = Known(record, settings)
+            found = known.fingerprint(points)
             if found is not None:
-                names.append(record.name)
-                losses.append(_text(record, settings))
-                ranks.append(_rank(record, settings, family))
+                places.append(known)
                 prints.append(found)
     return Atlas(
         family,
-        tuple(names),
-        tuple(losses),
-        np.array(ranks),
+        tuple(places),
         np.stack([found.vector for found in prints]),
         np.array([found.scale for found in prints]),
+        tuple(known.record.name for known in places),
+        tuple(known.text for known in places),
+        np.array([known.rank for known in places]),
     )
 
 
@@ -155,49 +226,3 @@ def _settings(record: ObjectiveRecord) -> Iterator[dict[str, Any]]:
         axes.append(list(dict.fromkeys([default, *grid])))
     for values in itertools.product(*axes):
         yield dict(zip(taken, values, strict=True))
-
-
-def _known_fingerprint(record: ObjectiveRecord, settings: dict[str, Any], points: Probes) -> Fingerprint | None:
-    try:
-        flows = _known_gradients(record, settings, points)
-    except ObjectiveInputError:
-        # A contradictory place of the grid: `tau` in the discovered form, smoothing of 0 in `exo_pair`.
-        return None
-    return of_gradients(points.family, points.seed, points.chained(flows))
-
-
-def _known_gradients(record: ObjectiveRecord, settings: dict[str, Any], points: Probes) -> dict[str, Any]:
-    batches = len(next(iter(points.inputs.values())))
-    wanted = [name for name in record.reads if name in points.trained]
-    flat = points.family != "metric" and not record.batch_coupled
-    parts = [_joined(points)] if flat else [points.tensors(batch) for batch in range(batches)]
-    collected: dict[str, list[Any]] = {name: [] for name in wanted}
-    for given in parts:
-        leaves = {name: given[name].requires_grad_() if name in wanted else given[name] for name in record.reads}
-        losses = record.function(**leaves, **settings)
-        slopes = torch.autograd.grad(losses.sum(), [leaves[name] for name in wanted], allow_unused=True)
-        for name, slope in zip(wanted, slopes, strict=True):
-            collected[name].append((torch.zeros_like(leaves[name]) if slope is None else slope).numpy())
-    shape = points.inputs[points.trained[0]].shape
-    return {name: np.concatenate([part.ravel() for part in parts]).reshape(shape) for name, parts in collected.items()}
-
-
-def _joined(points: Probes) -> dict[str, torch.Tensor]:
-    """All batches as one, for losses of single items."""
-    shift = torch.zeros((), dtype=torch.float64)
-    return {
-        name: shift if name == "reward_shift" else torch.tensor(values.reshape(-1))
-        for name, values in points.inputs.items()
-    }
-
-
-def _text(record: ObjectiveRecord, settings: dict[str, Any]) -> str:
-    changed = {name: value for name, value in settings.items() if value != record.hyperparameters[name]}
-    inside = ", ".join(f"{name}={value!r}" for name, value in changed.items())
-    return f"{record.name}({inside})" if inside else record.name
-
-
-def _rank(record: ObjectiveRecord, settings: dict[str, Any], family: str) -> float:
-    # `beta` says how strong, not which: it does not make a setting less simple.
-    changed = [name for name, value in settings.items() if name != "beta" and value != record.hyperparameters[name]]
-    return len(changed) + (0.0 if record.name == FIRST[family] else 0.5)

@@ -79,6 +79,14 @@ class Probes:
             result[name] = one if table else one.reshape(()) if name == "reward_shift" else one[:, 0]
         return result
 
+    def joined(self) -> dict[str, torch.Tensor]:
+        """All batches as one, for losses of single items."""
+        shift = torch.zeros((), dtype=torch.float64)
+        return {
+            name: shift if name == "reward_shift" else torch.tensor(values.reshape(-1))
+            for name, values in self.inputs.items()
+        }
+
 
 @lru_cache(maxsize=16)
 def probes(family: str, seed: int = 0) -> Probes:
@@ -101,7 +109,7 @@ def _pairs(random: np.random.Generator, seed: int) -> Probes:
     spread = np.array(SPREADS).reshape(-1, 1, 1)
     lengths = {side: random.integers(40, 160, shape).astype(np.float64) for side in ("chosen", "rejected")}
     inputs: dict[str, Array] = {}
-    margins = _antithetic(random, shape) * spread
+    margins = signed_margins(random, shape) * spread
     shared = random.standard_normal(shape) * spread / 2
     for side, sign in (("chosen", 0.5), ("rejected", -0.5)):
         reference = -lengths[side] * random.uniform(0.6, 1.4, shape)
@@ -113,7 +121,7 @@ def _pairs(random: np.random.Generator, seed: int) -> Probes:
     return _frozen("preference", seed, inputs, {})
 
 
-def _antithetic(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+def signed_margins(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Standard normal numbers in pairs of opposite sign along the items, a little apart so that nothing cancels."""
     half = random.standard_normal((shape[0], shape[1] // 2, 1))
     return np.concatenate([half, -half * random.uniform(0.9, 1.1, half.shape)], axis=1)
