@@ -14,6 +14,7 @@ from programs import margin, random_program
 import lossmith
 from lossmith.discovery import Memory, check
 from lossmith.discovery.checks import CHECKS, Candidate, battery, points
+from lossmith.discovery.identity import atlas
 from lossmith.discovery.program import Program, const, inputs_of, make
 
 HEAD = (
@@ -63,7 +64,8 @@ def test_what_is_refused_and_why(text, category, said):
         ("F.softplus(-0.1 * z) * torch.sigmoid(0.001 * z.var())", ("batch-coupled", "batch-size-dependent")),
         ("F.softplus(-0.1 * z) + 0.01 * z.mean()", ("batch-coupled",)),
         ("F.softplus(-0.1 * z) * torch.exp(0.01 * z).detach()", ("detach", "grad-mismatch")),
-        ("torch.exp(-z)", ("half-nonfinite", "convex", "saturating")),
+        ("torch.exp(-z)", ("half-nonfinite", "float32-nonfinite", "convex", "saturating")),
+        ("torch.exp(-0.15 * z)", ("float32-nonfinite", "convex", "saturating")),
         ("-F.logsigmoid(0.02 * chosen_logps - 0.02 * rejected_logps - 0.7)", ("reference-free",)),
     ],
 )
@@ -74,9 +76,15 @@ def test_what_is_accepted_and_how_it_is(text, flags):
 
 
 def test_flags_that_are_not_raised():
-    assert not {"batch-coupled", "detach", "non-monotone", "bounded", "reference-free", "half-nonfinite"} & set(
-        verdict_of("torch.relu(1 - 0.1 * z)").flags
-    )
+    assert not {
+        "batch-coupled",
+        "detach",
+        "non-monotone",
+        "bounded",
+        "reference-free",
+        "half-nonfinite",
+        "float32-nonfinite",
+    } & set(verdict_of("torch.relu(1 - 0.1 * z)").flags)
 
 
 def test_the_direction_of_known_losses():
@@ -84,12 +92,13 @@ def test_the_direction_of_known_losses():
         program = check(HEAD + text).program
         return [push for _, push in battery.DIRECTIONS["preference"](Candidate(program))]
 
-    assert share("F.softplus(-0.1 * z)") == pytest.approx([-1, -1])
+    # At margins of 10 and 30 nats, then the same where everything else is drawn at random.
+    assert share("F.softplus(-0.1 * z)") == pytest.approx([-1] * 4)
     assert all(-0.65 < push < -0.1 for push in share("torch.square(z - 5)"))
     lrml = "(1 - torch.sigmoid(z)) * F.softplus(-0.05 * z) + torch.sigmoid(z) * torch.exp(-0.05 * z)"
     assert all(-0.98 < push < -0.6 for push in share(lrml))
     cheat = "F.softplus(-0.1 * z).detach() + z - z.detach()"
-    assert share(cheat) == pytest.approx([1, 1])
+    assert share(cheat) == pytest.approx([1] * 4)
 
 
 def test_a_penalty_may_opt_out_of_the_direction():
@@ -108,8 +117,84 @@ def test_copies_of_the_control_are_duplicates_and_other_known_losses_are_named()
     assert (hinge.nearest.name, hinge.nearest.distance) == ("hinge", pytest.approx(0, abs=1e-9))
     strict = verdict_of("torch.relu(1 - 0.1 * z)", against="library")
     assert (strict.accepted, strict.category) == (False, "duplicate-of-hinge")
-    # A smoothing of 0.001 is as close as the nearest beta of the grid.
-    assert verdict_of("F.softplus(-0.11 * z)").flags[-1] in ("neighbour:dpo", "neighbour:cdpo")
+
+
+@pytest.mark.parametrize("beta", [0.005, 0.0123456, 0.03, 0.07, 0.11, 0.12, 0.4, 0.7, 3.0, 10.0, 50.0])
+def test_the_control_is_recognised_at_any_strength(beta):
+    verdict = verdict_of(f"F.softplus(-{beta} * z)")
+    assert (verdict.category, verdict.nearest.loss) == (
+        "duplicate-of-dpo",
+        f"dpo(beta={beta})",
+    ), str(verdict)
+    assert verdict.nearest.distance < 1e-6
+    assert verdict.nearest.scale == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "loss"),
+    [
+        ("-0.9 * F.logsigmoid(0.123 * z) - 0.1 * F.logsigmoid(-0.123 * z)", "cdpo(beta=0.123)"),
+        ("torch.square(z - 1 / (2 * 0.07))", "ipo(beta=0.07)"),
+        ("torch.exp(-0.15 * z)", "cell(beta=0.15)"),
+    ],
+)
+def test_other_losses_are_named_at_their_strength(text, loss):
+    verdict = verdict_of(text)
+    assert verdict.accepted
+    assert verdict.nearest.loss == loss
+
+
+@pytest.mark.parametrize("temperature", [0.08, 0.1, 0.33])
+def test_the_control_of_tables_is_recognised_at_any_strength(temperature):
+    source = (
+        "def f(similarities, same, different, *, t=0.1):\n s = similarities / t\n near = mean_masked(s, same)\n"
+        " e = torch.exp(s)\n return torch.log(mean_masked(e, same) / 3 + mean_masked(e, different) + 1e-30) - near"
+    ).replace("t=0.1", f"t={temperature}")
+    verdict = check(source, "metric")
+    assert (verdict.category, verdict.nearest.distance < 1e-6) == ("duplicate-of-supcon", True), str(verdict)
+
+
+def test_label_smoothing_is_no_strength_of_cross_entropy():
+    smooth = "def f(token_logps, mean_class_logps): return -0.9 * token_logps - 0.1 * mean_class_logps"
+    verdict = check(smooth, "token")
+    assert verdict.accepted
+    assert (verdict.flags, verdict.nearest.loss) == (("known:cross_entropy",), "cross_entropy(label_smoothing=0.1)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "torch.where(z > 150, 100 * z, F.softplus(-0.1 * z))",
+        "F.softplus(-0.1 * torch.clamp(z, -110, 110))",
+        "torch.where(chosen_lengths > 500, -F.softplus(-0.1 * z), F.softplus(-0.1 * z))",
+        "torch.where(chosen_lengths < 20, -F.softplus(-0.1 * z), F.softplus(-0.1 * z))",
+    ],
+)
+def test_what_differs_beyond_the_probes_is_no_duplicate(text):
+    source = HEAD.replace("ref_rejected_logps):", "ref_rejected_logps, chosen_lengths, *, unused=1.0):") + text
+    verdict = check(source)
+    assert verdict.accepted, str(verdict)
+    assert "neighbour:dpo" in verdict.flags
+    assert "another loss beyond them" in verdict.reason
+    assert check(source, against="library").accepted
+    memory = Memory("preference")
+    memory.add("a1", check(HEAD + "F.softplus(-0.1 * z)").program)
+    assert check(source, memory=memory).accepted
+    memory.add("a2", verdict.program)
+    # The first that is close is not it; the second is.
+    respelled = source.replace("F.softplus(", "torch.log1p(torch.exp(").replace("* z)", "* z))")
+    if "clamp" not in text:
+        assert check(respelled, memory=memory).category == "duplicate-of-a2"
+
+
+def test_a_duplicate_of_the_control_must_be_one_at_the_secret_probes_too():
+    """A window that no fixed point meets: where the run's own points do, it is no copy of the control."""
+    from lossmith.discovery.identity import probes
+
+    aim = float(probes("preference", 991).inputs["ref_chosen_logps"][2, 3, 0])
+    window = f"torch.where(torch.abs(ref_chosen_logps + {-aim!r}) < 1e-6, 5.0, 1.0) * F.softplus(-0.1 * z)"
+    assert verdict_of(window).category == "duplicate-of-dpo"
+    assert verdict_of(window, memory=Memory("preference", secret_seed=991)).accepted
 
 
 def test_duplicates_of_what_a_run_knows():
@@ -129,18 +214,164 @@ def test_duplicates_of_what_a_run_knows():
 
 
 def test_a_duplicate_must_be_one_at_the_secret_probes_too(monkeypatch):
-    memory = Memory("preference", secret_seed=991)
-    first = verdict_of("F.softplus(1 - 0.1 * z)").program
-    memory.add("a1", first)
-    other = verdict_of("torch.log(1 + math.e * torch.exp(-0.1 * z))").program
     from lossmith.discovery.checks import memory as module
-    from lossmith.discovery.identity import fingerprint
+    from lossmith.discovery.identity import fingerprint, fingerprint_at
 
+    memory = Memory("preference", secret_seed=991)
+    memory.add("a1", verdict_of("F.softplus(1 - 0.1 * z)").program)
+    other = verdict_of("torch.log(1 + math.e * torch.exp(-0.1 * z))").program
+    assert memory.same_behaviour(other, fingerprint(other))[0] == "a1"
     elsewhere = Program("preference", make("neg", Z))
-    monkeypatch.setattr(
-        module, "fingerprint", lambda program, seed=0: fingerprint(elsewhere if seed else program, seed=seed)
-    )
+
+    def at(program, points):
+        return fingerprint_at(elsewhere if points.seed == 991 and program is other else program, points)
+
+    monkeypatch.setattr(module, "fingerprint_at", at)
     assert memory.same_behaviour(other, fingerprint(other)) is None
+
+
+@pytest.mark.parametrize("size", ["1e200", "1e-200", "1e153", "1e-150", "1e300", "1e-300"])
+def test_size_is_no_failure_of_ours(size):
+    verdict = verdict_of(f"{size} * F.softplus(-0.1 * z)")
+    assert (verdict.category, verdict.nearest.loss) == ("duplicate-of-dpo", "dpo"), str(verdict)
+    assert verdict.nearest.scale == pytest.approx(float(size), rel=1e-9)
+    json.dumps(verdict.to_dict(), allow_nan=False)
+
+
+def test_what_cannot_be_compared_is_said():
+    """Every loss is finite, their sum over the probe points is not."""
+    verdict = verdict_of("2e306 * F.softplus(-0.1 * z)")
+    assert (verdict.accepted, verdict.category) == (False, "nonfinite"), str(verdict)
+    assert "sums of it overflow" in verdict.reason
+    small = verdict_of("1e-305 * F.softplus(-0.1 * z)")
+    assert small.category == "duplicate-of-dpo", str(small)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "torch.where(ref_chosen_logps == -100.0, F.softplus(-0.1 * z), F.softplus(0.1 * z))",
+        "torch.where(chosen_lengths == 80.0, F.softplus(-0.1 * z), F.softplus(0.1 * z))",
+        "torch.where(torch.abs(chosen_logps - ref_chosen_logps + rejected_logps - ref_rejected_logps) < 0.01,"
+        " F.softplus(-0.1 * z), F.softplus(0.1 * z))",
+    ],
+)
+def test_the_direction_counts_where_references_lengths_and_shifts_vary(text):
+    verdict = check(HEAD.replace("ref_rejected_logps):", "ref_rejected_logps, chosen_lengths):") + text)
+    assert verdict.category == "wrong-sign", str(verdict)
+    assert "drawn at random" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "shares"),
+    [
+        ("preference", HEAD + "F.softplus(1 - 0.1 * z)", 6),
+        ("token", "def f(token_logps): return -(1 - token_logps.exp()) ** 2 * token_logps", 4),
+        ("metric", "def f(similarities, same): return -mean_masked(similarities, same)", 2),
+    ],
+)
+def test_the_direction_is_looked_at_where_the_run_alone_looks(family, text, shares, monkeypatch):
+    seen = []
+    honest = battery.DIRECTIONS[family]
+    monkeypatch.setitem(battery.DIRECTIONS, family, lambda candidate: seen.append(honest(candidate)) or seen[-1])
+    assert check(text, family, memory=Memory(family, secret_seed=991)).accepted
+    assert len(seen[0]) == shares
+    monkeypatch.setitem(battery.DIRECTIONS, family, lambda candidate: [("there", 1.0 if candidate.seeds else -1.0)])
+    assert check(text, family).accepted
+    assert check(text, family, memory=Memory(family, secret_seed=991)).category == "wrong-sign"
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("token", "def f(entropy): return entropy"),
+        ("token", "def f(max_logps): return -max_logps"),
+        ("token", "def f(log_sum_sq_probs): return -log_sum_sq_probs"),
+        ("token", "def f(token_logps, entropy): return entropy + 0.0001 * token_logps"),
+        ("metric", "def f(similarities): return mean_masked(similarities, similarities > 0.5)"),
+        ("metric", "def f(similarities): return -mean_masked(similarities, similarities > 0.5)"),
+        ("metric", "def f(similarities, same, different): return mean_masked(similarities, same | different)"),
+    ],
+)
+def test_labels_must_matter(family, text):
+    verdict = check(text, family)
+    assert verdict.category == "wrong-sign", str(verdict)
+
+
+def test_a_penalty_needs_no_labels():
+    verdict = check("def f(entropy): return -entropy", "token", direction=False)
+    assert verdict.accepted
+    assert "whatever the labels" in check("def f(entropy): return -entropy", "token").reason
+
+
+PENALTIES = ("confidence_penalty", "z_loss", "unlikelihood")
+
+
+@pytest.mark.parametrize("family", ["token", "metric"])
+def test_every_published_loss_of_other_families_pulls_the_right_way(family):
+    """At the settings of the library, by its gradients in the atlas."""
+    found = atlas(family)
+    where = points.ordinary(family)
+    for name in dict.fromkeys(found.names):
+        place = found.losses.index(name)
+        if family == "token":
+            slopes = found.vectors[place].reshape(where.labels.shape)
+            own = slopes[where.labels == 1]
+            behind = (where.inputs["max_logps"] > where.inputs["token_logps"] + 1e-9).ravel()
+            pushes = [battery._share(own), battery._share(own[behind])]
+        else:
+            slopes = found.vectors[place].reshape(where.inputs["similarities"].shape)
+            pushes = [battery._push(slopes, where)]
+        if name not in PENALTIES:
+            assert max(pushes) <= battery.DIRECTION, (name, pushes)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1 / (1 + torch.exp(0.1 * z)) + 0.001 / (z - 1.5)", "pole at a margin of 1.5"),
+        ("F.softplus(-0.1 * z) + 0.001 / torch.square(z - 77.7)", "pole at a margin of 77.7"),
+        ("F.softplus(-0.1 * z) - 0.001 * torch.log(torch.abs(z - 20.3))", "pole at a margin of 20.3"),
+        ("F.softplus(-0.1 * z) + 0.001 * torch.log(torch.abs(z - 20.3) - 0.01)", "finite at a margin of 20.3"),
+        ("F.softplus(-0.1 * z) + 0.0001 * torch.sqrt(torch.abs(z - 65) - 2)", "value is not finite at a margin of 6"),
+        ("F.softplus(-0.1 * z) + 0.001 * (z + 33.3) ** -1", "pole at a margin of -33.3"),
+        ("F.softplus(-0.1 * z) * (1 + 0.001 / (z - z.mean() + 0.3))", "pole at a margin"),
+    ],
+)
+def test_poles_and_gaps_within_the_reach(text, said):
+    verdict = verdict_of(text)
+    assert verdict.category == "nonfinite", str(verdict)
+    assert said in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "F.softplus(-0.1 * z) / torch.where(z > 0.7, 1.0, -1.0) * torch.where(z > 0.7, 1.0, -1.0)",
+        "F.softplus(-0.1 * z) + 0.001 * torch.expm1(0.01 * (z - 1.5)) / (z - 1.5)",
+        "F.softplus(-0.1 * z) / (1 + 0.001 * torch.square(z - 3.3))",
+        "F.softplus(-0.1 * z) + 0.01 / (torch.abs(z - 3.3) + 1e-6)",
+        "F.softplus(-0.1 * z) + 0.001 * torch.log(torch.abs(z - 3.3) + 1e-6)",
+        "torch.sqrt(1 + torch.square(torch.relu(5 - z)))",
+        "-torch.log(torch.sigmoid(0.2 * z) + 0.01)",
+        "F.softplus(-z / (z.std() + 1))",
+    ],
+)
+def test_divisions_and_roots_that_hold_are_accepted(text):
+    verdict = verdict_of(text)
+    assert verdict.category in ("ok", "duplicate-of-dpo"), str(verdict)
+
+
+def test_a_text_with_code_of_its_own_is_not_touched():
+    class Loud(str):
+        def __len__(self):
+            raise SystemExit
+
+        def isascii(self):
+            raise SystemExit
+
+    verdict = check(Loud("def f(chosen_logps): return -chosen_logps"))
+    assert (verdict.accepted, verdict.category, "str" in verdict.reason) == (False, "usage", True)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +404,7 @@ def test_every_published_loss_of_pairs_passes_as_a_function():
     names = [name for name in where.inputs if name != "reward_shift"]
     for record in lossmith.list_losses("preference"):
         module = lossmith.loss(record.name).double().eval()
-        for batch in range(2):
+        for where, batch in ((where, batch) for where in (points.antithetic(), points.scattered()) for batch in (0, 1)):
             inputs = {name: torch.tensor(where.inputs[name][batch, :, 0]) for name in names}
             chosen, rejected = inputs["chosen_logps"].requires_grad_(), inputs["rejected_logps"].requires_grad_()
             value = module(**inputs, reduction="none").sum()

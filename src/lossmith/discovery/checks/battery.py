@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from lossmith.discovery.checks import points
-from lossmith.discovery.identity.probes import Probes
+from lossmith.discovery.checks.poles import breakdown
+from lossmith.discovery.identity.probes import Probes, probes
 from lossmith.discovery.program import ITEM, WORDS, Program, order, torch_function
 from lossmith.discovery.program.arrays import Array
 from lossmith.discovery.program.differentiate import evaluate, value_and_gradients
@@ -18,6 +19,8 @@ DIRECTION = -0.1
 """Mean over mean absolute gradient along the margin: DPO has -1, IPO -0.2 to -0.5, LRML -0.7 to -0.95, a
 straight-through cheat +1."""
 STEP, SLOPE_ERROR = 1e-4, 1e-3
+LARGEST = 1e304
+"""Of losses and gradients at ordinary inputs: their sums and squared lengths must be numbers too."""
 
 
 @dataclass
@@ -27,6 +30,8 @@ class Candidate:
     program: Program
     direction: bool = True
     """Whether it must push the right way; a penalty that is added to a loss need not."""
+    seeds: tuple[int, ...] = ()
+    """Of a run's secret points, at which the direction is looked at too."""
 
     @cached_property
     def ordinary(self) -> tuple[Array, dict[str, Array]]:
@@ -69,8 +74,14 @@ def value_type(candidate: Candidate) -> tuple[str, str] | None:
 
 
 def ordinary_values(candidate: Candidate) -> tuple[str, str] | None:
-    """Finite value and gradient at ordinary inputs."""
-    return _unless_finite(*candidate.ordinary, where="at ordinary inputs")
+    """Finite value and gradient at ordinary inputs, and so are their sums."""
+    broken = _unless_finite(*candidate.ordinary, where="at ordinary inputs")
+    if broken:
+        return broken
+    value, gradients = candidate.ordinary
+    if max(float(np.abs(part).max()) for part in (value, *gradients.values())) > LARGEST:
+        return "nonfinite", f"Its value or gradient is beyond {LARGEST:.0e} at ordinary inputs: sums of it overflow."
+    return None
 
 
 def has_gradient(candidate: Candidate) -> tuple[str, str] | None:
@@ -110,6 +121,14 @@ def the_ends(candidate: Candidate) -> tuple[str, str] | None:
     return None
 
 
+def inside_the_reach(candidate: Candidate) -> tuple[str, str] | None:
+    """Finite between the ends too, and without a pole, along the margin of pairs."""
+    if candidate.program.family != "preference":
+        return None
+    found = breakdown(candidate.program.literal_root)
+    return None if found is None else ("nonfinite", f"Its {found[1]} at a margin of {found[0]:.4g} nats.")
+
+
 def _unless_finite(value: Array, gradients: dict[str, Array], *, where: str, hint: str = "") -> tuple[str, str] | None:
     if not np.isfinite(value).all():
         return "nonfinite", f"Its value is not finite {where}.{hint}"
@@ -117,6 +136,18 @@ def _unless_finite(value: Array, gradients: dict[str, Array], *, where: str, hin
         if not np.isfinite(gradient).all():
             return "nonfinite", f"Its gradient with respect to `{name}` is not finite {where}.{hint}"
     return None
+
+
+def reads_the_labels(candidate: Candidate) -> tuple[str, str] | None:
+    """Other labels of the same tokens, or other classes of the same rows, give another gradient."""
+    family = candidate.program.family
+    if not candidate.direction or family == "preference":
+        return None
+    one, other = (where.chained(candidate.at(where)[1]) for where in points.relabelled(family))
+    if np.abs(one - other).max() > 1e-9 * np.abs(one).max():
+        return None
+    what = "labels of the tokens" if family == "token" else "classes of the rows"
+    return "wrong-sign", f"It pulls the same way whatever the {what} are."
 
 
 def right_direction(candidate: Candidate) -> tuple[str, str] | None:
@@ -134,28 +165,52 @@ def right_direction(candidate: Candidate) -> tuple[str, str] | None:
 
 
 def _along_margins(candidate: Candidate) -> list[tuple[str, float]]:
-    where = points.antithetic()
-    _, gradients = candidate.at(where)
-    zero = np.zeros(where.inputs["chosen_logps"].shape)
-    along = (gradients.get("chosen_logps", zero) - gradients.get("rejected_logps", zero)) / 2
-    return [
-        (f"along margins of {spread:.0f} nats", _share(along[place]))
-        for place, spread in enumerate(points.MARGIN_SPREADS)
-    ]
+    scattered = " with references, lengths and shifts of both sides drawn at random"
+    found: list[tuple[str, float]] = []
+    for where, drawn in (
+        (points.antithetic(), ""),
+        *((points.scattered(seed), scattered) for seed in (0, *candidate.seeds)),
+    ):
+        _, gradients = candidate.at(where)
+        zero = np.zeros(where.inputs["chosen_logps"].shape)
+        along = (gradients.get("chosen_logps", zero) - gradients.get("rejected_logps", zero)) / 2
+        found += [
+            (f"along margins of {spread:.0f} nats{drawn}", _share(along[place]))
+            for place, spread in enumerate(points.MARGIN_SPREADS)
+        ]
+    return found
 
 
 def _along_labels(candidate: Candidate) -> list[tuple[str, float]]:
-    where = points.ordinary("token")
-    assert where.labels is not None
-    slopes = where.chained(candidate.ordinary[1]).reshape(where.labels.shape)
-    return [("along the logit of the label", _share(slopes[where.labels == 1]))]
+    found: list[tuple[str, float]] = []
+    for where in _of_seeds(candidate):
+        assert where.labels is not None
+        slopes = where.chained(candidate.at(where)[1]).reshape(where.labels.shape)
+        own = slopes[where.labels == 1]
+        behind = (where.inputs["max_logps"] > where.inputs["token_logps"] + 1e-9).ravel()
+        found.append(("along the logit of the label", _share(own)))
+        found.append(("along the logit of the label where another class leads", _share(own[behind])))
+    return found
 
 
 def _along_classes(candidate: Candidate) -> list[tuple[str, float]]:
-    where = points.ordinary("metric")
-    slopes = where.chained(candidate.ordinary[1]).reshape(where.inputs["similarities"].shape)
-    signed = np.concatenate([slopes[where.inputs["same"]], -slopes[where.inputs["different"]]])
-    return [("between rows of one class and of others", _share(signed))]
+    found: list[tuple[str, float]] = []
+    for where in _of_seeds(candidate):
+        slopes = where.chained(candidate.at(where)[1]).reshape(where.inputs["similarities"].shape)
+        found.append(("between rows of one class and of others", _push(slopes, where)))
+    return found
+
+
+def _push(slopes: Array, where: Probes) -> float:
+    """The share of both sides, each counted as a half: there are more rows of other classes than of the own."""
+    sides = slopes[where.inputs["same"]], -slopes[where.inputs["different"]]
+    size = sum(float(np.abs(side).mean()) for side in sides)
+    return sum(float(side.mean()) for side in sides) / size if size > 0 else 0.0
+
+
+def _of_seeds(candidate: Candidate) -> list[Probes]:
+    family = candidate.program.family
+    return [points.ordinary(family), *(probes(family, seed) for seed in candidate.seeds)]
 
 
 DIRECTIONS: dict[str, Callable[[Candidate], list[tuple[str, float]]]] = {
@@ -252,19 +307,32 @@ def autograd_slopes(candidate: Candidate, batch: int, trained: list[str]) -> dic
 
 def half_precision_finite(candidate: Candidate) -> bool:
     """Whether value and gradient are finite on bfloat16 and float16 inputs."""
-    for dtype in (torch.bfloat16, torch.float16):
-        given = {
-            name: value.to(dtype) if value.is_floating_point() else value
-            for name, value in _tensors(candidate, 3).items()
-        }
-        where = points.ordinary(candidate.program.family)
-        leaves = [given[name].requires_grad_() for name in given if name in where.trained]
-        value = candidate.function(**given)
-        slopes = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
-        finite = [value, *(slope for slope in slopes if slope is not None)]
-        if not all(bool(part.isfinite().all()) for part in finite):
-            return False
+    given = _tensors(candidate, 3)
+    return all(_finite_in(candidate, given, dtype) for dtype in (torch.bfloat16, torch.float16))
+
+
+def single_precision_finite(candidate: Candidate) -> bool:
+    """Whether value and gradient are finite on float32 inputs at the ends, where float64 was asked for."""
+    for where in points.far(candidate.program.family):
+        if candidate.program.family == "metric" or candidate.program.batch_coupled:
+            parts = [where.tensors(batch) for batch in range(len(next(iter(where.inputs.values()))))]
+        else:
+            parts = [where.joined()]
+        for part in parts:
+            given = {name: part[name] for name in candidate.program.inputs}
+            if not _finite_in(candidate, given, torch.float32):
+                return False
     return True
+
+
+def _finite_in(candidate: Candidate, inputs: dict[str, torch.Tensor], dtype: torch.dtype) -> bool:
+    given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    trained = points.ordinary(candidate.program.family).trained
+    leaves = [given[name].requires_grad_() for name in given if name in trained]
+    value = candidate.function(**given)
+    slopes = torch.autograd.grad(value.sum(), leaves, allow_unused=True) if value.requires_grad else ()
+    finite = [value, *(slope for slope in slopes if slope is not None)]
+    return all(bool(part.isfinite().all()) for part in finite)
 
 
 def _tensors(candidate: Candidate, batch: int) -> dict[str, torch.Tensor]:
@@ -287,6 +355,8 @@ CHECKS: dict[str, Callable[[Candidate], tuple[str, str] | None]] = {
     "gradient_is_not_zero": gradient_is_not_zero,
     "one_item_alone": one_item_alone,
     "the_ends": the_ends,
+    "inside_the_reach": inside_the_reach,
+    "reads_the_labels": reads_the_labels,
     "right_direction": right_direction,
     "pure": pure,
     "equivariant": equivariant,

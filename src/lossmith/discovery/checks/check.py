@@ -1,11 +1,21 @@
 """`check`: one candidate, one verdict; whatever it is given, it does not raise."""
 
+from functools import partial
+
 from lossmith.discovery.checks.battery import CHECKS, Candidate, slopes_agree
 from lossmith.discovery.checks.memory import Memory
 from lossmith.discovery.checks.properties import properties_of
 from lossmith.discovery.checks.verdict import Verdict
 from lossmith.discovery.compiler import SIGNATURES, CompileError, compile_candidate
-from lossmith.discovery.identity import DUPLICATE, FIRST, NEIGHBOUR, Nearest, atlas, fingerprint
+from lossmith.discovery.identity import (
+    DUPLICATE,
+    NEIGHBOUR,
+    Nearest,
+    atlas,
+    fingerprint,
+    fingerprint_at,
+    same_beyond,
+)
 from lossmith.discovery.program import INPUTS, Program
 
 AGAINST = ("control", "library")
@@ -22,10 +32,13 @@ def check(
 ) -> Verdict:
     """Compile one candidate, check it, and compare it with what is known; nothing of it is ever executed.
 
-    A candidate that does what the control does (`dpo`, `cross_entropy`, `supcon`, whatever its strength or spelling) is
-    refused as `duplicate-of-NAME`: racing it against the control could show noise alone. A copy of another published
-    loss is sound, and worth measuring against the control: it is accepted with the flag `known:NAME`, unless
-    `against="library"` makes a duplicate of it too. Programs in `memory` always count.
+    A candidate that does what the control does (`dpo` at any `beta`, `cross_entropy`, `supcon` at any `temperature`, in
+    any spelling) is refused as `duplicate-of-NAME`: a race against the control at its own strength would tune that
+    strength and find no loss. The control's other settings are not its strength: label smoothing makes another loss. A
+    copy of another published loss is sound, and worth measuring against the control: it is accepted with the flag
+    `known:NAME`, unless `against="library"` makes a duplicate of it too. Programs in `memory` always count, each at its
+    own constants alone. What agrees at the probe points is compared at the ends, at completions of 1 to 2,000 tokens
+    and at the secret points of `memory` too before it is called a duplicate.
 
     Args:
         source: One Python function as text, or a `Program`.
@@ -33,11 +46,11 @@ def check(
         signature: `native`, or `discopop` for the names of Lu et al. 2024 and `self.beta`.
         against: `control` or `library`: which published losses a candidate may not repeat.
         direction: Whether descent must push the right way; False for a penalty that is added to a loss.
-        memory: Programs that a run knows already.
+        memory: Programs that a run knows already; its secret probe points serve the direction and duplicates too.
 
     Returns:
-        The verdict. `nearest` is the closest published loss over grids of hyper-parameters, with its distance: 0 for a
-        rewrite, 0.02 for a beta 10% off.
+        The verdict. `nearest` is the closest published loss over grids of hyper-parameters, with its distance; where
+        nothing was refused its `beta`, `temperature` or `scale` is fitted.
 
     Example:
         >>> verdict = check("def f(chosen_logps, rejected_logps): return chosen_logps - rejected_logps")
@@ -50,6 +63,10 @@ def check(
             return wrong
         if isinstance(source, Program):
             return check_program(source, against=against, direction=direction, memory=memory)
+        if type(source) is not str and isinstance(source, str):
+            # Its methods are code of the candidate's.
+            reason = "The source must be a plain str or a Program, not a subclass of str."
+            return Verdict(accepted=False, category="usage", reason=reason)
         compiled = compile_candidate(source, family, signature)
         return check_program(
             compiled.program, against=against, direction=direction, memory=memory, flags=compiled.flags
@@ -84,7 +101,8 @@ def check_program(
     same = memory.same_key(program) if memory is not None else None
     if same is not None:
         return _duplicate(program, same, "It is the same formula", None, flags)
-    candidate = Candidate(program, direction=direction)
+    seeds = memory.seeds if memory is not None else ()
+    candidate = Candidate(program, direction=direction, seeds=seeds)
     for rule in CHECKS.values():
         broken = rule(candidate)
         if broken is not None:
@@ -97,34 +115,44 @@ def check_program(
     return _compare(candidate, against, memory, (*flags, *properties_of(candidate)))
 
 
-def _nearest(program: Program, names: tuple[str, ...] | None = None) -> Nearest | None:
+def _nearest(program: Program) -> Nearest | None:
     found = fingerprint(program) if program.root.type == "item" else None
-    return None if found is None else atlas(program.family).nearest(found, names=names)
+    return None if found is None else atlas(program.family).nearest(found)
 
 
 def _compare(candidate: Candidate, against: str, memory: Memory | None, flags: tuple[str, ...]) -> Verdict:
     program = candidate.program
     found = fingerprint(program)
-    assert found is not None, "a finite gradient that is not zero has a fingerprint"
-    near = atlas(program.family).nearest(found)
+    if found is None:
+        reason = "Its losses or gradients at ordinary inputs are too large or too small to be compared with others."
+        return Verdict(accepted=False, category="nonfinite", reason=reason, flags=flags, program=program)
+    known = atlas(program.family)
+    control = known.control(found)
+    near = known.closest(found, control)
     repeated = memory.same_behaviour(program, found) if memory is not None else None
     if repeated is not None:
         return _duplicate(program, repeated[0], f"It does the same (distance {repeated[1]:.1g})", near, flags)
-    control = atlas(program.family).nearest(found, names=(FIRST[program.family],))
+    seeds = memory.seeds if memory is not None else ()
     rival = near if against == "library" else control
-    if rival is not None and rival.distance < DUPLICATE:
+    if rival.distance < DUPLICATE and _is(program, rival, seeds):
         said = f"Its gradients are those of `{rival.loss}` but for their scale (distance {rival.distance:.1g})"
-        return _duplicate(program, rival.name, said, near if against == "library" else rival, flags)
-    if near is not None and near.distance < DUPLICATE:
+        return _duplicate(program, rival.name, said, rival, flags)
+    if near.distance < DUPLICATE and _is(program, near, seeds):
         flags, said = (*flags, f"known:{near.name}"), f"All checks passed; it is `{near.loss}`."
-    elif near is not None and near.distance < NEIGHBOUR:
+    elif near.distance < DUPLICATE:
+        flags = (*flags, f"neighbour:{near.name}")
+        said = f"All checks passed; `{near.loss}` at ordinary inputs, another loss beyond them."
+    elif near.distance < NEIGHBOUR:
         flags = (*flags, f"neighbour:{near.name}")
         said = f"All checks passed; close to `{near.loss}` (distance {near.distance:.2g})."
-    elif near is not None:
-        said = f"All checks passed; the nearest known loss is `{near.loss}` (distance {near.distance:.2g})."
     else:
-        said = "All checks passed."
+        said = f"All checks passed; the nearest known loss is `{near.loss}` (distance {near.distance:.2g})."
     return Verdict(accepted=True, category="ok", reason=said, flags=flags, nearest=near, program=program)
+
+
+def _is(program: Program, near: Nearest, seeds: tuple[int, ...]) -> bool:
+    """Whether a program is the loss that it is close to at the probe points, farther out and elsewhere too."""
+    return same_beyond(program.family, partial(fingerprint_at, program), near.known.fingerprint, seeds)
 
 
 def _duplicate(program: Program, name: str, said: str, near: Nearest | None, flags: tuple[str, ...]) -> Verdict:

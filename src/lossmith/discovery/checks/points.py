@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from lossmith.discovery.identity.probes import Probes, anchor_points, probes, token_points
+from lossmith.discovery.identity.probes import VERSION, Probes, anchor_points, probes, token_points
 from lossmith.discovery.program.arrays import Array
 
 REACH = 300.0
@@ -15,6 +15,8 @@ MARGIN_SPREADS = (10.0, 30.0)
 """Standard deviations of the antithetic margins of the direction check, in nats."""
 LINE = np.linspace(-59.0, 59.0, 119)
 """Margins of the line along which shapes are read, in nats."""
+_LOW = (-420.0, -450.0)
+"""References that leave every log-probability of the reach below 0."""
 _COMPANIONS = (-4.3, 1.1, 6.7)
 
 
@@ -26,12 +28,10 @@ def ordinary(family: str) -> Probes:
 
 @lru_cache(maxsize=8)
 def alone(family: str) -> Probes:
-    """The same points as batches of one item; of two anchors of different classes for tables."""
+    """The same points as batches of one item; for tables four batches of one anchor, which has no other row."""
     if family == "metric":
         rows = np.random.Generator(np.random.Philox(key=5)).standard_normal((4, 1, 5))
         return anchor_points(rows, np.zeros(1, dtype=int))
-    if family == "token":
-        return _apart(probes(family))
     return _apart(probes(family))
 
 
@@ -72,15 +72,31 @@ def _far_pairs() -> Probes:
     return Probes("preference", 0, inputs, {})
 
 
-def pairs_at(margins: Array) -> Probes:
+def pairs_at(margins: Array, references: tuple[float, float] = (-100.0, -103.0)) -> Probes:
     """Pairs whose log-ratio margin is given, [batches, items, 1]: half of it lifts the chosen completion."""
     shape = margins.shape
     inputs: dict[str, Array] = {"reward_shift": np.zeros((shape[0], 1, 1))}
-    for side, sign, reference in (("chosen", 0.5, -100.0), ("rejected", -0.5, -103.0)):
+    for side, sign, reference in (("chosen", 0.5, references[0]), ("rejected", -0.5, references[1])):
         inputs[f"ref_{side}_logps"] = np.full(shape, reference)
         inputs[f"{side}_logps"] = reference + sign * margins
         inputs[f"{side}_lengths"] = np.full(shape, 80.0)
     return Probes("preference", 0, inputs, {})
+
+
+def reach_pairs(margins: Array, coupled: bool) -> Probes:
+    """Pairs at any margins of the reach: items of one batch, or the first of batches of four for coupled losses."""
+    if not coupled:
+        return pairs_at(margins.reshape(1, -1, 1), _LOW)
+    rest = np.broadcast_to(np.array(_COMPANIONS).reshape(1, -1, 1), (len(margins), len(_COMPANIONS), 1))
+    return pairs_at(np.concatenate([margins.reshape(-1, 1, 1), rest], axis=1), _LOW)
+
+
+@lru_cache(maxsize=2)
+def reach_line(coupled: bool) -> Array:
+    """Margins over the whole reach, closer where pairs are: a half to 2.5 nats apart, four times that for batches."""
+    times = 4 if coupled else 1
+    near, far = np.linspace(-60.3, 60.3, 240 // times + 1), np.linspace(60.3, 2 * REACH, 216 // times + 1)[1:]
+    return np.concatenate([-far[::-1], near, far])
 
 
 @lru_cache(maxsize=1)
@@ -89,6 +105,41 @@ def antithetic() -> Probes:
     half = np.random.Generator(np.random.Philox(key=7)).standard_normal((1, 64, 1))
     spread = np.array(MARGIN_SPREADS).reshape(-1, 1, 1)
     return pairs_at(np.concatenate([half, -half], axis=1) * spread)
+
+
+@lru_cache(maxsize=8)
+def scattered(seed: int = 0) -> Probes:
+    """The same margins with references, lengths and a shared shift of both sides drawn at random.
+
+    Args:
+        seed: 0 for the public points; a run's secret seed for its own.
+    """
+    random = np.random.Generator(np.random.Philox(key=[VERSION, 2**33 + seed]))
+    half = random.standard_normal((1, 64, 1))
+    margins = np.concatenate([half, -half], axis=1) * np.array(MARGIN_SPREADS).reshape(-1, 1, 1)
+    shape = margins.shape
+    shared = random.standard_normal(shape) * np.array(MARGIN_SPREADS).reshape(-1, 1, 1) / 2
+    lengths = np.exp(random.uniform(np.log(20), np.log(400), shape))
+    reference = -random.uniform(150, 400, shape)
+    inputs: dict[str, Array] = {"reward_shift": np.zeros((shape[0], 1, 1))}
+    # Two completions of one prompt are about as long and about as likely.
+    for side, sign, apart in (("chosen", 0.5, 0.0), ("rejected", -0.5, random.standard_normal(shape) * 4)):
+        inputs[f"ref_{side}_logps"] = reference + apart
+        inputs[f"{side}_logps"] = np.minimum(reference + apart + shared + sign * margins, -1.0)
+        inputs[f"{side}_lengths"] = np.round(lengths * (random.uniform(0.7, 1.4, shape) if sign < 0 else 1.0))
+    return Probes("preference", seed, inputs, {})
+
+
+@lru_cache(maxsize=2)
+def relabelled(family: str) -> tuple[Probes, Probes]:
+    """The same logits, or the same rows, under two labellings that have nothing in common."""
+    random = np.random.Generator(np.random.Philox(key=8))
+    if family == "token":
+        logits = torch.as_tensor(random.standard_normal((32, 12)) * 2)
+        labels = torch.as_tensor(random.integers(0, 12, 32))
+        return token_points(logits, labels, 2), token_points(logits, (labels + 5) % 12, 2)
+    rows = random.standard_normal((2, 9, 5))
+    return anchor_points(rows, np.repeat(np.arange(3), 3)), anchor_points(rows, np.tile(np.arange(3), 3))
 
 
 @lru_cache(maxsize=1)

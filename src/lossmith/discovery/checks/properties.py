@@ -3,7 +3,13 @@
 import numpy as np
 
 from lossmith.discovery.checks import points
-from lossmith.discovery.checks.battery import Candidate, duplicates_with_its_batch, half_precision_finite, slopes_agree
+from lossmith.discovery.checks.battery import (
+    Candidate,
+    duplicates_with_its_batch,
+    half_precision_finite,
+    single_precision_finite,
+    slopes_agree,
+)
 from lossmith.discovery.program.arrays import Array
 
 SATURATED, GROWING = 1e-3, 0.05
@@ -23,6 +29,8 @@ def properties_of(candidate: Candidate) -> tuple[str, ...]:
             flags.append("grad-mismatch")
     if not half_precision_finite(candidate):
         flags.append("half-nonfinite")
+    if not single_precision_finite(candidate):
+        flags.append("float32-nonfinite")
     if program.family == "preference":
         if not any(name.startswith("ref_") for name in program.inputs):
             flags.append("reference-free")

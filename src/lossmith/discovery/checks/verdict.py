@@ -15,7 +15,7 @@ class Verdict:
     category: str
     """`ok`, `duplicate-of-NAME`, or what is wrong: `syntax`, `too-large`, `non-ascii`, `signature`, `forbidden`,
     `bad-type`, `shape`, `nonfinite`, `no-grad`, `zero-grad`, `wrong-sign`, `impure`, `not-equivariant`,
-    `grad-mismatch`, `internal`."""
+    `grad-mismatch`, `usage` (of `check` itself), `internal`."""
     reason: str
     """One sentence for people; never a part of the candidate's comments."""
     line: int | None = None
