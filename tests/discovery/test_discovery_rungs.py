@@ -145,6 +145,19 @@ def test_pairs_and_reference_of_a_block_are_made_once():
     assert torch.equal(before, tiny._ground(rung, 8, 0, "search").network().head.weight)
 
 
+def test_search_and_confirmation_of_a_data_set_share_no_prompt():
+    """Most prompts of pandalm stand several times, side by side."""
+    rung = TinyPreference(task="pandalm", pairs=400, test_pairs=60)
+    halves = [
+        tiny._bytes(rung, np.random.default_rng(0), split)[0][0, :, : tiny.BYTES_PROMPT].tolist()
+        for split in ("search", "confirmation")
+    ]
+    one, other = ({tuple(row) for row in half} for half in halves)
+    assert len(one) > 40
+    # Bytes of a prompt are cut on their left: a few different prompts end alike.
+    assert len(one & other) <= 2
+
+
 def test_a_candidate_that_breaks_is_its_own_fault():
     rung, block = TOY["preference"], Block(index=0, seed=1)
     overflow = compile_source(

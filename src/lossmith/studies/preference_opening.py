@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,29 @@ def open_preference(config: AnswerFields) -> PreferenceSetting:
         measured=kind.measured(task),
         notices=notices,
     )
+
+
+def tested_on(setting: PreferenceSetting, items: Sequence[AnyItem], *, sampling_seed: int) -> PreferenceSetting:
+    """The same study, tested on other rows, and on answers to their prompts that are sampled with another seed.
+
+    Training rows that were encoded are shared with `setting`.
+
+    Raises:
+        LossmithError: If the rows leave nothing to test on, or a model cannot be used.
+    """
+    config = setting.config.model_copy(update={"sampling_seed": sampling_seed})
+    loaded = _load(config)
+    encoded = setting.kind.encode(config, loaded.tokenizer, items, "test")
+    own = replace(
+        setting,
+        config=config,
+        test=_scored(config, setting.kind, encoded, loaded, "test"),
+        shown=_shown(config, items, encoded, loaded.limit),
+        sampling=_sampling(config, loaded, items, encoded),
+    )
+    # `made` depends on the training rows alone, which are the same; encoding all of them takes seconds.
+    object.__setattr__(own, "made", setting.made)
+    return own
 
 
 def _check_losses(config: AnswerFields, kind: AnswerKind) -> None:

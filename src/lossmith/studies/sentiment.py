@@ -269,17 +269,8 @@ def open_sentiment(config: SentimentConfig) -> SentimentSetting:
     _check_room(config, token_limit(network, tokenizer))
     model = start_of(config, model, device)
     given = None if config.pairs == SAMPLED else load_preference_task(config.pairs, data=config.pairs_data)
-    prompts = load_review_prompts(
-        config.reviews,
-        lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
-        lambda ids: tokenizer.decode(list(ids), clean_up_tokenization_spaces=False),
-        data=config.data,
-        train_prompts=config.train_prompts if given is None else 1,
-        test_prompts=config.test_prompts,
-        shortest=config.prompt_tokens[0],
-        longest=config.prompt_tokens[1],
-        seed=config.prompt_seed,
-        excluded={prompt_text(pair.prompt) for pair in given.train} if given else (),
+    prompts = draw_prompts(
+        config, tokenizer, given, train=config.train_prompts if given is None else 1, test=config.test_prompts
     )
     reward, said = _reward(config, device)
     notices = [*prompts.warnings, *(given.warnings if given else ()), *said]
@@ -296,6 +287,46 @@ def open_sentiment(config: SentimentConfig) -> SentimentSetting:
         given=given,
         notices=tuple(notices),
     )
+
+
+def draw_prompts(
+    config: SentimentConfig, tokenizer: Any, given: PreferenceTask | None, *, train: int | None, test: int | None
+) -> ReviewPrompts:
+    """The prompts of a study's settings.
+
+    Args:
+        config: The study.
+        tokenizer: Of its model.
+        given: Pairs that are not sampled, whose prompts are left out.
+        train: How many to train on; None takes all that there are.
+        test: How many to test on; None takes all that there are.
+
+    Raises:
+        DataError: If there are fewer.
+    """
+    return load_review_prompts(
+        config.reviews,
+        lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
+        lambda ids: tokenizer.decode(list(ids), clean_up_tokenization_spaces=False),
+        data=config.data,
+        train_prompts=train,
+        test_prompts=test,
+        shortest=config.prompt_tokens[0],
+        longest=config.prompt_tokens[1],
+        seed=config.prompt_seed,
+        excluded={prompt_text(pair.prompt) for pair in given.train} if given else (),
+    )
+
+
+def all_prompts(config: SentimentConfig) -> ReviewPrompts:
+    """All prompts that the reviews of a study have for its model.
+
+    Raises:
+        LossmithError: If the model, the reviews or given pairs cannot be used.
+    """
+    _, tokenizer = load_causal_lm(resolve_model(config.model))
+    given = None if config.pairs == SAMPLED else load_preference_task(config.pairs, data=config.pairs_data)
+    return draw_prompts(config, tokenizer, given, train=None if given is None else 1, test=None)
 
 
 def _reward(config: SentimentConfig, device: torch.device) -> tuple[RewardModel, tuple[str, ...]]:

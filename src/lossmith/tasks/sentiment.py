@@ -104,8 +104,8 @@ def load_review_prompts(
     decode: Callable[[Sequence[int]], str],
     *,
     data: str = "shipped",
-    train_prompts: int,
-    test_prompts: int,
+    train_prompts: int | None,
+    test_prompts: int | None,
     shortest: int = 2,
     longest: int = 8,
     seed: int = 0,
@@ -122,8 +122,8 @@ def load_review_prompts(
         encode: From a text to its tokens, without what stands before a text.
         decode: Back.
         data: Where a named set's rows are: "shipped", a folder, "hub" or "hub:owner/name".
-        train_prompts: How many to train on, >= 1.
-        test_prompts: How many to test on, >= 1.
+        train_prompts: How many to train on, >= 1; None takes all that there are.
+        test_prompts: How many to test on, >= 1; None takes all that there are.
         shortest: Fewest tokens of a prompt, >= 1.
         longest: Most tokens of a prompt.
         seed: Of the draws.
@@ -151,7 +151,7 @@ def load_review_prompts(
     # The test first, so that it does not depend on how many prompts are trained on.
     for split, wanted in (("test", test_prompts), ("train", train_prompts)):
         drawn = _draw(split, texts[split], encode, decode, (shortest, longest), wanted, taken, seed)
-        if len(drawn) < wanted:
+        if wanted is not None and len(drawn) < wanted:
             raise DataError(
                 f"`{split}_prompts` is {wanted:,} and the {len(texts[split]):,} {split} reviews of '{reviews}' give "
                 f"{len(drawn):,} different beginnings of {shortest} to {longest} tokens: lower it, or give more."
@@ -178,7 +178,7 @@ def _draw(
     encode: Callable[[str], Sequence[int]],
     decode: Callable[[Sequence[int]], str],
     bounds: tuple[int, int],
-    wanted: int,
+    wanted: int | None,
     taken: set[str],
     seed: int,
 ) -> tuple[ReviewPrompt, ...]:

@@ -1,30 +1,43 @@
 """Small models on real tasks, through the studies: a candidate gets the trainer, data and tests of any other loss.
 
-A rung is a study's settings without its losses. Search and confirmation see different halves of the rows, by content.
+A rung is a study's settings without its losses. Search and confirmation see different halves of the rows, by content,
+and every block draws its own test rows (and prompts, shots or pairs to train on) from its half, the same for all of
+its programs: rows that all blocks share say the same of a program in each, and no interval over blocks would hold it.
 Fitness is the study's deciding metric, except on `sentiment`: there every trained policy is measured with its adapters
 at several strengths, and the fitness is the reward where the divergence from the start is `KL` nats per answer.
 """
 
-import json
 import math
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from lossmith.discovery.costs import Cost
+from lossmith.discovery.draws import draw_seed
 from lossmith.discovery.identity import FIRST
 from lossmith.discovery.proposers.base import ProgramLike
 from lossmith.discovery.rungs.base import Block, CandidateError, InfrastructureError, Metrics, Split
+from lossmith.discovery.rungs.pools import (
+    count_rows,
+    drawn,
+    half_of_pairs,
+    half_of_prompts,
+    halves,
+    items_sentence,
+    on_folder,
+    place_of,
+    size_of_block,
+)
 from lossmith.discovery.rungs.training import as_program, environment_of, record_of
-from lossmith.errors import ConfigurationError
+from lossmith.errors import ConfigurationError, DataError
 from lossmith.objectives import recorded
 
-VERSION = 1
+VERSION = 2
 KL = 1.0
 """Nats per answer at which rewards are compared."""
 STRENGTHS = (0.5, 1.0)
@@ -51,9 +64,11 @@ class SmallRung:
 
         self.name, self.family = name, family
         given = {**settings, "losses": [FIRST[family]], "baseline": FIRST[family], "seeds": [0]}
-        self.config = make_config(given, place=f"rung {name}")
+        self.config: Any = make_config(given, place=f"rung {name}")
         self._sentiment = self.config.task == "sentiment"
+        self._pools: dict[str, Any] = {}
         self._settings: dict[str, Any] = {}
+        self._of_block: tuple[Any, Any] = (None, None)
         self.cost = Cost(device_seconds=seconds, wall_seconds=seconds, jobs=1)
         metric = self.config.metric
         lower = metric in LOWER_IS_BETTER or metric.endswith(("_nll", "_ece"))
@@ -85,7 +100,7 @@ class SmallRung:
 
         record = record_of(as_program(program, self.family))
         with _ONE_AT_A_TIME, recorded(record), tempfile.TemporaryDirectory(prefix="lossmith-") as workspace:
-            setting = _Measured(self._setting(block.split), block, several=self._sentiment)
+            setting = _Measured(self.setting_of(block), block, several=self._sentiment)
             try:
                 found = run_block(setting, record.name, block.seed, Path(workspace) / "run")  # pyright: ignore[reportArgumentType]
             except TrainingDivergedError as error:
@@ -100,24 +115,105 @@ class SmallRung:
         metric = self.fitness_name if self._sentiment else self.config.metric
         if metric not in values:
             raise CandidateError(f"`{metric}` is not finite after training.")
-        return Metrics(fitness=self._sign * values[metric], values=values)
+        there, count = self._sizes(block.split)
+        return Metrics(
+            fitness=self._sign * values[metric], values=values | {"test_rows": float(count), "test_pool": float(there)}
+        )
+
+    @property
+    def items(self) -> str:
+        """How many of how many test rows a block of the search has; reads the data."""
+        what = "prompts" if self._sentiment else "texts" if self.family != "preference" else "pairs"
+        return items_sentence(*self._sizes("search"), f"test {what}")
+
+    def _sizes(self, split: Split) -> tuple[int, int]:
+        """Test rows of a split's half, and of one block of it."""
+        pool = self._pool(split)
+        if self._sentiment:
+            return len(pool.test), self.config.test_prompts
+        there = count_rows(pool, "test")
+        return there, size_of_block(there, self.config.test_examples)
+
+    def _pool(self, split: Split) -> Any:
+        """What the blocks of a split draw from: all beginnings of reviews of its half, or a folder with its rows."""
+        if split not in self._pools:
+            if self._sentiment:
+                from lossmith.studies.sentiment import all_prompts
+
+                # Prompts of the two halves are told apart among all there are, not among those that a block wants.
+                self._pools[split] = half_of_prompts(all_prompts(self.config), place_of(split))
+                self._check_prompts(split)
+            else:
+                self._pools[split] = halves(self.config, place_of(split))
+        return self._pools[split]
+
+    def _check_prompts(self, split: Split) -> None:
+        """See that a block finds as many prompts as it wants.
+
+        Raises:
+            DataError: If it does not.
+        """
+        for part in ("train", "test"):
+            wanted, there = getattr(self.config, f"{part}_prompts"), len(getattr(self._pools[split], part))
+            if part == "train" and not self._sampled:
+                continue
+            if wanted > there:
+                raise DataError(
+                    f"`{part}_prompts` must be <= {there}, the different beginnings of '{self.config.reviews}' in the "
+                    f"half of the {split}, got {wanted}: lower it, or give more reviews."
+                )
+
+    @property
+    def _sampled(self) -> bool:
+        """Whether pairs are sampled from prompts; else they are given."""
+        return self.config.pairs == "sampled"
 
     def _setting(self, split: Split) -> Any:
         """The study on its half of the rows, opened once."""
         if split not in self._settings:
             from lossmith.studies.comparison import open_setting
 
-            place = 0 if split == "search" else 1
+            pool = self._pool(split)
             if self._sentiment:
-                twice = {name: 2 * getattr(self.config, name) for name in ("train_prompts", "test_prompts")}
-                whole = open_setting(self.config.model_copy(update=twice))
-                prompts = whole.prompts  # pyright: ignore[reportAttributeAccessIssue]
-                own = replace(prompts, train=prompts.train[place::2], test=prompts.test[place::2])
-                self._settings[split] = replace(whole, prompts=own, config=self.config)  # pyright: ignore[reportCallIssue]
+                whole: Any = open_setting(self.config)
+                given = None if whole.given is None else half_of_pairs(whole.given, place_of(split))
+                self._settings[split] = replace(whole, prompts=pool, given=given)
             else:
-                folder = halves(self.config, place)
-                self._settings[split] = open_setting(self.config.model_copy(update={"task": str(folder)}))
+                _, count = self._sizes(split)
+                config = on_folder(self.config, pool).model_copy(update={"test_examples": count})
+                self._settings[split] = open_setting(config)
         return self._settings[split]
+
+    def setting_of(self, block: Block) -> Any:
+        """The study on the rows of one block, kept until another one is asked for."""
+        key = (block.split, block.index, block.seed)
+        if self._of_block[0] != key:
+            setting = self._setting(block.split)
+            there, count = self._sizes(block.split)
+            if self._sentiment:
+                own = self._prompted(setting, block, there, count)
+            elif self.family == "preference":
+                from lossmith.studies.preference_opening import tested_on
+
+                items = [setting.task.test[place] for place in drawn(block, "test", there, count)]
+                seed = draw_seed(block.seed, setting.config.sampling_seed, "answers")
+                own = tested_on(setting, items, sampling_seed=seed)
+            else:
+                # After the splits are made, this seed draws the rows of test, calibration and curves, nothing else.
+                seed = draw_seed(block.seed, setting.config.split_seed, "test")
+                own = replace(setting, config=setting.config.model_copy(update={"split_seed": seed}))
+            self._of_block = (key, own)
+        return self._of_block[1]
+
+    def _prompted(self, setting: Any, block: Block, there: int, count: int) -> Any:
+        """The study of sentiment with a block's own prompts and draws of answers."""
+        prompts = {"test": tuple(setting.prompts.test[place] for place in drawn(block, "test", there, count))}
+        if self._sampled:
+            places = drawn(block, "train", len(setting.prompts.train), self.config.train_prompts)
+            prompts["train"] = tuple(setting.prompts.train[place] for place in places)
+        seeds = tuple(draw_seed(block.seed, seed, "answers") for seed in self.config.drawing_seeds)
+        config = setting.config.model_copy(update={"sampling_seeds": seeds})
+        return replace(setting, config=config, prompts=replace(setting.prompts, **prompts))
 
 
 class _Measured:
@@ -185,61 +281,3 @@ def reward_at(kl: float, start: float, points: Sequence[tuple[float, float]]) ->
             share = 1.0 if high == low else (wanted - low) / (high - low)
             return round(below + share * (above - below), 12)
     return line[-1][1]
-
-
-def halves(config: Any, place: int) -> Path:
-    """A folder with every second row of each split of a task, written once per content into the user's cache.
-
-    Raises:
-        DataError: If the task cannot be read.
-    """
-    import hashlib
-
-    from filelock import FileLock
-
-    from lossmith.evidence import check_writable, write_atomically
-    from lossmith.integrations.models import cache_folder
-
-    task = _load(config)
-    key = hashlib.sha256(f"{task.fingerprint}/{place}".encode()).hexdigest()[:24]
-    target = cache_folder() / "halves" / key
-    check_writable(target, needed_mib=5)
-    with FileLock(str(target) + ".lock"):
-        # The training rows come last: where they are, the rest is.
-        for split in ("test", "validation", "train"):
-            rows = getattr(task, split, ())[place::2]
-            if rows and not (target / "train.jsonl").is_file():
-                lines = "".join(json.dumps(_row(row, task)) + "\n" for row in rows)
-                write_atomically(target / f"{split}.jsonl", lines)
-    return target
-
-
-def _load(config: Any) -> Any:
-    from lossmith.studies import StudyConfig
-    from lossmith.studies.classification import load_study_task
-    from lossmith.tasks.preference_loading import load_preference_task
-
-    if isinstance(config, StudyConfig):
-        return load_study_task(config)
-    if hasattr(config, "test_fraction") and hasattr(config, "split_seed"):
-        told = {"data": config.data, "test_fraction": config.test_fraction, "split_seed": config.split_seed}
-        return load_preference_task(config.task, **told)
-    raise ConfigurationError(
-        f"A rung trains on pairs, on sentiment or on classes of texts, and '{config.task}' is none of them."
-    )
-
-
-def _row(row: Any, task: Any) -> dict[str, Any]:
-    names = getattr(task, "label_names", None)
-    if names is not None:
-        pair = {"text_pair": row.pair} if getattr(row, "pair", None) is not None else {}
-        return {"text": row.text, **pair, "label": names[row.label]}
-    prompt = row.prompt
-    if not isinstance(prompt, str):
-        prompt = [asdict(each) if is_dataclass(each) and not isinstance(each, type) else each for each in prompt]
-        return {
-            "prompt": prompt,
-            "chosen": [{"role": "assistant", "content": row.chosen}],
-            "rejected": [{"role": "assistant", "content": row.rejected}],
-        }
-    return {"prompt": prompt, "chosen": row.chosen, "rejected": row.rejected}

@@ -16,6 +16,7 @@ from lossmith.discovery.costs import Cost
 from lossmith.discovery.proposers.base import ProgramLike
 from lossmith.discovery.rungs.base import Block, Metrics, Split
 from lossmith.discovery.rungs.network import TinyTransformer, answer_logps
+from lossmith.discovery.rungs.pools import half_of, place_of
 from lossmith.discovery.rungs.training import batches, environment_of, fit, generator_of, module_of, one_thread
 
 VERSION = 1
@@ -47,7 +48,8 @@ class TinyPreference:
     @property
     def environment(self) -> str:
         """See `Rung`."""
-        return environment_of({"rung": "tiny-preference", "version": VERSION, **asdict(self)})
+        halved = {} if self.task in SYNTHETIC else {"halves": "by prompt"}
+        return environment_of({"rung": "tiny-preference", "version": VERSION, **halved, **asdict(self)})
 
     @property
     def fitness_name(self) -> str:
@@ -179,17 +181,16 @@ def _letters(task: str, count: int, draw: np.random.Generator) -> np.ndarray:
 
 
 def _bytes(rung: TinyPreference, draw: np.random.Generator, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of a data set as bytes, cut; search and confirmation see different halves of its rows."""
+    """Pairs of a data set as bytes, cut; search and confirmation see different halves of its prompts."""
     from lossmith.tasks.preference import prompt_text
     from lossmith.tasks.preference_loading import load_preference_task
 
-    task = load_preference_task(rung.task)
+    found = half_of(load_preference_task(rung.task), place_of(split))
     rows = np.full((2, rung.pairs + rung.test_pairs, BYTES_PROMPT + BYTES_ANSWER), 256, dtype=np.int64)
     lengths = np.zeros(rows.shape[:2], dtype=np.int64)
     at = 0
-    for pairs, wanted in ((task.train, rung.pairs), (task.test, rung.test_pairs)):
-        half = range(0 if split == "search" else 1, len(pairs), 2)
-        for place in draw.choice(np.array(half), size=wanted, replace=len(half) < wanted):
+    for pairs, wanted in ((found["train"], rung.pairs), (found["test"], rung.test_pairs)):
+        for place in draw.choice(len(pairs), size=wanted, replace=len(pairs) < wanted):
             pair = pairs[int(place)]
             prompt = prompt_text(pair.prompt).encode()[-BYTES_PROMPT:]
             for side, answer in enumerate((pair.chosen, pair.rejected)):
