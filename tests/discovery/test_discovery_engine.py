@@ -28,6 +28,7 @@ from lossmith.discovery.race.simulation import (
     simulated_setup,
 )
 from lossmith.discovery.replay import replay
+from lossmith.discovery.rounds import CHEATS
 from lossmith.discovery.rungs.base import (
     Block,
     HarnessError,
@@ -332,6 +333,17 @@ def test_a_canary_that_is_off_stops_the_run():
         assert engine.database.rows("SELECT ended FROM session") == [("harness",)]
 
 
+def test_the_verdict_on_each_cheat_is_kept_with_the_run(finished):
+    engine, _ = finished
+    cheats = [each.name for each in CANARIES if each.kind == "cheating"]
+    kept = engine.archive.stage(-1, CHEATS)
+    assert kept is not None
+    assert list(kept) == cheats
+    assert cheats
+    for verdict in kept.values():
+        assert verdict["category"] not in ("", "ok")
+
+
 def test_an_admitted_cheat_stops_the_run_before_anything_is_measured():
     cheat = Canary(name="cheat", kind="cheating", proposal=Proposal(proposer="x", program=SimulatedProgram((1,), 9.0)))
     with Engine(None, small(canaries=[cheat])) as engine:
@@ -428,9 +440,51 @@ def test_the_search_ends_where_a_round_and_its_confirmation_no_longer_fit():
 
 def test_a_budget_that_cannot_pay_the_baseline_is_refused_before_anything_is_done(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot finish its own baseline"):
-        Engine(tmp_path, small(budget=Budget(jobs=20)))
-    with Database(tmp_path, read_only=True) as database:
-        assert database.settings() == {}
+        Engine(tmp_path / "run", small(budget=Budget(jobs=20)))
+    with pytest.raises(ConfigurationError, match="the search would have no end"):
+        Engine(tmp_path / "run", small(budget=Budget(money_usd=1), settings=replace(SMALL, rounds=None)))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_that_goes_on_must_have_an_end_too(tmp_path):
+    with Engine(tmp_path, small()) as engine:
+        crash_after(engine, 20)
+        with pytest.raises(Crash):
+            engine.run()
+    with pytest.raises(ConfigurationError, match="the search would have no end"):
+        Engine(tmp_path, small(budget=Budget(money_usd=1), settings=replace(SMALL, rounds=None)))
+
+
+@pytest.mark.parametrize("extra", range(0, 40, 3))
+def test_as_many_rounds_are_done_as_were_said_to_fit_and_no_other_is_begun(extra):
+    settings = replace(SMALL, rounds=None, blocks=(2,), audit_share=0.0)
+    plain = small(settings=settings, budget=Budget(jobs=1e9), rungs=small().rungs[-1:])
+    plan = Engine(None, plain).forecast()
+    budget = Budget(jobs=plan.needed.jobs + extra)
+    with Engine(None, replace(plain, budget=budget)) as engine:
+        said = engine.forecast().rounds(budget)
+        assert engine.run().status == "finished"
+        closed = engine.archive.find_stage("closed")
+        # A first round has no elites beside it yet, so there may be one more.
+        assert closed in [(rounds, {"reason": "budget", "rounds": rounds}) for rounds in (said, said + 1)]
+        assert engine.database.rows("SELECT COUNT(*) FROM job WHERE state != 'done'") == [(0,)]
+        assert engine.ledger.spent().jobs <= budget.jobs
+
+
+def test_each_session_is_kept_with_its_provenance(tmp_path):
+    for command in ("first", "second"):
+        with Engine(tmp_path, small(provenance={"command": command})) as engine:
+            engine.run()
+            sessions = engine.database.settings()["sessions"]
+    assert [each["command"] for each in sessions] == ["first", "second"]
+    assert all(each["started_at"].startswith("20") and each["lossmith"] for each in sessions)
+
+
+def test_proposals_of_another_source_are_another_run(tmp_path):
+    dump_of(tmp_path, small(sources={"model": "a"}))
+    with pytest.raises(EvidenceError, match=r"`sources\.model` is 'a' there, 'b' here"):
+        Engine(tmp_path, small(sources={"model": "b"}))
+    assert "sources" not in small().identity()
 
 
 def test_wrong_forecasts_end_a_first_round_cleanly_and_more_budget_goes_on(tmp_path, finished):
@@ -474,7 +528,11 @@ def test_a_later_round_that_does_not_fit_leaves_what_earlier_ones_found_confirme
         outcome = engine.run()
         assert outcome.status == "finished"
         closed = engine.archive.find_stage("closed")
-        assert closed == (1, {"reason": "budget", "rounds": 1})
+        rows = engine.database.rows("SELECT COUNT(*) FROM job WHERE step = 1 AND split = 'search'")
+        abandoned = {"candidates": 6, "evaluations": rows[0][0]}
+        assert closed == (1, {"reason": "budget", "rounds": 1, "abandoned": abandoned})
+        assert f"its 6 candidates were not judged, and its {rows[0][0]} evaluations decided nothing" in outcome.sentence
+        assert engine.database.rows("SELECT COUNT(*) FROM job WHERE state != 'done'") == [(0,)]
         assert engine.database.rows("SELECT COUNT(*) FROM evaluation WHERE rung = 'small' AND block = 2")[0][0] > 0
         assert [claim.program for claim in outcome.claims] == [each.program for each in engine.decisions.elites(0)][:2]
         assert engine.ledger.spent().device_seconds <= budget.device_seconds

@@ -18,6 +18,8 @@ from lossmith.discovery.store.ledger import PROPOSER, Ledger
 from lossmith.discovery.work import MachineOut
 
 _TRIES = 3
+CHEATS = "cheats"
+"""Stage before the first round that holds what the checks said of the cheating canaries."""
 
 
 @dataclass(kw_only=True)
@@ -35,8 +37,9 @@ class Desk:
         """Take up where an earlier session ended, or admit the control and the canaries of a new run."""
         stored = self.archive.programs()
         if not stored:
-            self._refuse_cheats()
+            refused = self._refuse_cheats()
             with self.database.transaction():
+                self.archive.set_stage(-1, CHEATS, refused)
                 self._admit(self.setup.control, "control", "control", "", (-1, 0, 0))
                 for place, canary in enumerate(self.setup.canaries):
                     if canary.program is not None:
@@ -206,12 +209,16 @@ class Desk:
     def _admitted(self, step: int) -> list[str]:
         return [each.key for each in self.archive.proposals(step) if each.kind == "admitted" and each.key]
 
-    def _refuse_cheats(self) -> None:
+    def _refuse_cheats(self) -> dict[str, dict[str, str]]:
+        """What the checks said of each cheating canary, by its name."""
+        refused = {}
         for canary in self.setup.canaries:
             if canary.kind == "cheating" and canary.proposal is not None:
                 verdict = self.setup.gate.check(canary.proposal)
                 if verdict.accepted:
                     raise HarnessError(f"The cheating canary `{canary.name}` was admitted: the checks do not work.")
+                refused[canary.name] = {"category": verdict.category, "reason": verdict.reason}
+        return refused
 
 
 def _stored(
