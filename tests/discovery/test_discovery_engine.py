@@ -482,7 +482,7 @@ def test_each_session_is_kept_with_its_provenance(tmp_path):
 
 def test_proposals_of_another_source_are_another_run(tmp_path):
     dump_of(tmp_path, small(sources={"model": "a"}))
-    with pytest.raises(EvidenceError, match=r"`sources\.model` is 'a' there, 'b' here"):
+    with pytest.raises(EvidenceError, match=r'`sources\.model` is "a" there, "b" here'):
         Engine(tmp_path, small(sources={"model": "b"}))
     assert "sources" not in small().identity()
 

@@ -15,7 +15,7 @@ from lossmith.discovery.store import jobs as jobs_module
 from lossmith.discovery.store.archive import Archive, StoredProposal
 from lossmith.discovery.store.database import FILE_NAME, Database, storable
 from lossmith.discovery.store.jobs import Job, Jobs
-from lossmith.discovery.store.ledger import BudgetExhausted, Ledger
+from lossmith.discovery.store.ledger import PROPOSER, BudgetExhausted, Ledger
 from lossmith.discovery.store.preflight import Forecast, forecast
 from lossmith.errors import ConfigurationError, EvidenceError
 
@@ -180,6 +180,56 @@ def test_what_a_kill_interrupted_counts_as_spent_but_not_as_a_job():
         assert Ledger(database, Budget()).spent().device_seconds == pytest.approx(8)
 
 
+def test_nothing_is_lost_of_a_call_whose_replies_are_stored():
+    with Database(None) as database:
+        ledger = Ledger(database, Budget(tokens=1000))
+        ledger.reserve("propose/0/0", PROPOSER, Cost(tokens=900, money_usd=0.5))
+        after = Ledger(database, Budget(tokens=1000))
+        after.write_off()
+        assert after.spent().to_dict() == {}
+        after.reserve("propose/0/0", PROPOSER, Cost(tokens=900))
+        after.settle("propose/0/0", Cost(tokens=900), Cost(tokens=120))
+        assert after.spent().tokens == Ledger(database, Budget()).spent().tokens == 120
+        assert after.left(Cost(tokens=30)) == Cost(tokens=850, money_usd=float("inf"))
+
+
+def test_a_call_is_divided_among_its_arms_and_costs_no_more_for_it():
+    with Database(None) as database:
+        ledger = Ledger(database, Budget())
+        ledger.reserve("propose/0/0", PROPOSER, Cost(tokens=900))
+        ledger.settle("propose/0/0", Cost(tokens=900), Cost(tokens=120, wall_seconds=4))
+        ledger.divide("propose/0/0", {"llm": Cost(tokens=120, wall_seconds=3), "random": Cost(wall_seconds=0.5)})
+        kinds = ledger.by_kind()
+        assert kinds["proposer/llm"] == Cost(tokens=120, wall_seconds=3)
+        assert kinds["proposer/random"] == Cost(wall_seconds=0.5)
+        assert kinds["proposer"] == Cost(wall_seconds=0.5)
+        assert ledger.spent().tokens == Ledger(database, Budget()).spent().tokens == 120
+
+
+def test_a_run_on_read_only_media_is_read(tmp_path, monkeypatch):
+    with Database(tmp_path) as database:
+        database.open_run(identity={"seed": 1}, settings={"seed": 1})
+    connect = sqlite3.connect
+
+    class NothingBeside(sqlite3.Connection):
+        """SQLite where no file can be made beside the database."""
+
+        def execute(self, *words):
+            error = sqlite3.OperationalError("unable to open database file")
+            error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+            raise error
+
+    def on_media(path, **settings):
+        return connect(path, **settings) if "immutable=1" in str(path) else connect(path, factory=NothingBeside)
+
+    monkeypatch.setattr("lossmith.discovery.store.database.sqlite3.connect", on_media)
+    with Database(tmp_path, read_only=True) as database:
+        assert database.settings() == {"seed": 1}
+    (tmp_path / f"{FILE_NAME}-wal").write_bytes(b"rows")
+    with pytest.raises(EvidenceError, match="copy the folder to where it can be"):
+        Database(tmp_path, read_only=True)
+
+
 def test_the_first_evaluation_which_loads_is_not_what_the_next_ones_will_take():
     with Database(None) as database:
         ledger = Ledger(database, Budget())
@@ -320,22 +370,63 @@ def test_the_forecast_is_the_sum_by_hand():
 
 
 def test_rounds_that_fit_leave_room_for_the_confirmation():
-    plan = Forecast(baseline=Cost(jobs=5), round=Cost(jobs=10), confirmation=Cost(jobs=7))
-    assert plan.rounds(Budget(jobs=36)) == 2
-    assert plan.rounds(Budget(jobs=37)) == 3
+    plan = Forecast(baseline=Cost(jobs=5), round=Cost(jobs=10), confirmation=Cost(jobs=20))
+    # The last round begins where 1.1 times itself and the confirmation are left: 33.
+    assert plan.rounds(Budget(jobs=32)) == 0
+    assert plan.rounds(Budget(jobs=33)) == 1
+    assert plan.rounds(Budget(jobs=52)) == 2
+    assert plan.rounds(Budget(jobs=53)) == 3
+    assert plan.rounds(Budget(jobs=53), Cost(jobs=11)) == 1
     assert plan.rounds(Budget(money_usd=1)) == float("inf")
-    assert "rounds that fit: 2" in plan.sentences(Budget(jobs=36), None)
+    assert "rounds that fit: 2" in plan.sentences(Budget(jobs=52), None)
+    assert "rounds that fit: 1" in plan.sentences(Budget(jobs=52), 1)
+
+
+def test_a_search_without_an_end_is_refused():
+    plan = Forecast(baseline=Cost(jobs=5), round=Cost(jobs=10, device_seconds=3), confirmation=Cost(jobs=7))
+    for budget in (Budget(money_usd=1), Budget(tokens=100), Budget()):
+        with pytest.raises(
+            ConfigurationError, match=r"something that a round uses \(device time, jobs\), got .*no end"
+        ):
+            plan.check_end(budget, None)
+        plan.check_end(budget, 2)
+    plan.check_end(Budget(money_usd=1, jobs=100), None)
+
+
+def test_proposals_that_keep_to_what_is_left_need_one_request_and_the_forecast_says_so():
+    plan = Forecast(
+        baseline=Cost(jobs=5), round=Cost(jobs=10, tokens=100), confirmation=Cost(jobs=20), most=Cost(tokens=900)
+    )
+    plan.check(Budget(tokens=100))
+    with pytest.raises(ConfigurationError, match=r"needs 100 tokens: give at least 100 tokens\.$"):
+        plan.check(Budget(tokens=99))
+    shown = plan.sentences(Budget(tokens=3000, jobs=103), None)
+    assert "proposals of one round: at most 1,000 tokens, and never more than is left" in shown
+    assert shown[-1] == "rounds that fit: 3 to 8, by how much the model takes"
+    assert plan.sentences(Budget(tokens=500), None)[-1] == "rounds that fit: at least 1, by how much the model takes"
+    assert plan.sentences(Budget(jobs=53), None)[-1] == "rounds that fit: 3"
+    plan.check_end(Budget(tokens=500), None)
 
 
 def test_a_budget_below_the_baseline_is_refused_with_what_would_do():
     hours = (600.0, 3600.0, 1800.0)
     baseline, one_round, confirmation = (Cost(wall_seconds=seconds) for seconds in hours)
     plan = Forecast(baseline=baseline, round=one_round, confirmation=confirmation)
-    with pytest.raises(ConfigurationError, match=r"5 min cannot finish its own baseline .*10 min: give at least 1.5 h"):
+    with pytest.raises(
+        ConfigurationError, match=r"5 min cannot finish its own baseline .*10 min: give at least 1.67 h"
+    ):
         plan.check(Budget(wall_seconds=300))
     with pytest.raises(ConfigurationError, match="cannot finish one round and its confirmation"):
-        plan.check(Budget(wall_seconds=5399))
-    plan.check(Budget(wall_seconds=5400))
+        plan.check(Budget(wall_seconds=1.1 * 5400 - 1))
+    plan.check(Budget.parse("1.67h"))
+
+
+@pytest.mark.parametrize("jobs", [13, 27, 41.3])
+def test_what_is_said_to_do_does(jobs):
+    plan = Forecast(baseline=Cost(jobs=1), round=Cost(jobs=jobs), confirmation=Cost(jobs=0.3))
+    with pytest.raises(ConfigurationError) as caught:
+        plan.check(Budget(jobs=2))
+    plan.check(Budget.parse(str(caught.value).split("at least ")[1].split(" jobs")[0] + "jobs"))
 
 
 def test_draws_depend_on_all_three_names_and_on_nothing_else():

@@ -5,6 +5,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import typer
 from rich.console import Console
@@ -44,7 +45,8 @@ def run_discovery(
     require_discovery()
     from lossmith.discovery.costs import Budget
     from lossmith.discovery.engine import Engine
-    from lossmith.discovery.start import make_setup
+    from lossmith.discovery.start import make_setup, nothing_left
+    from lossmith.studies.provenance import commit
 
     limit = Budget.parse(budget)
     arms = [word.strip() for word in proposer.split(",") if word.strip()]
@@ -56,19 +58,21 @@ def run_discovery(
     ladder = _ladder(family, names, task, model, unseen, overrides, limit, folder)
     console = Console(highlight=False)
     with ExitStack() as stack:
-        setup = make_setup(
-            family,
-            ladder,
-            seed=seed,
-            budget=limit,
-            proposers=arms,
-            address=_address(base_url, llm_model, prices),
-            rounds=rounds,
-            workers=workers,
-            folder=folder,
-            stack=stack,
-        )
-        engine = stack.enter_context(Engine(folder, setup, say=lambda sentence: _say(console, sentence)))
+        with nothing_left(folder, stack):
+            setup = make_setup(
+                family,
+                ladder,
+                seed=seed,
+                budget=limit,
+                proposers=arms,
+                address=_address(base_url, llm_model, prices),
+                rounds=rounds,
+                workers=workers,
+                folder=folder,
+                stack=stack,
+                provenance={"command": _command(base_url), "commit": commit()},
+            )
+            engine = stack.enter_context(Engine(folder, setup, say=lambda sentence: _say(console, sentence)))
         _preflight(console, engine, setup, folder)
         try:
             outcome = engine.run()
@@ -145,15 +149,26 @@ def _ladder(
 def _address(base_url: str | None, llm_model: str | None, prices: str | None) -> Any:
     from lossmith.discovery.start import ModelAddress
 
-    read, written = 0.0, 0.0
+    pair = None
     if prices is not None:
         try:
             read, written = (float(word) for word in prices.split(","))
+            pair = read, written
         except ValueError:
             raise ConfigurationError(
                 f"`--prices` must be dollars per million tokens read and written, as in 0.15,0.6, got '{prices}'."
             ) from None
-    return ModelAddress(base_url=base_url, model=llm_model, usd_per_million_read=read, usd_per_million_written=written)
+    return ModelAddress(base_url=base_url, model=llm_model, prices=pair)
+
+
+def _command(base_url: str | None) -> str:
+    """The command line, without what an address may hold beside host and path."""
+    words = shlex.join(["lossmith", *sys.argv[1:]])
+    if base_url is None:
+        return words
+    parts = urlsplit(base_url)
+    bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return words.replace(shlex.quote(base_url), bare).replace(base_url, bare)
 
 
 def _preflight(console: Console, engine: Any, setup: Any, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What things cost: one vector of resources for a proposal, an evaluation, a round and a budget."""
 
+import math
 import re
 from dataclasses import dataclass, fields
 
@@ -104,7 +105,7 @@ def show_amount(resource: str, amount: float) -> str:
         ('1.5 h', '$0.50', '12 jobs')
     """
     if resource == "money_usd":
-        return f"${amount:.2f}"
+        return f"${amount:.2f}" if amount >= 0.005 or amount <= 0 else f"${amount:.2g}"
     if resource in ("tokens", "jobs"):
         return f"{amount:,.0f} {resource}"
     suffix = " of device time" if resource == "device_seconds" else ""
@@ -112,6 +113,21 @@ def show_amount(resource: str, amount: float) -> str:
         if amount >= size:
             return f"{amount / size:.3g} {unit}{suffix}"
     return f"{amount:.3g} s{suffix}"
+
+
+def show_enough(resource: str, amount: float) -> str:
+    """An amount for a sentence that says what would do: rounded up, so that it does.
+
+    Example:
+        >>> show_enough("jobs", 56.1), show_enough("money_usd", 0.121), show_enough("wall_seconds", 100.4)
+        ('57 jobs', '$0.13', '1.69 min')
+    """
+    if resource in ("tokens", "jobs"):
+        return show_amount(resource, math.ceil(amount - 1e-6))
+    if resource == "money_usd" and amount >= 0.01:
+        return show_amount(resource, math.ceil(100 * amount - 1e-6) / 100)
+    # Three digits are shown, two of small money.
+    return show_amount(resource, amount * (1.1 if resource == "money_usd" else 1.01))
 
 
 def _not_a_budget(text: str) -> ConfigurationError:

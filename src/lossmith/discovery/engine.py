@@ -8,8 +8,9 @@ stops, and never what it does next: all that is chosen follows from rows, settin
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from lossmith._version import __version__
 from lossmith.discovery.costs import ZERO, Cost
 from lossmith.discovery.proposers.base import ProgramLike, Standing
 from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, make_blocks, table
@@ -21,15 +22,12 @@ from lossmith.discovery.rounds import Desk
 from lossmith.discovery.rungs.base import Block, HarnessError, Rung, Split
 from lossmith.discovery.setup import Setup
 from lossmith.discovery.store.archive import Archive
-from lossmith.discovery.store.database import Database
+from lossmith.discovery.store.database import FILE_NAME, Database, now
 from lossmith.discovery.store.decisions import Decisions
 from lossmith.discovery.store.jobs import Job, Jobs
 from lossmith.discovery.store.ledger import BudgetExhausted, Ledger
 from lossmith.discovery.store.preflight import Forecast, evaluation_cost, forecast
 from lossmith.discovery.work import MachineOut, Workshop
-
-_MARGIN = 1.1
-"""What is kept back for the confirmation while a round runs: forecasts err, and a search without it is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +61,21 @@ class Engine:
         """
         self.setup = setup
         self._say = say
+        if folder is None or not (Path(folder) / FILE_NAME).is_file():
+            # Before there is a file: a run that is refused leaves none.
+            _check(self._forecast(None), setup)
         self.database = Database(folder)
         try:
             self.archive, self.decisions = Archive(self.database), Decisions(self.database)
             self.jobs, self.ledger = Jobs(self.database), Ledger(self.database, setup.budget)
-            if not self.database.settings():
-                self.forecast().check(setup.budget)
-            self.database.open_run(identity=setup.identity(), settings=setup.to_settings())
+            stored = self.database.settings()
+            if not stored:
+                _check(self.forecast(), setup)
+            elif self.archive.find_stage("closed") is None:
+                self.forecast().check_end(setup.budget, setup.settings.rounds)
+            session = {"started_at": now(), "lossmith": __version__, **setup.provenance}
+            settings = setup.to_settings() | {"sessions": [*stored.get("sessions", []), session]}
+            self.database.open_run(identity=setup.identity(), settings=settings)
             self.ledger.write_off()
             self.jobs.free_lost()
         except BaseException:
@@ -103,14 +109,12 @@ class Engine:
 
     def forecast(self) -> Forecast:
         """What the run costs, as far as is known now."""
+        return self._forecast(self.ledger.measured)
+
+    def _forecast(self, measured: Callable[[str], Cost | None] | None) -> Forecast:
         setup = self.setup
         return forecast(
-            setup.settings,
-            setup.rungs,
-            setup.grounds,
-            setup.proposer,
-            workers=setup.workers,
-            measured=self.ledger.measured,
+            setup.settings, setup.rungs, setup.grounds, setup.proposer, workers=setup.workers, measured=measured
         )
 
     def run(self) -> Outcome:
@@ -142,7 +146,10 @@ class Engine:
         words = f"{len(announced)} confirmed better than the control" if announced else "nothing beat the control"
         return Outcome(
             status="finished",
-            sentence=f"Finished: {words}. To search on, begin another run with another seed.",
+            sentence=(
+                f"Finished: {words}.{self._abandoned()} The search is closed, and more --budget does not open it "
+                "again: to search on, begin another run with another seed."
+            ),
             announced=announced,
             claims=tuple(claims),
         )
@@ -187,25 +194,42 @@ class Engine:
         reason = self._end_of_search(step, plan)
         if reason is None:
             try:
-                reason = self._round(step, _MARGIN * plan.confirmation)
+                reason = self._round(step, plan.held_back)
             except BudgetExhausted:
                 # What is left pays for a confirmation of what earlier rounds found; a first round finds nothing yet.
                 if step == 0 or self._too_dear(plan.confirmation):
                     raise
                 reason = "budget"
         if reason is not None:
-            self.archive.set_stage(step, "closed", {"reason": reason, "rounds": step})
-            self._say(f"The search ends after {step} rounds: {reason}.")
+            with self.database.transaction():
+                detail: dict[str, Any] = {"reason": reason, "rounds": step}
+                if reason == "budget" and self.archive.calls(step):
+                    candidates = [each for each in self.archive.proposals(step) if each.kind == "admitted"]
+                    detail["abandoned"] = {"candidates": len(candidates), "evaluations": self.jobs.abandon(step)}
+                self.archive.set_stage(step, "closed", detail)
+            self._say(f"The search ends after {step} rounds: {reason}.{self._abandoned()}")
 
     def _end_of_search(self, step: int, plan: Forecast) -> str | None:
         rounds = self.setup.settings.rounds
         if rounds is not None and step >= rounds:
             return "rounds"
         # A round that has begun is not judged again: it was found to fit, and goes as far as the budget does.
-        if step == 0 or self.archive.calls(step) or not self._too_dear(plan.round + plan.confirmation):
+        if step == 0 or self.archive.calls(step) or not self._too_dear(plan.needed):
             return None
         self.ledger.check(plan.confirmation)
         return "budget"
+
+    def _abandoned(self) -> str:
+        """A sentence on the round that the budget ended in its middle; empty where there is none."""
+        found = self.archive.find_stage("closed")
+        lost = None if found is None else found[1].get("abandoned")
+        if found is None or lost is None:
+            return ""
+        return (
+            f" Round {found[0] + 1} was begun and abandoned, since the budget did not carry it: its "
+            f"{lost['candidates']} candidates were not judged, and its {lost['evaluations']} evaluations "
+            "decided nothing."
+        )
 
     def _too_dear(self, cost: Cost) -> bool:
         return self.setup.budget.exceeded_by(self.ledger.spent() + cost) is not None
@@ -294,3 +318,8 @@ class Engine:
 
     def _height(self, rung: str) -> int:
         return [each.name for each in self.setup.rungs].index(rung)
+
+
+def _check(plan: Forecast, setup: Setup) -> None:
+    plan.check(setup.budget)
+    plan.check_end(setup.budget, setup.settings.rounds)

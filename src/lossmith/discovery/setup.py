@@ -15,7 +15,7 @@ from lossmith.errors import ConfigurationError
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """One run. `budget` and `workers` may differ when it goes on; everything else must not."""
+    """One run. `budget`, `workers` and `provenance` may differ when it goes on; everything else must not."""
 
     seed: int
     """Every draw of the run follows from it."""
@@ -35,6 +35,10 @@ class Setup:
     budget: Budget = field(default_factory=Budget)
     workers: int = 1
     """Evaluations at a time, in threads; 0 evaluates in the engine's own thread."""
+    sources: Mapping[str, Any] = field(default_factory=dict)
+    """Where proposals come from beyond the proposer's name: the language model, folders of candidates."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What is kept of each session: its command, address and prices of a model, commit; never a key."""
 
     def __post_init__(self):
         names = [rung.name for rung in (*self.rungs, *self.unseen)]
@@ -72,7 +76,9 @@ class Setup:
 
     def identity(self) -> dict[str, Any]:
         """All on which a row of the database depends."""
-        return {
+        # Runs without sources keep the identity that they had before there were any.
+        sources = {"sources": dict(self.sources)} if self.sources else {}
+        return sources | {
             "seed": self.seed,
             "family": self.gate.family,
             "proposer": self.proposer.name,

@@ -1,20 +1,22 @@
 """From a few words to a run: control, canaries, gate, proposers and the largest race that the budget carries."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 from lossmith.discovery.admission import Admission
 from lossmith.discovery.controls import canaries_of, control_of
-from lossmith.discovery.costs import Budget
+from lossmith.discovery.costs import Budget, show_amount
 from lossmith.discovery.gate import Gate
 from lossmith.discovery.ladder import Ladder
+from lossmith.discovery.proposers.arms import ASKING, make_arms, place_of
 from lossmith.discovery.proposers.base import ProgramLike, Proposer
 from lossmith.discovery.proposers.best_of import BestOfProposer
 from lossmith.discovery.proposers.genetic import GeneticProposer
-from lossmith.discovery.proposers.human import HumanProposer
 from lossmith.discovery.proposers.portfolio import Portfolio
 from lossmith.discovery.proposers.random import RandomProposer
 from lossmith.discovery.proposers.sieve import behaviour
@@ -24,8 +26,6 @@ from lossmith.discovery.store.database import FILE_NAME, Database
 from lossmith.discovery.store.preflight import forecast
 from lossmith.errors import ConfigurationError, EvidenceError
 
-ARMS = ("gp", "random", "llm", "discopop")
-"""Names of `--proposer`; a folder of candidates is one too."""
 SIZES = (
     {"candidates": 24, "elites": 4, "challengers": 4, "finalists": 3, "confirmation_blocks": 16, "each": 3},
     {"candidates": 24, "elites": 4, "challengers": 4, "finalists": 3, "confirmation_blocks": 12, "each": 2},
@@ -43,8 +43,24 @@ class ModelAddress:
 
     base_url: str | None = None
     model: str | None = None
-    usd_per_million_read: float = 0.0
-    usd_per_million_written: float = 0.0
+    prices: tuple[float, float] | None = None
+    """Dollars per million tokens read and written; None where they are not known, which is not free of charge."""
+
+    @property
+    def usd_per_million_read(self) -> float:
+        """0 where it is not known."""
+        return 0.0 if self.prices is None else self.prices[0]
+
+    @property
+    def usd_per_million_written(self) -> float:
+        """0 where it is not known."""
+        return 0.0 if self.prices is None else self.prices[1]
+
+    @property
+    def host(self) -> str | None:
+        """Name and port of the address: neither a key nor a path is in it."""
+        parts = urlsplit(self.base_url or "")
+        return None if parts.hostname is None else parts.netloc.rpartition("@")[2]
 
 
 def make_setup(
@@ -59,6 +75,7 @@ def make_setup(
     workers: int = 0,
     folder: Path | None = None,
     stack: ExitStack | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Setup:
     """All parts of a run.
 
@@ -73,10 +90,16 @@ def make_setup(
         workers: As in `Setup`.
         folder: Of the run: one that exists keeps its race; a model's replies are stored in it.
         stack: Closes what is opened.
+        provenance: Of this session, as in `Setup`; the model's host and prices are added.
 
     Raises:
-        ConfigurationError: For proposers that there are not, or that lack an address.
+        ConfigurationError: For proposers that there are not, or that lack an address; for a budget in money where
+            nobody says what a model costs.
+        EvidenceError: If the folder holds a run on other rungs.
     """
+    asks = [name for name in proposers if name in ASKING]
+    _check_prices(asks, address, budget)
+    _check_rungs(folder, ladder)
     # Type checkers do not take the cached key of a program for the property of `ProgramLike`.
     gate, control = cast(Gate, Admission(family, seed)), cast(ProgramLike, control_of(family))
     stack = stack or ExitStack()
@@ -93,7 +116,69 @@ def make_setup(
         settings=replace(settings, rounds=rounds),
         budget=budget,
         workers=workers,
+        sources=_sources(proposers, asks, address),
+        provenance={**(provenance or {}), **_asked(asks, address)},
     )
+
+
+def _check_prices(asks: Sequence[str], address: ModelAddress | None, budget: Budget) -> None:
+    prices = None if address is None else address.prices
+    if prices is not None and not asks:
+        raise ConfigurationError("`--prices` are for `--proposer llm`, which is not asked for.")
+    if prices is not None and not all(0 <= price < math.inf for price in prices):
+        raise ConfigurationError(f"`--prices` must be two finite numbers >= 0, got {prices[0]:g},{prices[1]:g}.")
+    if asks and prices is None and budget.money_usd is not None:
+        raise ConfigurationError(
+            f"`budget` of {show_amount('money_usd', budget.money_usd)} needs `--prices`: without them nobody knows "
+            f"what `--proposer {asks[0]}` costs. Give dollars per million tokens read and written, as in "
+            "--prices 0.15,0.6, or 0,0 for a model that costs nothing."
+        )
+
+
+def _check_rungs(folder: Path | None, ladder: Ladder) -> None:
+    """Before the stored race, which fits the stored rungs alone, is taken for others."""
+    stored, given = _stored(folder).get("ladder"), [rung.name for rung in ladder.rungs]
+    if stored is not None and stored != given:
+        raise EvidenceError(
+            f"`{folder}` holds a run on the rungs {','.join(stored)}, and this one is on {','.join(given)}: choose "
+            f"another --out, or --rungs {','.join(stored)}."
+        )
+
+
+def _sources(proposers: Sequence[str], asks: Sequence[str], address: ModelAddress | None) -> dict[str, Any]:
+    """The model and the folders that proposals come from; empty where there are none."""
+    folders = sorted({place for name in proposers if (place := place_of(name)) is not None})
+    model = {"model": address.model} if asks and address is not None else {}
+    return model | ({"folders": folders} if folders else {})
+
+
+def _asked(asks: Sequence[str], address: ModelAddress | None) -> dict[str, Any]:
+    if not asks or address is None:
+        return {}
+    return {
+        "model": address.model,
+        "host": address.host,
+        "prices": None if address.prices is None else [*address.prices],
+    }
+
+
+@contextmanager
+def nothing_left(folder: Path, stack: ExitStack) -> Iterator[None]:
+    """Where a run is refused before it has a database, remove the store of replies and the folders that were made."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    stored = (folder / REPLIES).exists()
+    try:
+        yield
+    except BaseException:
+        if stored or (folder / FILE_NAME).exists():
+            raise
+        stack.close()
+        for end in ("", "-wal", "-shm"):
+            (folder / f"{REPLIES}{end}").unlink(missing_ok=True)
+        for each in made:
+            if each.is_dir() and not any(each.iterdir()):
+                each.rmdir()
+        raise
 
 
 def fitting_race(ladder: Ladder, proposer: Proposer, budget: Budget, workers: int = 0) -> RaceSettings:
@@ -116,14 +201,19 @@ def _race(size: dict[str, int], rungs: int) -> RaceSettings:
 
 def stored_race(folder: Path | None) -> RaceSettings | None:
     """The race of a run that is in the folder already; None where there is none."""
+    stored = _stored(folder).get("race")
+    return None if not stored else RaceSettings(**(stored | {"blocks": tuple(stored["blocks"])}))
+
+
+def _stored(folder: Path | None) -> dict[str, Any]:
+    """The settings of a run that is in the folder already; empty where there is none."""
     if folder is None or not (folder / FILE_NAME).is_file():
-        return None
+        return {}
     try:
         with Database(folder, read_only=True) as database:
-            stored = database.settings().get("race")
+            return database.settings()
     except EvidenceError:
-        return None  # the engine opens it to write, and says what is wrong
-    return None if not stored else RaceSettings(**(stored | {"blocks": tuple(stored["blocks"])}))
+        return {}  # the engine opens it to write, and says what is wrong
 
 
 def _portfolio(
@@ -136,22 +226,15 @@ def _portfolio(
     folder: Path | None,
     stack: ExitStack,
 ) -> Portfolio:
-    arms: list[Proposer] = []
-    asks = [name for name in names if name in ("llm", "discopop")]
+    asks = [name for name in names if name in ASKING]
     if address is not None and (address.base_url or address.model) and not asks:
         raise ConfigurationError("`--base-url` and `--llm-model` are for `--proposer llm`, which is not asked for.")
-    for name in dict.fromkeys(names):
-        if name == "gp":
-            arms.append(GeneticProposer(sieve=behaviour))
-        elif name in ("llm", "discopop"):
-            arms.append(_asking(name, family, gate, ladder, control, address, folder, stack))
-        elif name != "random":
-            if not Path(name).is_dir():
-                raise ConfigurationError(
-                    f"`--proposer` must be one of {', '.join(ARMS)}, or a folder of candidates in .py files, "
-                    f"got '{name}'."
-                )
-            arms.append(HumanProposer(name))
+    arms = make_arms(
+        names,
+        family,
+        folder=folder,
+        ask=lambda name: _asking(name, family, gate, ladder, control, address, folder, stack),
+    )
     # By arms: draws follow from the name, and must not depend on where a folder of candidates lies.
     name = "+".join(arm.name for arm in arms) or "random"
     arms.append(BestOfProposer(GeneticProposer(name="gp-blind", sieve=behaviour)))
@@ -185,12 +268,14 @@ def _asking(
     model = Model(
         model=address.model,
         endpoint=stack.enter_context(open_endpoint(address.base_url)),
-        cache=CallCache(folder / REPLIES),
+        cache=stack.enter_context(CallCache(folder / REPLIES)),
         usd_per_million_read=address.usd_per_million_read,
         usd_per_million_written=address.usd_per_million_written,
     )
     if name == "llm":
         return LLMProposer(model, check=gate.check)
+    if name == "best-of:llm":
+        return LLMProposer(model, name="best-of-llm", blind=True)
     if family != "preference":
         raise ConfigurationError(f"`--proposer discopop` is the paper's protocol for preference losses, not {family}.")
     return DiscoPOPProposer(model, rung=ladder.rungs[0], control=control_of(family), check=gate.check)

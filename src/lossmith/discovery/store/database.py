@@ -20,6 +20,8 @@ from lossmith.evidence.folders import cannot_write
 from lossmith.evidence.serialisation import differing_settings, fingerprint, settings_from_json, settings_to_json
 
 _BUSY_TIMEOUT_S = 30.0
+_NO_WRITING = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+"""What SQLite says of a file in WAL mode where it cannot make the files beside it."""
 FILE_NAME = "discovery.sqlite"
 
 
@@ -48,7 +50,14 @@ class Database:
             with self._explained():
                 # A worker thread never touches it: the engine's thread alone reads and writes.
                 self._connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-                self._prepare(read_only)
+                try:
+                    self._prepare(read_only)
+                except sqlite3.OperationalError as error:
+                    if not read_only or error.sqlite_errorcode & 0xFF not in _NO_WRITING:
+                        raise
+                    self._connection.close()
+                    self._connection = self._unchanging()
+                    self._prepare(read_only)
         except BaseException:
             self.close()
             raise
@@ -177,6 +186,22 @@ class Database:
         self._connection.execute("PRAGMA synchronous = FULL")
         if not version:
             self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+
+    def _unchanging(self) -> sqlite3.Connection:
+        """Open a file where none can be made beside it, as on read-only media: nobody can change it meanwhile.
+
+        Raises:
+            EvidenceError: If a run was killed and its last rows are still in the log beside the file.
+        """
+        assert self.folder is not None
+        log = self.folder / f"{FILE_NAME}-wal"
+        if log.is_file() and log.stat().st_size:
+            raise EvidenceError(
+                f"`{log}` holds rows that are not in the database yet, and `{self.folder}` cannot be written: copy the "
+                "folder to where it can be, and read it there."
+            )
+        address = f"{Path(self.path).resolve().as_uri()}?mode=ro&immutable=1"
+        return sqlite3.connect(address, timeout=_BUSY_TIMEOUT_S, isolation_level=None, uri=True)
 
     def _alone(self, folder: Path) -> FileLock:
         # The lock is the operating system's: it dies with its process, so a lease whose owner does not hold it is free.

@@ -122,6 +122,13 @@ class Jobs:
             row = connection.execute(f"SELECT failures FROM job WHERE {_KEY}", job.key).fetchone()
         return 0 if row is None else int(row[0])
 
+    def abandon(self, step: int) -> int:
+        """Take what is still queued of a round out of the queue, and return how many of its jobs are done."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM job WHERE step = ? AND state = 'queued'", (step,))
+            row = connection.execute("SELECT COUNT(*) FROM job WHERE step = ? AND state = 'done'", (step,)).fetchone()
+        return int(row[0])
+
     def places(self) -> list[tuple[str, str, Split, int, int, bool]]:
         """Program, rung, split, block, seed and twin of every evaluation."""
         rows = self._database.rows(

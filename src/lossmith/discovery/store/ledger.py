@@ -1,9 +1,14 @@
 """What a run may spend and has spent: reserved before it is spent, settled after, and what a kill lost counts too."""
 
+import math
+from collections.abc import Mapping
+
 from lossmith.discovery.costs import RESOURCES, ZERO, Budget, Cost, show_amount
 from lossmith.discovery.store.database import Database
 from lossmith.errors import LossmithError
 
+PROPOSER = "proposer"
+"""Kind of the entries of a proposer's calls; those of its arms follow it after a slash."""
 _KINDS = ("reserved", "settled", "lost")
 _HELD = [name for name in RESOURCES if name != "wall_seconds"]  # the clock of the sessions counts the wall's time
 
@@ -67,6 +72,30 @@ class Ledger:
             )
         self._used = self._used + _held(cost)
 
+    def left(self, kept: Cost) -> Cost:
+        """Money and tokens that are left beside `kept`; infinite where they are not limited, and never below 0."""
+        spent, limits = self.spent() + kept, self.budget.limits()
+        money = limits.get("money_usd", math.inf) - spent.money_usd
+        # A rounding error must not make what is left more than that.
+        return Cost(
+            money_usd=max(0.0, money * (1 - 1e-12)),
+            tokens=max(0.0, limits.get("tokens", math.inf) - spent.tokens),
+        )
+
+    def divide(self, entry: str, by_arm: Mapping[str, Cost]) -> None:
+        """Put what a settled call took into entries of its arms, which hold their own time too."""
+        columns = ", ".join(f"{name}_settled" for name in RESOURCES)
+        taken = ", ".join(f"{name}_settled = {name}_settled - ?" for name in RESOURCES)
+        with self._database.transaction() as connection:
+            for arm, cost in by_arm.items():
+                amounts = [getattr(cost, name) for name in RESOURCES]
+                connection.execute(
+                    f"INSERT INTO ledger (entry, kind, open, {columns}) "
+                    f"VALUES (?, ?, 0, {', '.join('?' * len(amounts))})",
+                    (f"{entry}/{arm}", f"{PROPOSER}/{arm}", *amounts),
+                )
+                connection.execute(f"UPDATE ledger SET {taken} WHERE entry = ?", (*amounts, entry))
+
     def settle(self, entry: str, reserved: Cost, actual: Cost) -> None:
         """Replace what was put aside by what was spent."""
         changes = ", ".join(f"{name}_reserved = 0, {name}_settled = {name}_settled + ?" for name in RESOURCES)
@@ -77,18 +106,22 @@ class Ledger:
             )
         self._used = self._used + _held(actual) + -1.0 * _held(reserved)
 
-    def write_off(self) -> Cost:
-        """Count what was reserved when a process was killed as lost: nobody knows how much of it was spent."""
-        lost = self._total(("reserved",))
+    def write_off(self) -> None:
+        """Count what was reserved when a process was killed as lost: nobody knows how much of it was spent.
+
+        Nothing is lost of a proposer's call: it is repeated, its replies are stored, and each is counted once when the
+        repetition is settled. A request that was under way has no stored reply, is asked again and is counted once too.
+        """
         # A job that is done again is one job; its first attempt is known from its attempts.
         changes = ", ".join(
-            f"{name}_lost = {name}_lost + {'0' if name == 'jobs' else f'{name}_reserved'}, {name}_reserved = 0"
+            f"{name}_lost = {name}_lost + "
+            + ("0" if name == "jobs" else f"CASE WHEN kind = '{PROPOSER}' THEN 0 ELSE {name}_reserved END")
+            + f", {name}_reserved = 0"
             for name in RESOURCES
         )
         with self._database.transaction() as connection:
             connection.execute(f"UPDATE ledger SET {changes} WHERE open = 1")
         self._used = self._total(_KINDS)
-        return lost
 
     def by_kind(self) -> dict[str, Cost]:
         """What was settled, per kind of entry, for the report."""
