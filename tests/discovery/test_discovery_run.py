@@ -92,7 +92,7 @@ def test_a_budget_that_cannot_pay_the_baseline_is_refused(quick, tmp_path):
     [
         (["--rungs", "toy,huge"], "must name some of toy,tiny,small, got 'huge'"),
         (["--budget", "soon"], "`budget` must be amounts"),
-        (["--proposer", "genius"], "must be one of gp, random, llm, discopop, or a folder"),
+        (["--proposer", "genius"], "must name some of gp, random, best-of, "),
         (["--proposer", ","], "`--proposer` names nothing"),
         (["--proposer", "llm"], "give `--base-url`"),
         (["--proposer", "llm", "--base-url", "http://localhost:1/v1"], "give `--llm-model`"),

@@ -127,7 +127,12 @@ PolicyModel = Annotated[
 ]
 Rungs = Annotated[str | None, typer.Option(help="Some of toy,tiny,small; small where --task or --model is given.")]
 Arms = Annotated[
-    str, typer.Option("--proposer", help="gp, random, llm, discopop or a folder of candidates; several with commas.")
+    str,
+    typer.Option(
+        "--proposer",
+        help="Several with commas: gp, enumeration, constants, llm, best-of:llm, discopop, replay:RUN, transplant:RUN, "
+        "or a folder of candidates; random and best-of are always there.",
+    ),
 ]
 RunBudget = Annotated[str, typer.Option("--budget", help="Such as 30m, 1h30m, '2h, 3usd, 500ktokens', 200jobs.")]
 Seed = Annotated[int, typer.Option(help="Every draw of the run follows from it.", min=0)]

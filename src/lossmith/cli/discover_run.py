@@ -51,7 +51,7 @@ def run_discovery(
     limit = Budget.parse(budget)
     arms = [word.strip() for word in proposer.split(",") if word.strip()]
     if not arms:
-        raise ConfigurationError("`--proposer` names nothing: write gp, random, llm, discopop or a folder.")
+        raise ConfigurationError("`--proposer` names nothing: write gp, another arm, or a folder of candidates.")
     small = task is not None or bool(overrides)
     model, llm_model, names = _models(model, llm_model, arms, rungs, small)
     folder = out or Path("runs") / f"discover-{family}"
@@ -99,7 +99,7 @@ def _models(
     model: str | None, llm_model: str | None, arms: list[str], rungs: str | None, small: bool
 ) -> tuple[str | None, str | None, list[str]]:
     """The policy's model, the proposer's, and the rungs: `--model` is the policy's, unless no rung trains one."""
-    asks = any(arm in ("llm", "discopop") for arm in arms)
+    asks = any(arm in ("llm", "best-of:llm", "discopop") for arm in arms)
     names = [word.strip() for word in rungs.split(",")] if rungs is not None else None
     trains = "small" in names if names is not None else small
     if asks and model is not None and llm_model is None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lossmith._version import __version__
 from lossmith.discovery.costs import ZERO, Cost
-from lossmith.discovery.proposers.base import ProgramLike, Standing
+from lossmith.discovery.proposers.base import ProgramLike, Standing, Untried
 from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, make_blocks, table
 from lossmith.discovery.race.canaries import CanaryFinding, inspect
 from lossmith.discovery.race.confirmation import Claim, Ground, confirm
@@ -141,6 +141,10 @@ class Engine:
         except HarnessError:
             self.database.touch("harness")
             raise
+        finally:
+            proposer = self.setup.proposer
+            for sentence in proposer.untried() if isinstance(proposer, Untried) else ():
+                self._say(sentence)
         self.database.touch("finished")
         announced = tuple(self.decisions.announced())
         words = f"{len(announced)} confirmed better than the control" if announced else "nothing beat the control"

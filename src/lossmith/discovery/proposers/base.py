@@ -173,6 +173,24 @@ class Proposer(Protocol):
 
 
 @runtime_checkable
+class Queue(Protocol):
+    """A proposer of what somebody put there to be tried: that comes first, whatever the shares."""
+
+    def waiting(self) -> int:
+        """How many candidates have not been proposed yet."""
+        ...
+
+
+@runtime_checkable
+class Untried(Protocol):
+    """A proposer that can say what was put there and not tried."""
+
+    def untried(self) -> list[str]:
+        """A sentence for what was not proposed, and for what could not be."""
+        ...
+
+
+@runtime_checkable
 class Thrifty(Protocol):
     """A proposer that keeps to `context.allowance`: it asks for less, or nothing, where that is small."""
 

@@ -13,7 +13,7 @@ from lossmith.discovery.costs import Cost
 from lossmith.discovery.gate import VerdictLike
 from lossmith.discovery.program import INPUTS, ITEM, OPERATORS
 from lossmith.discovery.proposers.answers import Answer, read_answers
-from lossmith.discovery.proposers.base import Batch, Context, Event, Proposal
+from lossmith.discovery.proposers.base import Batch, Context, Event, Proposal, Standing
 from lossmith.discovery.proposers.facts import INPUT_WORDS, MARGIN, describe, digest_of_failures
 from lossmith.discovery.proposers.model import MOST_PROMPT, Model, cut
 from lossmith.discovery.proposers.programs import to_program
@@ -66,6 +66,8 @@ class LLMProposer:
         per_call: Candidates that one request asks for, >= 1.
         repairs: Rounds in which what was refused is written again, in [0, 2].
         elites: Programs that are shown.
+        blind: Whether it is told nothing of what was measured or refused, and repairs nothing: independent samples, of
+            which the race picks the best.
 
     Raises:
         ConfigurationError: For a number out of its range.
@@ -80,6 +82,7 @@ class LLMProposer:
         per_call: int = 4,
         repairs: int = MOST_REPAIRS,
         elites: int = 4,
+        blind: bool = False,
     ):
         if per_call < 1 or not 0 <= repairs <= MOST_REPAIRS:
             raise ConfigurationError(
@@ -88,7 +91,8 @@ class LLMProposer:
         self.name = name
         self._model, self._check = model, check
         self._per_call, self._elites = per_call, elites
-        self._repairs = repairs if check is not None else 0
+        self._blind = blind
+        self._repairs = repairs if check is not None and not blind else 0
         self._nearest: dict[str, tuple[str, float]] = {}
 
     def expected_cost(self, n: int) -> Cost:
@@ -134,8 +138,8 @@ class LLMProposer:
             operations=operations(),
             margin=MARGIN[family],
             control="(not shown)" if control is None else describe(control),
-            elites=self._shown(context),
-            failures=digest_of_failures(context.failures),
+            elites=self._shown(() if self._blind else context.elites, context),
+            failures=digest_of_failures({} if self._blind else context.failures),
             count=count,
         )
         system = fill("system")
@@ -159,9 +163,9 @@ class LLMProposer:
         """Take it up."""
         self._nearest = {str(key): (str(name), float(distance)) for key, name, distance in state["nearest"]}
 
-    def _shown(self, context: Context) -> str:
+    def _shown(self, elites: Sequence[Standing], context: Context) -> str:
         shown = []
-        for standing in context.elites[: self._elites]:
+        for standing in elites[: self._elites]:
             program = to_program(standing.program, context.family)
             if program is not None:
                 metric = context.metrics.get(standing.rung, "fitness")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lossmith.discovery.costs import Cost
-from lossmith.discovery.proposers.base import Batch, Context, Event, Proposal, Proposer, Thrifty
+from lossmith.discovery.proposers.base import Batch, Context, Event, Proposal, Proposer, Queue, Thrifty, Untried
 from lossmith.errors import ConfigurationError, EvidenceError
 
 
@@ -105,8 +105,9 @@ class Portfolio:
         return total
 
     def propose(self, context: Context, n: int) -> Batch:
-        """`n` proposals of all arms; random fills up what others leave."""
-        shares = self.shares(context.draw(f"{self.name}/shares"), n)
+        """`n` proposals of all arms: queues first, the rest by shares; random fills up what others leave."""
+        first = self._first(n)
+        shares = self.shares(context.draw(f"{self.name}/shares"), n - sum(first.values())) | first
         seen, missing, cost = set(context.seen), 0, Cost()
         found: list[Proposal] = []
         by_arm: dict[str, Cost] = {}
@@ -130,6 +131,10 @@ class Portfolio:
             self.tallies[name].asked += wanted
             self.tallies[name].cost += self._in_proposals(batch.cost)
         return Batch(proposals=tuple(found), cost=cost, by_arm=by_arm)
+
+    def untried(self) -> list[str]:
+        """What the arms say of that."""
+        return [sentence for arm in self._arms.values() if isinstance(arm, Untried) for sentence in arm.untried()]
 
     def observe(self, events: Sequence[Event]) -> None:
         """Count, and pass everything on: arms learn from each other's programs."""
@@ -166,22 +171,29 @@ class Portfolio:
             self.tallies[name] = Tally(**state["tallies"][name])
 
     def shares(self, generator: np.random.Generator, n: int) -> dict[str, int]:
-        """How many proposals each arm is asked for, `n` in all.
+        """How many proposals each arm is asked for, `n` in all; queues left out.
 
         An arm below its floor comes first. The others are drawn by their promise: for each place a rate is drawn from
         the Beta distribution that its counts leave, and the highest rate per cost wins (Thompson sampling).
         """
-        shares = dict.fromkeys(self._arms, 0)
+        dealt = {name: tally for name, tally in self.tallies.items() if not isinstance(self._arms[name], Queue)}
+        shares = dict.fromkeys(dealt, 0)
         for _ in range(n):
             total = 1 + sum(each.asked for each in self.tallies.values()) + sum(shares.values())
-            behind = {
-                name: self.settings.floor * total - tally.asked - shares[name] for name, tally in self.tallies.items()
-            }
+            behind = {name: self.settings.floor * total - tally.asked - shares[name] for name, tally in dealt.items()}
             # Rates are drawn for every place, needed or not: how many draws there are must not depend on the counts.
-            promise = {name: _rate(tally, generator) / tally.cost_of_one() for name, tally in self.tallies.items()}
+            promise = {name: _rate(tally, generator) / tally.cost_of_one() for name, tally in dealt.items()}
             late = max(behind, key=behind.__getitem__)
             shares[late if behind[late] > 0 else max(promise, key=promise.__getitem__)] += 1
         return shares
+
+    def _first(self, n: int) -> dict[str, int]:
+        """How many proposals each queue is asked for: all that wait, as far as there is room."""
+        found: dict[str, int] = {}
+        for name, arm in self._arms.items():
+            if isinstance(arm, Queue):
+                found[name] = min(arm.waiting(), n - sum(found.values()))
+        return found
 
     def report(self) -> Mapping[str, Tally]:
         """Counts by arm."""
