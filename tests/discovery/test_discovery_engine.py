@@ -1,19 +1,30 @@
 """The loop on simulated rungs: what every block holds, what stops a run, and that a run can be broken off anywhere."""
 
+import json
 import random
 import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import judge_server
+from lossmith.discovery.admission import Admission
+from lossmith.discovery.controls import control_of
 from lossmith.discovery.costs import ZERO, Budget, Cost
 from lossmith.discovery.engine import Engine
 from lossmith.discovery.proposers.base import Batch, Context, Proposal
+from lossmith.discovery.proposers.best_of import BestOfProposer
+from lossmith.discovery.proposers.genetic import GeneticProposer
+from lossmith.discovery.proposers.llm import LLMProposer
+from lossmith.discovery.proposers.model import Model, open_endpoint
+from lossmith.discovery.proposers.portfolio import Portfolio, PortfolioSettings
+from lossmith.discovery.proposers.random import RandomProposer
 from lossmith.discovery.proposers.scripted import ScriptedProposer
 from lossmith.discovery.race.blocks import make_blocks
 from lossmith.discovery.race.canaries import Canary
@@ -39,6 +50,7 @@ from lossmith.discovery.rungs.base import (
 from lossmith.discovery.setup import Setup
 from lossmith.discovery.store.database import Database
 from lossmith.errors import ConfigurationError, EvidenceError
+from lossmith.evaluation.judging import CallCache
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -648,6 +660,115 @@ def test_kills_at_random_instants_change_no_row(tmp_path):
         kills += found.kills
         assert found.differences == []
     assert kills >= 4
+
+
+# ---- broken off while a model is asked
+
+
+ASKED_TOKENS = 5050
+
+
+def written(body: dict[str, Any]) -> dict[str, Any]:
+    """One candidate per request, by its seed; every third is broken, and repaired when that is asked for."""
+    seed = body["seed"]
+    head = "def f(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps): "
+    margin = "((chosen_logps - rejected_logps) - (ref_chosen_logps - ref_rejected_logps))"
+    code = head + f"return torch.exp(-0.0{1 + seed % 89} * {margin}) - {0.001 * (seed % 97):.3f} * {margin}"
+    if seed % 3 == 0:
+        code = head + f"return chosen_logps - {seed % 101}.0"
+    found = judge_server.completion(json.dumps({"candidates": [{"thought": "t", "name": f"n{seed}", "code": code}]}))
+    found["usage"] = {"prompt_tokens": 5000, "completion_tokens": 50, "total_tokens": ASKED_TOKENS}
+    return found
+
+
+class CrashingCache(CallCache):
+    """Dies after so many replies are stored; what is under way is lost."""
+
+    left: int | None = None
+
+    def put(self, key: str, reply: Any) -> None:
+        if self.left == 0:
+            raise Crash
+        super().put(key, reply)
+        self.left = None if self.left is None else self.left - 1
+
+
+class Lengths(SimulatedRung):
+    """Measures what can be read from a program without training: the length of its formula."""
+
+    def evaluate(self, program: Any, block: Block) -> Metrics:
+        return Metrics(fitness=-len(program.to_json()) + 0.1 * block.training_seed / 2**31)
+
+
+def asking_setup(folder: Path, base_url: str, stack: ExitStack, replies: int | None) -> Setup:
+    gate, plain = Admission("preference", 3), small()
+    cache = stack.enter_context(CrashingCache(folder / "replies.sqlite"))
+    cache.left = replies
+    endpoint = stack.enter_context(open_endpoint(base_url))
+    model = Model(model="writer", endpoint=endpoint, cache=cache, max_tokens=64, usd_per_million_read=1.0)
+    arms = [
+        LLMProposer(model, check=gate.check, per_call=1),
+        BestOfProposer(GeneticProposer(name="blind")),
+        RandomProposer(),
+    ]
+    return replace(
+        plain,
+        gate=gate,
+        proposer=Portfolio(arms, settings=PortfolioSettings(floor=0.3)),
+        rungs=[Lengths(**vars(rung)) for rung in plain.rungs],
+        unseen=[Lengths(**vars(rung)) for rung in plain.unseen],  # type: ignore[arg-type]
+        control=control_of("preference"),
+        canaries=[],
+        settings=replace(SMALL, blocks=(1, 1), calls=2),
+        budget=Budget(tokens=52_000),
+    )
+
+
+def asked_until_done(folder: Path, base_url: str, *, commits: int | None, replies: int | None) -> tuple[dict, int]:
+    """The dump of a run that dies after so many commits or stored replies, and its lives."""
+    folder.mkdir()
+    lives = 0
+    while True:
+        lives += 1
+        assert lives < 300
+        with ExitStack() as stack:
+            # Replies first: a life that is to die of a commit must get some.
+            engine = Engine(folder, asking_setup(folder, base_url, stack, replies))
+            stack.callback(engine.close)
+            if commits is not None:
+                crash_after(engine, commits)
+            try:
+                engine.run()
+            except Crash:
+                continue
+            stored = sqlite3.connect(folder / "replies.sqlite").execute("SELECT COUNT(*) FROM call").fetchone()[0]
+            spent = engine.ledger.spent()
+            assert spent.tokens == ASKED_TOKENS * stored <= 52_000
+            assert spent.money_usd == pytest.approx(5000e-6 * stored)
+            assert engine.database.rows("SELECT SUM(tokens_lost), SUM(money_usd_lost) FROM ledger") == [(0, 0)]
+            return engine.database.dump(), lives
+
+
+@pytest.mark.parametrize(("commits", "replies"), [(11, None), (None, 1), (11, 2)])
+def test_a_run_that_asks_a_model_ends_the_same_and_pays_each_reply_once(commits, replies, tmp_path):
+    with judge_server.judge_server(written) as server:
+        calm, _ = asked_until_done(tmp_path / "calm", server.base_url, commits=None, replies=None)
+        asked = len(server.bodies)
+        found, lives = asked_until_done(tmp_path / "killed", server.base_url, commits=commits, replies=replies)
+    assert lives > 3
+    assert asked >= 4
+    assert {each[3] for each in calm["proposal"]} >= {"llm", "random", "best-of"}
+    assert found == calm
+
+
+def test_what_every_arm_takes_is_in_the_ledger(tmp_path):
+    with judge_server.judge_server(written) as server, ExitStack() as stack:
+        engine = stack.enter_context(Engine(tmp_path, asking_setup(tmp_path, server.base_url, stack, None)))
+        engine.run()
+        kinds = engine.ledger.by_kind()
+        assert kinds["proposer/llm"].tokens == engine.ledger.spent().tokens > 0
+        assert kinds["proposer/random"].tokens == kinds["proposer"].tokens == 0
+        assert all(kinds[f"proposer/{arm}"].wall_seconds > 0 for arm in ("llm", "random", "best-of"))
 
 
 # ---- rates
