@@ -13,6 +13,7 @@ from lossmith.report.discovery import answers, render_discovery, shown_programs
 from lossmith.report.discovery_figures import discovery_figures
 from lossmith.report.discovery_tables import (
     canaries_table,
+    canary_notes,
     claims_table,
     evidence_table,
     fate_of,
@@ -39,7 +40,7 @@ def test_rungs_come_from_the_cheapest_on_and_the_confirmation_last(history):
     assert [row[:2] for row in evidence_table(history, finalist).rows] == places
     where = list(dict.fromkeys(row[2] for row in canaries_table(history).rows))
     assert where[:2] == ["toy", "tiny"]
-    assert {row[1] for row in canaries_table(history).rows} <= {"better", "equal", "worse"}
+    assert {row[1] for row in canaries_table(history).rows[:-1]} <= {"better", "equal", "worse"}
 
 
 def test_a_fate_is_that_of_the_highest_rung(history):
@@ -113,3 +114,23 @@ def test_the_noise_floor_is_the_twin_in_the_same_blocks(history):
         found = paired_t([0.0] * len(by_hand), by_hand)
         assert row[6] == interval(found.difference, found.low, found.high)
         assert claim.noise_half_width == pytest.approx((found.high - found.low) / 2)
+
+
+def test_the_cheating_canary_is_a_row_with_what_the_checks_said(history):
+    expected = ("cheat", "refused", "the checks", "–", "refused as wrong-sign", "as expected")
+    assert canaries_table(history).rows[-1] == expected
+    other = replace(history, cheats={"cheat": {"category": "syntax", "reason": "x"}})
+    assert canaries_table(other).rows[-1][-2:] == ("refused as syntax", "refused for another reason")
+    assert any("met the checks before the first round" in each for each in canary_notes(history))
+    # An older run did not keep it, and nothing may be said of it.
+    older = replace(history, cheats=None)
+    assert not any("cheat" in row[0] for row in canaries_table(older).rows)
+    assert any("did not keep what the checks said" in each for each in canary_notes(older))
+
+
+def test_a_run_without_a_known_good_canary_says_why(history):
+    assert not any("no known-good" in each for each in canary_notes(history))
+    without = replace(history, stored={key: each for key, each in history.stored.items() if each.name != "known-good"})
+    assert any("There is no known-good canary" in each for each in canary_notes(without))
+    page = render_discovery(without, discovery_figures(without, []), [])
+    assert "There is no known-good canary" in page

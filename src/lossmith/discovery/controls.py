@@ -25,14 +25,15 @@ def canaries_of(family: str, *, synthetic: bool) -> list[Canary]:
 
     Args:
         family: `preference`, `token` or `metric`.
-        synthetic: Whether every rung has turned labels, where the likelihood of turned labels is known to be good.
+        synthetic: Whether every rung has wrong labels, where what bears wrong labels is known to be good. Of other
+            tasks nobody knows such a loss before it is measured there.
     """
     found = [
         Canary(name="disguised-control", kind="disguised", program=_like(_DISGUISES[family]()), tolerance=TOLERANCE),
         Canary(name="known-bad", kind="bad", program=_like(_BAD[family]())),
         Canary(name="cheat", kind="cheating", proposal=Proposal(proposer="canary", source=_CHEATS[family])),
     ]
-    if synthetic and family in _GOOD:
+    if synthetic:
         found.insert(0, Canary(name="known-good", kind="good", program=_like(_GOOD[family]())))
     return found
 
@@ -82,6 +83,21 @@ def _supcon(shift: float = 0.0, sign: float = 1.0) -> Program:
     return Program("metric", make("sub", every, make("mean_masked", sharp, x["same"])))
 
 
+def _supcon_that_bears_wrong_labels(share: float = 2.0) -> Program:
+    r"""SupCon whose pairs are mixed with a constant: -log(c + n p) of each pair of a class, averaged over the pairs.
+
+    With $p$ the softmax of a pair among the anchor's others, a pair far apart, as one of a wrong label is, pulls with
+    the force $np / (c + np)$ of SupCon's, which goes to 0. Against SupCon over 20 blocks it measured, with 95%
+    intervals, +0.080 [0.054, 0.107] on `toy`, +0.061 [0.032, 0.090] on `toy-unseen`, +0.065 [0.035, 0.096] on `tiny`
+    and +0.014 [-0.009, 0.036] on `tiny-unseen`, whose classes are told without it.
+    """
+    x = inputs_of("metric")
+    sharp = make("mul", const(1 / TEMPERATURE), x["similarities"])
+    every = make("log", make("mean_masked", make("exp", sharp), make("or", x["same"], x["different"])))
+    pair = make("neg", make("log", make("add", const(share), make("exp", make("sub", sharp, every)))))
+    return Program("metric", make("mean_masked", pair, x["same"]))
+
+
 _CONTROLS: dict[str, Callable[[], Program]] = {"preference": _dpo, "token": _cross_entropy, "metric": _supcon}
 _DISGUISES: dict[str, Callable[[], Program]] = {
     "preference": _dpo_by_cases,
@@ -93,7 +109,11 @@ _BAD: dict[str, Callable[[], Program]] = {
     "token": _likely_is_bad,
     "metric": lambda: _supcon(sign=-1.0),
 }
-_GOOD: dict[str, Callable[[], Program]] = {"preference": planted_program, "token": planted_token_program}
+_GOOD: dict[str, Callable[[], Program]] = {
+    "preference": planted_program,
+    "token": planted_token_program,
+    "metric": _supcon_that_bears_wrong_labels,
+}
 _CHEATS = {
     "preference": "def loss(chosen_logps, rejected_logps):\n"
     "    margin = chosen_logps - rejected_logps\n"

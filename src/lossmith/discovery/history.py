@@ -17,6 +17,7 @@ from lossmith.discovery.race.canaries import CanaryFinding, inspect
 from lossmith.discovery.race.estimates import Estimate, estimate
 from lossmith.discovery.race.halving import Decision
 from lossmith.discovery.race.settings import RaceSettings
+from lossmith.discovery.rounds import CHEATS
 from lossmith.discovery.rungs.base import Split
 from lossmith.discovery.store.archive import Archive, StoredProgram, StoredProposal
 from lossmith.discovery.store.database import Database
@@ -76,6 +77,8 @@ class History:
     wall_seconds: float
     closed: Mapping[str, Any] | None
     """Why the search ended; None where it goes on."""
+    cheats: Mapping[str, Mapping[str, str]] | None
+    """Name of a cheating canary -> category and reason of its refusal; None in runs that did not keep them."""
     confirmed: bool
     """Whether the confirmation is done, of all finalists or because there are none."""
     ended: str | None
@@ -233,6 +236,7 @@ def open_history(folder: str | Path) -> History:
             arms=_arms(database),
             wall_seconds=sum(row[0] for row in sessions),
             closed=None if found is None else found[1],
+            cheats=archive.stage(-1, CHEATS),
             confirmed=archive.find_stage("confirmed") is not None,
             ended=sessions[-1][1] if sessions else None,
         )

@@ -15,7 +15,7 @@ from lossmith.discovery.race.estimates import estimate
 from lossmith.discovery.rungs.base import HarnessError, Rung
 from lossmith.discovery.store.jobs import Evaluation, Job
 
-BLOCKS = 6
+BLOCKS = 8
 """Enough for every canary to be told from chance, at a second or two a family."""
 SEED = 0
 _MUST_BE = {"good": "better", "disguised": "equal", "bad": "worse"}

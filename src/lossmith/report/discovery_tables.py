@@ -280,7 +280,7 @@ def audit_table(history: History) -> Grid:
     return grid(headers, rows, (2, 3, 4, 5))
 
 
-_MUST_BE = {"good": "better", "disguised": "equal", "bad": "worse", "cheating": "refused"}
+_MUST_BE = {"good": "better", "disguised": "equal", "bad": "worse"}
 
 
 def canaries_table(history: History) -> Grid:
@@ -289,7 +289,38 @@ def canaries_table(history: History) -> Grid:
         (each.name, _MUST_BE[each.kind], each.rung, each.blocks, interval(each.mean, each.low, each.high), each.state)
         for each in history.canaries()
     ]
+    rows += [
+        (name, "refused", "the checks", "–", f"refused as {said['category']}", _cheat_state(said["category"]))
+        for name, said in (history.cheats or {}).items()
+    ]
     return grid(("canary", "must be", "where", "blocks", "difference, 95%", "state"), rows, (3,))
+
+
+def _cheat_state(category: str) -> str:
+    # Refused for anything but its gradient (an unknown function, say), it does not show that cheats are caught.
+    return "as expected" if category == "wrong-sign" else "refused for another reason"
+
+
+def canary_notes(history: History) -> list[str]:
+    """What a reader must know of the canaries that the run has, and of those that it has not."""
+    notes = [
+        "Programs of known worth ran in the same blocks, one a block in turn. One that is off by more than chance "
+        'allows stops the run; "not yet known" is an interval that does not decide.'
+    ]
+    if history.cheats:
+        notes.append(
+            "The cheating one has the control's values and a gradient that goes the wrong way; it met the checks "
+            "before the first round, and one that is let through stops the run."
+        )
+    elif history.cheats is None:
+        notes.append("This run did not keep what the checks said of a cheating canary: it was made before runs did.")
+    if not any(each.name == "known-good" for each in history.stored.values() if each.role == "canary"):
+        notes.append(
+            "There is no known-good canary: one is known for our own worlds, whose labels are wrong at a known rate, "
+            "and this run trains on other data, where nobody knows a better loss beforehand. That a rung can see a "
+            "better loss is therefore not shown here."
+        )
+    return notes
 
 
 def spend_table(history: History) -> Grid:
