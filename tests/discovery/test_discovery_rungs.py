@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from lossmith.discovery.rungs.tiny_tables import TinyMetric, TinyToken
 from lossmith.discovery.rungs.toy import ToyPreference, _World, planted_program
 from lossmith.discovery.rungs.toy_tables import ToyMetric, ToyToken, planted_token_program
 from lossmith.discovery.rungs.training import batches, fit, module_of
-from lossmith.errors import ConfigurationError
+from lossmith.errors import ConfigurationError, LossmithWarning
 from lossmith.objectives import get_record, recorded
 
 FAMILIES = ("preference", "token", "metric")
@@ -205,6 +206,38 @@ def test_the_environment_tells_worlds_apart():
 def test_ladders_that_cannot_be(family, rungs, told, match):
     with pytest.raises(ConfigurationError, match=match):
         make_ladder(family, rungs, **told)
+
+
+TOLD = {"precision": "bf16", "weights": "bfloat16", "learning_rate": 2e-4, "batch_size": 4, "lora": {"r": 2}}
+CARRIED = {**TOLD, "lora": {"r": 2, "alpha": 16.0, "dropout": 0.0, "target_modules": "all-linear"}}
+
+
+@pytest.mark.parametrize(("task", "unseen"), [("sentiment", "polite_pairs"), ("polite_pairs", "sentiment")])
+def test_the_unseen_ground_is_trained_as_the_search_is(task, unseen):
+    ladder = make_ladder("preference", ["small"], task=task, unseen=unseen, settings=TOLD)
+    grounds: list[Any] = [*ladder.rungs, *ladder.unseen]
+    for rung in grounds:
+        assert {name: rung.config.settings()[name] for name in CARRIED} == CARRIED
+    assert [rung.ground[0] for rung in grounds] == [task, unseen]
+    assert ladder.not_carried == ()
+
+
+def test_what_is_not_carried_to_the_unseen_ground_is_said():
+    told = {"learning_rate": 2e-4, "train_prompts": 32, "metric": "kl"}
+    with pytest.warns(
+        LossmithWarning, match="`train_prompts`, `metric` are for 'sentiment' alone: the confirmation on"
+    ):
+        ladder = make_ladder("preference", ["small"], settings=told, brief=True)
+    assert ladder.not_carried == ("train_prompts", "metric")
+    beside: Any = ladder.unseen[0]
+    assert (beside.config.learning_rate, beside.config.metric) == (2e-4, "preference_accuracy")
+    same: Any = make_ladder("preference", ["small"], task="persona_pairs", settings={"metric": "margin"}).unseen[0]
+    assert same.fitness_name == "margin"
+    token: Any = make_ladder("token", ["small"], settings={"pooling": "mean", "weight_decay": 0.1}).unseen[0]
+    assert (token.config.pooling, token.config.weight_decay) == ("mean", 0.1)
+    # `prompts` is of pairs, and acts on nothing where answers continue a text.
+    with pytest.warns(LossmithWarning, match="`prompts` is for 'polite_pairs' alone"):
+        make_ladder("preference", ["small"], task="polite_pairs", unseen="sentiment", settings={"prompts": "chat"})
 
 
 def test_the_largest_race_that_fits_twice_is_taken():

@@ -1,6 +1,7 @@
 """Rungs by name: `toy`, `tiny`, `small` and `own` of every family, and where winners are confirmed beside them."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from lossmith.discovery.rungs.tiny import TinyPreference
 from lossmith.discovery.rungs.tiny_tables import TinyMetric, TinyToken
 from lossmith.discovery.rungs.toy import ToyPreference
 from lossmith.discovery.rungs.toy_tables import ToyMetric, ToyToken
-from lossmith.errors import ConfigurationError
+from lossmith.errors import ConfigurationError, LossmithWarning
 
 FAMILIES = ("preference", "token", "metric")
 RUNGS = ("toy", "tiny", "small")
@@ -21,6 +22,15 @@ UNSEEN = {"preference": ("polite_pairs", "persona_pairs"), "token": ("subj", "cr
 """Family -> tasks of the confirmation; the first that the search does not train on."""
 MODELS = {"preference": "embedded:smollm2-135m", "token": "embedded:minilm-l6", "metric": "embedded:minilm-l6"}
 
+CARRIED = (
+    *("learning_rate", "weight_decay", "warmup_ratio", "warmup_steps", "schedule", "max_grad_norm", "trainer"),
+    *("precision", "weights", "device", "lora", "reference", "batch_size", "accumulation", "eval_batch_size"),
+    *("epochs", "order", "pooling", "head", "sampling", "samples_per_class", "proxy_lr_multiplier"),
+)
+"""Settings of how `small` trains: the confirmation's task is trained on in the same way."""
+CARRIED_WITHIN = ("metric", "max_length", "max_prompt_length", "prompts", "mixture")
+"""Settings that say the same only in a study of the same kind."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder:
@@ -28,6 +38,8 @@ class Ladder:
 
     rungs: tuple[Rung, ...]
     unseen: tuple[Rung, ...]
+    not_carried: tuple[str, ...] = ()
+    """Settings of the search's `small` that are of its data, and so not of the unseen ground."""
 
     @property
     def synthetic(self) -> bool:
@@ -53,7 +65,8 @@ def make_ladder(
         task: What `small` trains on: `sentiment`, a set or file of pairs; a set of texts for the other families.
         model: What `small` trains.
         unseen: Task of the confirmation of `small`; None takes a shipped one.
-        settings: Further settings of the study of `small`.
+        settings: Further settings of the study of `small`. The unseen ground has those of training too (`CARRIED`);
+            a warning names the others.
         brief: Whether `small` trains and tests for half a minute instead of some: for budgets below two hours.
 
     Raises:
@@ -80,10 +93,32 @@ def make_ladder(
     last = names[-1]
     if last == "small":
         other = unseen or next(each for each in UNSEEN[family] if each != rungs[-1].ground[0])
-        beside: Rung = _small(family, f"small-{_short(other)}", other, model, {}, brief)
-    else:
-        beside = _ELSEWHERE[family][last]
-    return Ladder(rungs=rungs, unseen=(beside,))
+        return _with_unseen(family, rungs, other, model, settings or {}, brief)
+    return Ladder(rungs=rungs, unseen=(_ELSEWHERE[family][last],))
+
+
+def _with_unseen(
+    family: str, rungs: tuple[Rung, ...], task: str, model: str | None, settings: Mapping[str, Any], brief: bool
+) -> Ladder:
+    """The ladder with a task beside `small` that is trained on in the same way.
+
+    A loss that won at one learning rate and in one precision is not tried at another: that would be another question.
+    """
+    name = f"small-{_short(task)}"
+    beside, searched = _small(family, name, task, model, {}, brief), rungs[-1]
+    assert isinstance(searched, SmallRung)
+    known, same = beside.known, beside.kind == searched.kind
+    wanted = CARRIED + (CARRIED_WITHIN if same else ())
+    carried = {each: value for each, value in settings.items() if each in wanted and each in known}
+    left = tuple(each for each in settings if each not in carried)
+    if left:
+        warnings.warn(
+            f"{', '.join(f'`{each}`' for each in left)} {'is' if len(left) == 1 else 'are'} for '{searched.ground[0]}' "
+            f"alone: the confirmation on '{task}' has its own.",
+            LossmithWarning,
+            stacklevel=3,
+        )
+    return Ladder(rungs=rungs, unseen=(_small(family, name, task, model, carried, brief),), not_carried=left)
 
 
 def _rung(family: str, name: str, task: str | None, model: str | None, settings: dict[str, Any], brief: bool) -> Rung:
@@ -92,7 +127,7 @@ def _rung(family: str, name: str, task: str | None, model: str | None, settings:
     return _OURS[family][name]
 
 
-def _small(family: str, name: str, task: str, model: str | None, settings: dict[str, Any], brief: bool) -> SmallRung:
+def _small(family: str, name: str, task: str, model: str | None, settings: Mapping[str, Any], brief: bool) -> SmallRung:
     given: dict[str, Any] = {"task": task, "model": model or MODELS[family]}
     if family != "preference":
         given |= {"max_length": 64, "curve_examples": 0, "batch_size": 20}
@@ -112,7 +147,7 @@ def _small(family: str, name: str, task: str, model: str | None, settings: dict[
             if brief
             else {"train_examples": 96, "test_examples": 128, "max_length": 128}
         )
-    return SmallRung(name=name, family=family, settings=given | settings, seconds=30.0 if brief else 150.0)
+    return SmallRung(name=name, family=family, settings=given | dict(settings), seconds=30.0 if brief else 150.0)
 
 
 def _short(task: str) -> str:

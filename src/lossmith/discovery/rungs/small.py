@@ -81,6 +81,18 @@ class SmallRung:
         return (self.config.task, str(self.config.model))
 
     @property
+    def kind(self) -> str:
+        """Kind of its study, by the name of its settings."""
+        return type(self.config).__name__
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Settings that act on its study."""
+        from lossmith.studies.sentiment_config import IDLE
+
+        return frozenset(type(self.config).model_fields) - (frozenset(IDLE) if self._sentiment else frozenset())
+
+    @property
     def environment(self) -> str:
         """See `Rung`."""
         from lossmith.studies.provenance import versions
