@@ -23,6 +23,7 @@ class Slow(SimulatedRung):
         """See `Rung`."""
         with (self.folder / "processes").open("a") as stream:
             stream.write(f"{os.getpid()}\n")
+        (self.folder / "environment").write_text("\n".join(sorted(os.environ)))
         for name, index in (("hangs", self.hangs), ("dies", self.dies)):
             if block.index == index and (self.always or not (self.folder / name).exists()):
                 (self.folder / name).touch()

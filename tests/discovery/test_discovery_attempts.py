@@ -1,6 +1,8 @@
 """Evaluations in a process of their own: the same numbers, and one that hangs or dies ends alone."""
 
 import os
+import shutil
+import sqlite3
 import threading
 import time
 from dataclasses import replace
@@ -15,6 +17,7 @@ from lossmith.discovery.race.settings import RaceSettings
 from lossmith.discovery.race.simulation import CONTROL, World, simulated_setup
 from lossmith.discovery.rungs.base import Block
 from lossmith.discovery.store.jobs import Job
+from lossmith.evidence import check_writable
 
 WORLD = World(seed=5, scale=4.0)
 SETTINGS = RaceSettings(candidates=4, blocks=(1, 2), elites=2, rounds=1, finalists=1, confirmation_blocks=5)
@@ -76,6 +79,68 @@ def test_rungs_of_milliseconds_stay_here(tmp_path):
     rung = Slow(name="slow", world=WORLD, folder=tmp_path, apart=False)
     assert Apart({"slow": rung}).attempt(rung, CONTROL, job_of(0), 0.01).status == "ok"
     assert rung.processes() == [os.getpid()]
+
+
+def test_the_process_that_trains_has_no_key(tmp_path, monkeypatch):
+    keys = ("OPENAI_API_KEY", "LOSSMITH_DISCOVER_API_KEY", "LOSSMITH_JUDGE_API_KEY")
+    for name in (*keys, "LOSSMITH_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    rung = Slow(name="slow", world=WORLD, folder=tmp_path)
+    apart = Apart({"slow": rung})
+    assert apart.attempt(rung, CONTROL, job_of(0), 0.01).status == "ok"
+    apart.close()
+    assert rung.processes() != [os.getpid()]
+    names = (tmp_path / "environment").read_text().split()
+    assert {"LOSSMITH_CACHE", "PATH"} <= set(names)
+    assert not set(keys) & set(names)
+    assert os.environ["OPENAI_API_KEY"] == str(tmp_path)  # whoever proposes still has it
+
+
+def raising(error):
+    def evaluate(program, block):
+        raise error
+
+    return evaluate
+
+
+def statement(text):
+    def evaluate(program, block):
+        sqlite3.connect(":memory:").execute(text)
+
+    return evaluate
+
+
+def full_disk(program, block):
+    """A cache on a disk with 1 MiB left, as a study asks for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 2**20}))
+        check_writable(os.environ["LOSSMITH_CACHE"], needed_mib=5)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "status"),
+    [
+        (raising(OSError(28, "No space left on device")), "infrastructure_error"),
+        (raising(PermissionError(13, "Permission denied")), "infrastructure_error"),
+        (raising(ConnectionResetError("gone")), "infrastructure_error"),
+        (raising(TimeoutError("no answer")), "infrastructure_error"),
+        (raising(MemoryError()), "infrastructure_error"),
+        (raising(sqlite3.OperationalError("disk I/O error")), "infrastructure_error"),
+        (full_disk, "infrastructure_error"),
+        (statement("SELECT * FROM nowhere"), "harness"),
+        (raising(FileNotFoundError(2, "No such file or directory")), "harness"),
+        (raising(NotADirectoryError(20, "Not a directory")), "harness"),
+        (raising(OSError("x/y is not a valid model identifier")), "harness"),
+        (raising(KeyError("x")), "harness"),
+    ],
+)
+def test_whose_fault_a_failure_is(trouble, status, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOSSMITH_CACHE", str(tmp_path))
+    rung = Slow(name="slow", world=WORLD, folder=tmp_path)
+    monkeypatch.setattr(Slow, "evaluate", lambda rung, program, block: trouble(program, block))
+    found = attempt(rung, CONTROL, job_of(0))
+    assert (found.status, found.metrics) == (status, None)
+    assert found.error
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -44,7 +44,6 @@ from lossmith.discovery.rungs.base import (
     Block,
     HarnessError,
     InfrastructureError,
-    JobBudgetError,
     Metrics,
 )
 from lossmith.discovery.setup import Setup
@@ -293,19 +292,6 @@ def test_a_dead_machine_stops_the_run_which_goes_on_later(tmp_path, finished):
     assert "The disk is gone. The run goes on where it stopped with the same --out." in outcome.sentence
     dead[0] = False
     assert dump_of(tmp_path, with_rungs(machine)) == finished[0].database.dump()
-
-
-def test_a_candidate_that_takes_too_much_is_out_and_named_so():
-    def slow(program: SimulatedProgram, block: Block) -> None:
-        if program.genes and program.genes[1] >= 6:
-            raise JobBudgetError("It took more than 60 s.")
-
-    with Engine(None, with_rungs(slow)) as engine:
-        engine.run()
-        slow_ones = {row[0] for row in engine.database.rows("SELECT program FROM evaluation WHERE status = 'budget'")}
-        assert slow_ones
-        failed = {each.program for each in engine.decisions.all() if each.kind == "failed"}
-        assert slow_ones <= failed
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ the clock ran out, or that the process died, is the machine's failure and no sco
 
 import os
 import pickle
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,14 +20,20 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from lossmith.discovery.proposers.base import ProgramLike
+from lossmith.discovery.proposers.model import KEY_VARIABLES as PROPOSER_KEYS
 from lossmith.discovery.rungs.base import EvaluationError, Metrics, Rung, Status
 from lossmith.discovery.store.jobs import Job
 from lossmith.errors import LossmithWarning
+from lossmith.evaluation.judging.endpoint import KEY_VARIABLES as JUDGE_KEYS
 
 AT_LEAST_SECONDS = 60.0
 """No evaluation is ended before."""
 TIMES_THE_MEAN = 20.0
 """One that takes so many times the mean of those before hangs."""
+SECRETS = frozenset((*PROPOSER_KEYS, *JUDGE_KEYS))
+"""Variables of the environment that the process of an evaluation does not get: nothing that is trained asks a model."""
+_OURS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+"""What a wrong path in our own code raises: done again it fails again, so it is no failure of the machine."""
 _noted: set[str] = set()
 _SERVE = "import sys; from lossmith.discovery.attempts import _serve; _serve(int(sys.argv[1]), int(sys.argv[2]))"
 
@@ -42,7 +49,11 @@ class Attempt:
 
 
 def attempt(rung: Rung, program: ProgramLike, job: Job) -> Attempt:
-    """Evaluate, and sort what happens into whose fault it is; whatever is not told apart is ours."""
+    """Evaluate, and sort what happens into whose fault it is; whatever is not told apart is ours.
+
+    Memory, disks, connections and databases that fail are the machine's, raised as they are or as the cause of one of
+    our own errors.
+    """
     begun = time.perf_counter()
     status, metrics, error = "ok", None, None
     try:
@@ -55,13 +66,50 @@ def attempt(rung: Rung, program: ProgramLike, job: Job) -> Attempt:
     except EvaluationError as failure:
         status, error = failure.status, str(failure)
     except Exception as failure:
-        status, error = "harness", f"{type(failure).__name__}: {failure}"
+        status = "infrastructure_error" if is_of_the_machine(failure) else "harness"
+        error = f"{type(failure).__name__}: {failure}"
     return Attempt(
         status=status,
         metrics=metrics if status == "ok" else None,
         error=error,
         seconds=time.perf_counter() - begun,
     )
+
+
+def is_of_the_machine(failure: BaseException) -> bool:
+    """Whether memory, a disk, a connection or a database failed: trying again may help.
+
+    Example:
+        >>> is_of_the_machine(OSError(28, "No space left on device")), is_of_the_machine(FileNotFoundError(2, "x"))
+        (True, False)
+    """
+    cause: BaseException | None = failure
+    while cause is not None:
+        if isinstance(cause, MemoryError | ConnectionError | TimeoutError):
+            return True
+        # Libraries raise a bare OSError without a number for what they do not find; the system gives one.
+        if isinstance(cause, OSError) and not isinstance(cause, _OURS) and not _is_bare(cause):
+            return True
+        # A statement that SQLite cannot read is ours; a disk, a lock or memory is not.
+        if isinstance(cause, sqlite3.OperationalError) and _sqlite_code(cause) != sqlite3.SQLITE_ERROR:
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def _is_bare(error: OSError) -> bool:
+    return type(error) is OSError and error.errno is None
+
+
+def _sqlite_code(error: sqlite3.Error) -> int | None:
+    """The primary code, without what an extended one says beyond."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def environment_without_secrets() -> dict[str, str]:
+    """The environment, without the keys of models that are asked."""
+    return {name: value for name, value in os.environ.items() if name not in SECRETS}
 
 
 def patience(mean_seconds: float | None) -> float | None:
@@ -122,6 +170,7 @@ class Apart:
                 [sys.executable, "-c", _SERVE, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
+                env=environment_without_secrets(),
             )
         self._pipe.send((sys.path, pickled))
         self._pipe.recv()  # the imports are not the evaluation's time

@@ -143,7 +143,7 @@ class Workshop:
             raise MachineOut(f"The machine fails again and again, last on {where}: {found.error}")
         if found.status == "harness":
             raise HarnessError(f"Our own code broke on {where}: {found.error}")
-        if is_control and found.status in ("candidate_error", "budget"):
+        if is_control and found.status == "candidate_error":
             raise HarnessError(f"The control itself failed on {where}: {found.error}")
         return not again
 

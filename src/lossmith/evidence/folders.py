@@ -38,7 +38,7 @@ def check_writable(folder: str | Path, *, needed_mib: int = 50) -> None:
         raise EvidenceError(
             f"Cannot write results to `{folder}`: {free_mib} MiB are free and {needed_mib} MiB are needed. "
             "Free some space or choose another --out."
-        )
+        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def cannot_write(path: Path, error: OSError) -> EvidenceError:

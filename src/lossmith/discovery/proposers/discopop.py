@@ -25,7 +25,7 @@ from lossmith.discovery.proposers.prompts import VERSION, fill
 from lossmith.discovery.proposers.trusted import bare_source, plain_category, plain_reason
 from lossmith.discovery.proposers.vocabulary import vocabulary
 from lossmith.discovery.race.blocks import make_blocks
-from lossmith.discovery.rungs.base import Block, CandidateError, HarnessError, JobBudgetError, Rung
+from lossmith.discovery.rungs.base import Block, CandidateError, HarnessError, Rung
 from lossmith.errors import ConfigurationError
 
 BETA = 0.05
@@ -289,7 +289,7 @@ def _measured(rung: Rung, name: str, program: Program, block: Block) -> float:
     try:
         # Type checkers do not take the cached key of a program for the property of `ProgramLike`.
         return rung.evaluate(cast(ProgramLike, program), block).fitness
-    except (CandidateError, JobBudgetError) as error:
+    except CandidateError as error:
         raise HarnessError(
             f"The known objective `{name}` broke on the rung `{rung.name}`, block {block.index}: {error}"
         ) from error

@@ -75,7 +75,7 @@ def table(evaluations: Iterable[Evaluation], control: str) -> RungData:
     """Sort evaluations into a table; what the machine failed to measure is in none of its columns."""
     data = RungData()
     for row in evaluations:
-        if row.status in ("candidate_error", "budget"):
+        if row.status == "candidate_error":
             data.failed.setdefault(row.program, row.status)
         elif row.status == "ok" and row.fitness is not None:
             if row.program == control:

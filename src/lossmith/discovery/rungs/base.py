@@ -1,4 +1,4 @@
-"""What the engine asks of a rung, and the four ways in which an evaluation can fail."""
+"""What the engine asks of a rung, and the three ways in which an evaluation can fail."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from lossmith.discovery.proposers.base import ProgramLike
 from lossmith.errors import LossmithError
 
 Split = Literal["search", "confirmation"]
-Status = Literal["ok", "candidate_error", "infrastructure_error", "budget", "harness"]
+Status = Literal["ok", "candidate_error", "infrastructure_error", "harness"]
 
 
 class EvaluationError(LossmithError, RuntimeError):
@@ -25,15 +25,13 @@ class CandidateError(EvaluationError):
 
 
 class InfrastructureError(EvaluationError):
-    """The machine broke: out of memory by others, a lost server, a full disk. Not scored; done again."""
+    """The machine broke: out of memory or of time, a lost server, a full disk. Not scored; done again.
+
+    What takes too much of the machine by its own fault cannot be told from it: the control is tried too, and a
+    candidate that fails where it does not is given up without a score.
+    """
 
     status: Status = "infrastructure_error"
-
-
-class JobBudgetError(EvaluationError):
-    """The candidate took more time or memory than one job may. Scored, as a failure."""
-
-    status: Status = "budget"
 
 
 class HarnessError(EvaluationError):
@@ -121,7 +119,7 @@ class Rung(Protocol):
         Raises:
             CandidateError: If the candidate broke; the control must not.
             InfrastructureError: If the machine broke.
-            JobBudgetError: If the candidate took more than one job may.
-            HarnessError: If our own code broke. Anything else that is raised counts as this.
+            HarnessError: If our own code broke. Anything else that is raised counts as this, but for memory, disks,
+                connections and databases that fail.
         """
         ...
