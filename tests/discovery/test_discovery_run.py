@@ -20,7 +20,7 @@ from lossmith.discovery.rungs.toy import ToyPreference
 from lossmith.errors import ConfigurationError, EvidenceError, LossmithError
 from lossmith.report import discovery
 from lossmith.report.discovery import answers, write_discovery
-from lossmith.report.discovery_tables import best_by_cost, funnel_table, proposers_table
+from lossmith.report.discovery_tables import funnel_table
 
 SMALLEST = {"candidates": 6, "elites": 2, "finalists": 1, "confirmation_blocks": 5, "each": 2}
 WORLD = {"pairs": 96, "batch": 48, "steps": 12, "test_prompts": 64}
@@ -136,19 +136,6 @@ def test_history_counts_what_the_database_holds(finished):
     canaries = {each.name for each in history.canaries()}
     assert canaries <= {"known-good", "disguised-control", "known-bad"}
     assert {each.state for each in history.canaries()} <= {"as expected", "not yet known"}
-
-
-def test_arms_are_compared_at_the_cost_of_the_one_that_used_least(finished):
-    history = open_history(finished[0])
-    arms = {each.proposer for each in history.proposals}
-    assert {"random", "best-of", "gp"} <= arms
-    curves = {arm: best_by_cost(history, arm) for arm in arms}
-    common = min(curve[-1][0] for curve in curves.values() if curve)
-    rows = {row[0]: row for row in proposers_table(history).rows}
-    for arm, curve in curves.items():
-        assert [best for _, best in curve] == sorted(best for _, best in curve)
-        if curve and curve[0][0] > common:
-            assert rows[arm][5] == "–"
 
 
 def test_the_page_has_every_part_and_escapes_foreign_text(finished):

@@ -72,8 +72,8 @@ class History:
     """Program -> seconds that its evaluations took, on all rungs."""
     spend: Mapping[str, Cost]
     """Kind of entry in the ledger -> what was settled; `proposer` is all arms together."""
-    arms: Mapping[str, Cost]
-    """Arm -> what its proposals took, and its own time; empty for runs that did not measure it."""
+    asked: Mapping[tuple[int, int, str], Cost]
+    """Round, call and arm -> what its proposals took, and its own time; empty for runs that did not measure it."""
     wall_seconds: float
     closed: Mapping[str, Any] | None
     """Why the search ended; None where it goes on."""
@@ -233,7 +233,7 @@ def open_history(folder: str | Path) -> History:
                 )
             ),
             spend=_spend(database, grounds),
-            arms=_arms(database),
+            asked=_asked(database),
             wall_seconds=sum(row[0] for row in sessions),
             closed=None if found is None else found[1],
             cheats=archive.stage(-1, CHEATS),
@@ -280,9 +280,14 @@ def _kinds(database: Database) -> dict[str, Cost]:
     return {row[0]: ZERO + Cost(**dict(zip(RESOURCES, row[1:], strict=True))) for row in rows}
 
 
-def _arms(database: Database) -> dict[str, Cost]:
-    start = f"{PROPOSER}/"
-    return {kind.removeprefix(start): cost for kind, cost in _kinds(database).items() if kind.startswith(start)}
+def _asked(database: Database) -> dict[tuple[int, int, str], Cost]:
+    columns = ", ".join(f"{name}_settled + {name}_lost" for name in RESOURCES)
+    rows = database.rows(f"SELECT entry, {columns} FROM ledger WHERE kind LIKE '{PROPOSER}/%' ORDER BY entry")
+    found = {}
+    for row in rows:
+        _, step, call, arm = row[0].split("/", 3)
+        found[int(step), int(call), arm] = Cost(**dict(zip(RESOURCES, row[1:], strict=True)))
+    return found
 
 
 def _spend(database: Database, grounds: Sequence[str]) -> dict[str, Cost]:
@@ -290,6 +295,5 @@ def _spend(database: Database, grounds: Sequence[str]) -> dict[str, Cost]:
     for kind, cost in _kinds(database).items():
         whole = PROPOSER if kind.startswith(f"{PROPOSER}/") else kind
         found[whole] = found.get(whole, ZERO) + cost
-    arms = [kind for kind in found if kind.startswith("proposer")]
-    order = [*arms, *(f"rung/{name}/{split}" for split in ("search", "confirmation") for name in grounds)]
+    order = [PROPOSER, *(f"rung/{name}/{split}" for split in ("search", "confirmation") for name in grounds)]
     return {kind: found[kind] for kind in dict.fromkeys([*order, *found]) if kind in found}

@@ -10,6 +10,7 @@ from lossmith.discovery.describe import Description, describe_candidate
 from lossmith.discovery.history import History, open_history
 from lossmith.discovery.program import one_line
 from lossmith.evidence.folders import cannot_write
+from lossmith.report.discovery_arms import arm_notes, proposers_table
 from lossmith.report.discovery_tables import (
     Grid,
     audit_table,
@@ -23,7 +24,6 @@ from lossmith.report.discovery_tables import (
     interval,
     lineage_table,
     negatives,
-    proposers_table,
     refusals_table,
     spend_table,
 )
@@ -161,6 +161,7 @@ def render_discovery(history: History, figures: Sequence[Any], parts: Sequence[P
         lineage_rows=lineage_table(history, [part.key for part in parts]),
         proposers=proposers,
         proposer_rows=proposers_table(history),
+        arm_notes=arm_notes(history),
         evidence=evidence,
         parts=parts,
         audit=audit_table(history),

@@ -25,7 +25,8 @@ from lossmith.explain.canvas import (
     message_figure,
     row_axes,
 )
-from lossmith.report.discovery_tables import best_by_cost, interval
+from lossmith.report.discovery_arms import arms_of, best_by_cost
+from lossmith.report.discovery_tables import interval
 from lossmith.report.gallery import ReportFigure
 from lossmith.report.losses import curve_figure
 
@@ -33,7 +34,7 @@ from lossmith.report.losses import curve_figure
 def discovery_figures(history: History, shown: Sequence[str]) -> list[ReportFigure]:
     """Lineage, proposers and evidence, in the order of the page."""
     last, fitness = history.rungs[-1], _fitness(history, history.rungs[-1])
-    arms = list(dict.fromkeys(each.proposer for each in history.proposals))
+    arms = arms_of(history)
     return [
         ReportFigure(
             name="lineage",
@@ -47,8 +48,9 @@ def discovery_figures(history: History, shown: Sequence[str]) -> list[ReportFigu
         ReportFigure(
             name="proposers",
             title="Proposers at equal cost",
-            caption=f"Best shrunken difference on {last} among an arm's candidates, by the time spent evaluating them. "
-            "An arm that does not lie above random has earned nothing; one run is one draw.",
+            caption=f"Best shrunken difference on {last} among an arm's candidates, by the time that its proposals and "
+            "the evaluations of its candidates took. An arm that does not lie above random has earned nothing; one run "
+            "is one draw.",
             description=f"A line per arm: {'; '.join(arms)}",
             figure=proposers_figure(history, arms),
         ),
@@ -90,7 +92,7 @@ def lineage_figure(history: History) -> Figure:
         return message_figure(f"No candidate was measured on {history.rungs[-1]} yet.")
     figure = Figure(figsize=(WIDTH_IN, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    arms = list(dict.fromkeys(each.proposer for each in history.proposals))
+    arms = arms_of(history)
     styles = loss_styles(arms, "random")
     rounds: dict[int, list[str]] = {}
     for key in known:
@@ -171,7 +173,7 @@ def proposers_figure(history: History, arms: Sequence[str]) -> Figure:
             )
             axes.plot(costs[-1], best[-1], marker=style.marker, color=style.colour)
     axes.axhline(0, color=INK, linewidth=1)
-    axes.set_xlabel("seconds of evaluation of an arm's candidates")
+    axes.set_xlabel("seconds of an arm's proposals and evaluations")
     axes.set_ylabel("best difference to control")
     axes.grid(axis="y")
     figure.legend(loc="outside lower left", ncols=min(len(arms), 5), fontsize=9)

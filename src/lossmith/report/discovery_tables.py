@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from lossmith.discovery.costs import RESOURCES, Cost, show_amount
 from lossmith.discovery.history import ClaimRow, History
@@ -97,55 +96,6 @@ def refusals_table(history: History) -> Grid:
     counts = Counter(each.category for each in history.proposals if each.kind == "rejected")
     rows = [(category, count, cut_short(reasons[category], 200)) for category, count in counts.most_common()]
     return grid(("category", "times", "for example"), rows, (1,))
-
-
-def proposers_table(history: History) -> Grid:
-    """Every arm: what it brought and what came of it; `random` and `best-of` are what the others must beat."""
-    arms = list(dict.fromkeys(each.proposer for each in history.proposals))
-    ends = {arm: best_by_cost(history, arm) for arm in arms}
-    common = min((curve[-1][0] for curve in ends.values() if curve), default=0.0)
-    rows = []
-    for arm in arms:
-        own = [each for each in history.proposals if each.proposer == arm]
-        admitted = [each for each in own if each.kind == "admitted"]
-        far = [each.distance for each in admitted if each.distance is not None]
-        curve = ends[arm]
-        at_common = [best for cost, best in curve if cost <= common * (1 + 1e-9)]
-        rows.append(
-            (
-                arm,
-                len(own),
-                share(len(admitted), len(own)),
-                f"{sum(far) / len(far):.2f}" if far else "–",
-                _bare("device_seconds", curve[-1][0]) if curve else "–",
-                number(at_common[-1]) if at_common else "–",
-                number(curve[-1][1]) if curve else "–",
-            )
-        )
-    headers = (
-        "proposer",
-        "proposals",
-        "admitted",
-        "mean distance to known losses",
-        "device time",
-        "best at equal cost",
-        "best in all",
-    )
-    return grid(headers, rows, (1, 2, 3, 4, 5, 6))
-
-
-def best_by_cost(history: History, arm: str) -> list[tuple[float, float]]:
-    """Device seconds spent on an arm's candidates, and the best shrunken difference on the last rung by then."""
-    keys = [key for key in history.candidates if history.stored[key].proposer == arm]
-    known = history.estimates(history.rungs[-1])
-    spent = list(accumulate(history.device_seconds.get(key, 0.0) for key in keys))
-    best, curve = -math.inf, []
-    for key, cost in zip(keys, spent, strict=True):
-        if key in known:
-            best = max(best, known[key].mean)
-        if math.isfinite(best):
-            curve.append((cost, best))
-    return curve
 
 
 def lineage_table(history: History, keys: Sequence[str]) -> Grid:
