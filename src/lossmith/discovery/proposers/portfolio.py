@@ -83,8 +83,9 @@ class Portfolio:
             raise ConfigurationError(
                 f"`floor` must be in (0, 1/{len(names)}] for {len(names)} arms, got {self.settings.floor}."
             )
-        # The others first: random takes over what they do not deliver.
-        self._arms = {arm.name: arm for arm in sorted(arms, key=lambda arm: arm.name == "random")}
+        # Queues first, so that they are measured first too; random last: it takes over what others do not deliver.
+        ordered = sorted(arms, key=lambda arm: (arm.name == "random", not isinstance(arm, Queue)))
+        self._arms = {arm.name: arm for arm in ordered}
         self.name = name
         self.tallies = {each: Tally() for each in self._arms}
 
