@@ -175,7 +175,7 @@ def test_what_differs_beyond_the_probes_is_no_duplicate(text):
     verdict = check(source)
     assert verdict.accepted, str(verdict)
     assert "neighbour:dpo" in verdict.flags
-    assert "another loss beyond them" in verdict.reason
+    assert "beyond them it is not" in verdict.reason
     assert check(source, against="library").accepted
     memory = Memory("preference")
     memory.add("a1", check(HEAD + "F.softplus(-0.1 * z)").program)

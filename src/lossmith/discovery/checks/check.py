@@ -32,13 +32,13 @@ def check(
 ) -> Verdict:
     """Compile one candidate, check it, and compare it with what is known; nothing of it is ever executed.
 
-    A candidate that does what the control does (`dpo` at any `beta`, `cross_entropy`, `supcon` at any `temperature`, in
-    any spelling) is refused as `duplicate-of-NAME`: a race against the control at its own strength would tune that
-    strength and find no loss. The control's other settings are not its strength: label smoothing makes another loss. A
-    copy of another published loss is sound, and worth measuring against the control: it is accepted with the flag
-    `known:NAME`, unless `against="library"` makes a duplicate of it too. Programs in `memory` always count, each at its
-    own constants alone. What agrees at the probe points is compared at the ends, at completions of 1 to 2,000 tokens
-    and at the secret points of `memory` too before it is called a duplicate.
+    A candidate that does what the control does (`dpo` at any `beta` from 0.001 to 100, `cross_entropy`, `supcon` at any
+    `temperature` from 0.01 to 10, in any spelling) is refused as `duplicate-of-NAME`: a race against the control at its
+    own strength would tune that strength and find no loss. The control's other settings are not its strength: label
+    smoothing makes another loss. A copy of another published loss is sound, and worth measuring against the control: it
+    is accepted with the flag `known:NAME`, unless `against="library"` makes a duplicate of it too. Programs in `memory`
+    always count, each at its own constants alone. What agrees at the probe points is compared at the ends, at
+    completions of 1 to 2,000 tokens and at the secret points of `memory` too before it is called a duplicate.
 
     Args:
         source: One Python function as text, or a `Program`.
@@ -141,7 +141,7 @@ def _compare(candidate: Candidate, against: str, memory: Memory | None, flags: t
         flags, said = (*flags, f"known:{near.name}"), f"All checks passed; it is `{near.loss}`."
     elif near.distance < DUPLICATE:
         flags = (*flags, f"neighbour:{near.name}")
-        said = f"All checks passed; `{near.loss}` at ordinary inputs, another loss beyond them."
+        said = f"All checks passed; at ordinary inputs it is `{near.loss}`, beyond them it is not."
     elif near.distance < NEIGHBOUR:
         flags = (*flags, f"neighbour:{near.name}")
         said = f"All checks passed; close to `{near.loss}` (distance {near.distance:.2g})."
