@@ -319,6 +319,8 @@ def test_known_objectives_are_not_measured_again_in_another_session(tmp_path, mo
                 counts.append(engine.ledger.spent().jobs)
             assert len(measured) == counts[-1]
     assert counts[0] < counts[1]
+    spend = open_history(tmp_path / "run").spend
+    assert sum(each.jobs for kind, each in spend.items() if kind.startswith("propose")) == 20
 
 
 def test_a_budget_that_cannot_pay_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
