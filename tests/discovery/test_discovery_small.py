@@ -193,6 +193,9 @@ def test_sentiment_is_judged_by_reward_at_equal_kl(model, tmp_path, monkeypatch)
         assert all(each <= {prompt.text for prompt in getattr(one, part)} for each in drawn)
         assert len({frozenset(each) for each in drawn}) == 3
     assert len({setting.config.drawing_seeds for setting in own}) == 3
+    large = SmallRung(name="small", family="preference", settings=settings | {"test_prompts": 30})
+    with pytest.raises(DataError, match=r"`test_prompts` must be <= \d+, the different beginnings .* got 30: lower it"):
+        _ = large.items
     assert rung.setting_of(Block(index=0, seed=1, twin=True)).config.drawing_seeds == own[0].config.drawing_seeds
 
 

@@ -23,6 +23,7 @@ from lossmith.discovery.identity import FIRST
 from lossmith.discovery.proposers.base import ProgramLike
 from lossmith.discovery.rungs.base import Block, CandidateError, InfrastructureError, Metrics, Split
 from lossmith.discovery.rungs.pools import (
+    SPLITS,
     count_rows,
     drawn,
     half_of_pairs,
@@ -153,26 +154,27 @@ class SmallRung:
                 from lossmith.studies.sentiment import all_prompts
 
                 # Prompts of the two halves are told apart among all there are, not among those that a block wants.
-                self._pools[split] = half_of_prompts(all_prompts(self.config), place_of(split))
-                self._check_prompts(split)
+                every = all_prompts(self.config)
+                pools = {each: half_of_prompts(every, place_of(each)) for each in SPLITS}
+                self._check_prompts(pools)
+                self._pools = pools
             else:
                 self._pools[split] = halves(self.config, place_of(split))
         return self._pools[split]
 
-    def _check_prompts(self, split: Split) -> None:
+    def _check_prompts(self, pools: Mapping[Split, Any]) -> None:
         """See that a block finds as many prompts as it wants.
 
         Raises:
             DataError: If it does not.
         """
-        for part in ("train", "test"):
-            wanted, there = getattr(self.config, f"{part}_prompts"), len(getattr(self._pools[split], part))
-            if part == "train" and not self._sampled:
-                continue
+        for part in ("train", "test") if self._sampled else ("test",):
+            wanted = getattr(self.config, f"{part}_prompts")
+            there = min(len(getattr(pool, part)) for pool in pools.values())
             if wanted > there:
                 raise DataError(
-                    f"`{part}_prompts` must be <= {there}, the different beginnings of '{self.config.reviews}' in the "
-                    f"half of the {split}, got {wanted}: lower it, or give more reviews."
+                    f"`{part}_prompts` must be <= {there}, the different beginnings of '{self.config.reviews}' that "
+                    f"search and confirmation have each, got {wanted}: lower it, or give more reviews."
                 )
 
     @property
