@@ -5,16 +5,20 @@ import re
 import shutil
 import sqlite3
 import sys
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from lossmith.cli import app
-from lossmith.discovery import ladder, start
+from lossmith.discovery import compile_source, ladder, start
+from lossmith.discovery import export as exporting
 from lossmith.discovery.controls import canaries_of, control_of
 from lossmith.discovery.costs import Budget
+from lossmith.discovery.describe import describe_candidate
 from lossmith.discovery.export import export
 from lossmith.discovery.history import open_history
+from lossmith.discovery.program import to_python, torch_function
 from lossmith.discovery.rungs.tiny import TinyPreference
 from lossmith.discovery.rungs.toy import ToyPreference
 from lossmith.errors import ConfigurationError, EvidenceError, LossmithError
@@ -207,12 +211,95 @@ def test_an_export_stands_on_its_own(finished, tmp_path, monkeypatch):
     assert "| toy | search | reward_at_equal_kl |" in card
 
 
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        (
+            lambda text: text.replace("    return ", "    return 2 * ", 1),
+            "compiles to program `[0-9a-f]+`, another one",
+        ),
+        (lambda text: text.replace("    return ", "    return undefined + ", 1), "does not compile: "),
+    ],
+)
+def test_an_export_that_is_another_program_writes_nothing(finished, tmp_path, monkeypatch, changed, match):
+    true = exporting.objective_source
+    monkeypatch.setattr(exporting, "objective_source", lambda *words: changed(true(*words)))
+    with pytest.raises(exporting.ExportError, match=f"Nothing was written: .*{match}"):
+        export(finished[0], "best", out=tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_other_values_of_the_same_program_are_noticed(finished, monkeypatch):
+    program = control_of("preference")
+    source = f"def f({', '.join(program.inputs)}):\n" + to_python(program, "f").split("\n", 1)[1]
+    exporting.check_text(program, source)
+    inputs, values, gradients = exporting.pinned(program)
+    moved = {name: [1.001 * rows[0], *rows[1:]] for name, rows in gradients.items()}
+    answers = iter([(inputs, values, moved), (inputs, values, gradients)])
+    monkeypatch.setattr(exporting, "pinned", lambda program: next(answers))
+    with pytest.raises(exporting.ExportError, match="has other values or gradients"):
+        exporting.check_text(program, source)
+
+
+def test_the_exported_test_of_the_margin_fails_for_a_loss_that_pulls_the_other_way(tmp_path):
+    program = control_of("preference")
+    text = exporting.tests_source(program, "x", describe_candidate(program, "preference", name="x"), [])
+    path = tmp_path / "margin.py"
+    path.write_text(text.replace("from x_loss import x_loss\n", "x_loss = None\n"))
+    spec = importlib.util.spec_from_file_location("margin", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    own = torch_function(program)
+    module.x_loss = own
+    module.test_a_larger_margin_is_never_worse()
+    for factor in (-1, 0):
+        module.x_loss = lambda factor=factor, **given: factor * own(**given)
+        with pytest.raises(AssertionError):
+            module.test_a_larger_margin_is_never_worse()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def f(rejected_logps):\n    return torch.exp(0.1 * rejected_logps)\n", '{"rejected_logps": 1.0}'),
+        # Its gradient turns round beyond a margin of 2: there is nothing to promise.
+        ("def f(chosen_logps, rejected_logps):\n    return (0.1 * (chosen_logps - rejected_logps) - 2) ** 2\n", None),
+    ],
+)
+def test_the_test_of_the_margin_is_written_where_it_holds(source, said):
+    program = compile_source(source)
+    text = exporting.tests_source(program, "x", describe_candidate(program, "preference", name="x"), [])
+    assert ("def test_a_larger_margin_is_never_worse" in text) == (said is not None)
+    assert said is None or f"in {said}.items():" in text
+
+
+def test_the_card_says_how_the_run_was_made_and_how_its_decisions_are(finished):
+    history = replace(open_history(finished[0]), settings={"command": "lossmith discover token --out 'a b'"} | dict(
+        open_history(finished[0]).settings) | {"sessions": [{"command": "lossmith discover token --seed 3"}, {}] * 2}
+    )  # fmt: skip
+    key = history.find("best")
+    description = describe_candidate(history.programs[key], "preference", name="x")
+    text = exporting.card(history, key, "x", description, [])
+    made = "```\nlossmith discover token --out 'a b' --seed 3\nlossmith discover token --seed 3\n```"
+    assert made in text
+    assert f"```\nlossmith discover replay {finished[0]}\nlossmith discover report {finished[0]}\n" in text
+    assert discovery.commands(history)[:3] == [
+        "lossmith discover token --out 'a b' --seed 3",
+        "lossmith discover token --seed 3",
+        f"lossmith discover replay {finished[0]}",
+    ]
+    older = replace(history, settings={**history.settings, "command": None, "sessions": []})
+    told = exporting.card(older, key, "x", description, [])
+    assert "The run did not keep the command that made it; its seed is 3, its settings are in its database." in told
+
+
 def test_a_changed_constant_in_an_export_is_noticed(finished, tmp_path):
     """The pinned numbers tell a file that somebody edited from the program of the run."""
     import torch
 
     from lossmith.discovery.export import pinned
-    from lossmith.discovery.program import torch_function
 
     program = control_of("preference")
     inputs, values, gradients = pinned(program)

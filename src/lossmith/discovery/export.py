@@ -4,19 +4,20 @@ import json
 import keyword
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from lossmith.discovery.compiler import CompileError, compile_source
 from lossmith.discovery.describe import Description, describe_candidate
 from lossmith.discovery.history import History, open_history
 from lossmith.discovery.identity import probes
 from lossmith.discovery.program import Program, as_objective, one_line, to_latex, to_python, torch_function
 from lossmith.discovery.race.confirmation import twin_floor
-from lossmith.errors import ConfigurationError
+from lossmith.errors import ConfigurationError, LossmithError
 from lossmith.evidence import PairedComparison, check_writable, paired_t, write_atomically
 from lossmith.testing import check_objective
 from lossmith.testing.report import Check
@@ -24,6 +25,14 @@ from lossmith.testing.report import Check
 HELPERS = ("mean_masked", "number", "std_batch", "var_batch")
 PINNED = 6
 """Items at which the exported tests pin values and gradients."""
+
+
+Pinned = tuple[dict[str, list], list[float], dict[str, list]]
+"""Inputs, values and gradients."""
+
+
+class ExportError(LossmithError):
+    """The text of an export is not the program of the run: our mistake, and found before anything is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,7 @@ def export(run: str | Path, winner: str, *, out: str | Path | None = None, name:
     Raises:
         ConfigurationError: If no program fits, or the name cannot be one.
         EvidenceError: If there is no run, or the folder cannot be written.
+        ExportError: If what would be written is not the program of the run.
     """
     history = open_history(run)
     key = history.find(winner)
@@ -64,8 +74,9 @@ def export(run: str | Path, winner: str, *, out: str | Path | None = None, name:
     program = history.programs[key]
     description = describe_candidate(program, history.family, name=name)
     broken = broken_rules(program, name)
+    check_text(program, source := objective_source(program, name, history, description))
     texts = {
-        f"{name}_loss.py": objective_source(program, name, history, description),
+        f"{name}_loss.py": source,
         f"test_{name}_loss.py": tests_source(program, name, description, [each.name for each in broken]),
         "card.md": card(history, key, name, description, broken),
         "program.json": program.to_json() + "\n",
@@ -75,6 +86,31 @@ def export(run: str | Path, winner: str, *, out: str | Path | None = None, name:
         write_atomically(folder / file, text)
     files = tuple(folder / file for file in texts)
     return Exported(name=name, folder=folder, files=files, announced=key in history.announced())
+
+
+def check_text(program: Program, source: str) -> None:
+    """Compile the text of an export, as `lossmith discover check` would, and hold it against the program of the run.
+
+    Raises:
+        ExportError: If it does not compile, is another program, or has other values or gradients at the pinned points.
+    """
+    head = f"Nothing was written: the text of program `{program.key}`"
+    try:
+        found = compile_source(source, program.family)
+    except CompileError as error:
+        raise ExportError(f"{head} does not compile: {error}") from error
+    if found.key != program.key:
+        raise ExportError(f"{head} compiles to program `{found.key}`, another one.")
+    if not _close(pinned(found), pinned(program)):
+        raise ExportError(f"{head} has other values or gradients at the pinned points.")
+
+
+def _close(found: Pinned, expected: Pinned) -> bool:
+    """Equal but for rounding, and not a number at the same places."""
+    before, after = ({"": values, **gradients} for _, values, gradients in (expected, found))
+    return before.keys() == after.keys() and all(
+        np.allclose(after[name], rows, rtol=1e-9, atol=1e-12, equal_nan=True) for name, rows in before.items()
+    )
 
 
 def objective_source(program: Program, name: str, history: History, description: Description) -> str:
@@ -144,7 +180,8 @@ def tests_source(program: Program, name: str, description: Description, broken: 
     """Property tests of the exported objective: the library's battery, and numbers pinned from the run's program."""
     inputs, values, gradients = pinned(program)
     flags = description.verdict.flags
-    falls = program.family == "preference" and "non-monotone" not in flags and "grad-mismatch" not in flags
+    steady = program.family == "preference" and not {"non-monotone", "grad-mismatch"} & set(flags)
+    pulls = _pulls(gradients) if steady else {}
     lines = [
         f'"""Properties of {name}; the numbers are those of the program in the run\'s database."""',
         "",
@@ -189,17 +226,27 @@ def tests_source(program: Program, name: str, description: Description, broken: 
         f"    torch.testing.assert_close(stored, {name}_loss(**given), rtol=1e-9, atol=1e-12)",
         "",
     ]
-    if falls:
+    if pulls:
         lines += [
             "",
             "def test_a_larger_margin_is_never_worse():",
             "    given = leaves()",
             f"    {name}_loss(**given).sum().backward()",
-            '    if given.get("chosen_logps") is not None and given["chosen_logps"].grad is not None:',
-            '        assert (given["chosen_logps"].grad <= 1e-12).all()',
+            f"    for name, sign in {json.dumps(pulls)}.items():",
+            "        pull = sign * given[name].grad",
+            "        assert (pull >= -1e-12).all(), name",
+            "        assert (pull > 0).any(), name",
             "",
         ]
     return "\n".join(lines)
+
+
+def _pulls(gradients: Mapping[str, list]) -> dict[str, float]:
+    """Sign of the pull on each side that the loss reads; empty where a pinned gradient of one of them is against it."""
+    signs = {"chosen_logps": -1.0, "rejected_logps": 1.0}
+    pulls = {name: sign * np.asarray(gradients[name]) for name, sign in signs.items() if name in gradients}
+    kept = all((pull >= 0).all() and (pull > 0).any() for pull in pulls.values())
+    return {name: signs[name] for name in pulls} if kept else {}
 
 
 def broken_rules(program: Program, name: str) -> list[Check]:
@@ -221,7 +268,7 @@ def broken_rules(program: Program, name: str) -> list[Check]:
     return list(report.failed)
 
 
-def pinned(program: Program) -> tuple[dict[str, list], list[float], dict[str, list]]:
+def pinned(program: Program) -> Pinned:
     """A few probe points with the program's values and gradients there, in float64, exact as text."""
     points = probes(program.family).inputs
     batch = 1
@@ -277,7 +324,18 @@ def card(history: History, key: str, name: str, description: Description, broken
         f"- Rungs: {', '.join(history.rungs)}.",
         "",
     ]
-    lines += ["## Again", "", "```", *replay_commands(history, key, name), "```", ""]
+    lines += ["## Again", ""]
+    if history.commands:
+        many = "These commands" if len(history.commands) > 1 else "This command"
+        lines += [f"{many} made the run, and will again in another folder (`--out`):", ""]
+        lines += ["```", *history.commands, "```"]
+    else:
+        seed = history.settings["seed"]
+        lines += [
+            f"The run did not keep the command that made it; its seed is {seed}, its settings are in its database."
+        ]
+    lines += ["", "Make every decision of the run again from its rows, write its page and this export, train with it:"]
+    lines += ["", "```", *replay_commands(history, key, name), "```", ""]
     return "\n".join(lines)
 
 
@@ -307,9 +365,10 @@ def _interval(found: PairedComparison) -> str:
 
 
 def replay_commands(history: History, key: str, name: str) -> list[str]:
-    """How to see the run, and how to train with the exported objective."""
+    """How to check and see the run, and how to train with the exported objective."""
     run = str(history.folder)
     return [
+        shlex.join(["lossmith", "discover", "replay", run]),
         shlex.join(["lossmith", "discover", "report", run]),
         shlex.join(["lossmith", "discover", "export", run, key[:12], "--name", name]),
         f"python -c \"import {name}_loss, lossmith; print(lossmith.loss('{name}'))\"",

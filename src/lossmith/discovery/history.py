@@ -1,6 +1,7 @@
 """A run as it is in its database: all that a report or an export asks of it, read and never written."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,6 +84,12 @@ class History:
     """Whether the confirmation is done, of all finalists or because there are none."""
     ended: str | None
     """How the last session ended; None where it was killed."""
+
+    @property
+    def commands(self) -> list[str]:
+        """Command lines of the sessions, each once, with the run's seed; none for runs made from Python or before."""
+        given = [self.settings.get("command"), *(each.get("command") for each in self.sessions)]
+        return [_with_seed(command, self.settings["seed"]) for command in dict.fromkeys(given) if command]
 
     @property
     def family(self) -> str:
@@ -240,6 +247,17 @@ def open_history(folder: str | Path) -> History:
             confirmed=archive.find_stage("confirmed") is not None,
             ended=sessions[-1][1] if sessions else None,
         )
+
+
+def _with_seed(command: str, seed: int) -> str:
+    """The command with `--seed` where it relied on the default.
+
+    Example:
+        >>> _with_seed("lossmith discover token", 0), _with_seed("lossmith discover token --seed=3", 3)
+        ('lossmith discover token --seed 0', 'lossmith discover token --seed=3')
+    """
+    told = any(word == "--seed" or word.startswith("--seed=") for word in shlex.split(command))
+    return command if told else f"{command} --seed {seed}"
 
 
 def _ladder(settings: Mapping[str, Any]) -> list[str]:

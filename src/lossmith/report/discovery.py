@@ -178,8 +178,8 @@ def render_discovery(history: History, figures: Sequence[Any], parts: Sequence[P
 
 
 def commands(history: History) -> list[str]:
-    """Command lines that go on, and that take a program out of the run."""
+    """Command lines that made the run, make its decisions again, and take a program out of it."""
     folder = str(history.folder)
     best = (history.announced() or [each.program for each in history.elites()] or [""])[0][:8]
-    lines = [shlex.join(["lossmith", "discover", "report", folder])]
+    lines = [*history.commands, *(shlex.join(["lossmith", "discover", word, folder]) for word in ("replay", "report"))]
     return [*lines, shlex.join(["lossmith", "discover", "export", folder, best])] if best else lines
