@@ -69,7 +69,6 @@ def test_a_table_pairs_by_block_and_counts_only_the_programs_own_failures():
         ("a", 1, False, "ok", 9.0),
         ("b", 0, False, "ok", 2.0),
         ("b", 2, False, "candidate_error", None),
-        ("d", 0, False, "budget", None),
         ("f", 0, False, "infrastructure_error", None),
     ]
     names = ("program", "block", "twin", "status", "fitness")
@@ -77,7 +76,7 @@ def test_a_table_pairs_by_block_and_counts_only_the_programs_own_failures():
     assert data.differences("a") == [2.0, 0.5]  # block 1 has no control
     assert data.pairs("a") == ([1.0, 4.0], [3.0, 4.5])
     assert data.twin_differences() == [0.25]
-    assert data.failed == {"b": "candidate_error", "d": "budget"}
+    assert data.failed == {"b": "candidate_error"}
     assert "f" not in data.fitness
 
 
@@ -257,7 +256,7 @@ def seven_programs() -> RungData:
 
 def test_the_best_third_goes_on_and_the_failed_come_last():
     data = seven_programs()
-    data.failed["g"] = "budget"
+    data.failed["g"] = "candidate_error"
     settings = RaceSettings(blocks=(2,), audit_share=0.0)
     found = cut(3, "toy", data, [*"abcdefgz"], [*"abcdefg"], settings, seed=1)
     told = [(each.program, each.kind, each.rank) for each in found]

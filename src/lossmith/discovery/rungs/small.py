@@ -67,7 +67,7 @@ class SmallRung:
         given = {**settings, "losses": [FIRST[family]], "baseline": FIRST[family], "seeds": [0]}
         self.config: Any = make_config(given, place=f"rung {name}")
         self._sentiment = self.config.task == "sentiment"
-        self._pools: dict[str, Any] = {}
+        self._pools: dict[Split, Any] = {}
         self._settings: dict[str, Any] = {}
         self._of_block: tuple[Any, Any] = (None, None)
         self.cost = Cost(device_seconds=seconds, wall_seconds=seconds, jobs=1)
@@ -155,7 +155,7 @@ class SmallRung:
 
                 # Prompts of the two halves are told apart among all there are, not among those that a block wants.
                 every = all_prompts(self.config)
-                pools = {each: half_of_prompts(every, place_of(each)) for each in SPLITS}
+                pools: dict[Split, Any] = {each: half_of_prompts(every, place_of(each)) for each in SPLITS}
                 self._check_prompts(pools)
                 self._pools = pools
             else:
