@@ -9,7 +9,7 @@ import pytest
 from lossmith.discovery.history import open_history
 from lossmith.discovery.replay import replay_run
 from lossmith.evidence import paired_t
-from lossmith.report.discovery import answers, render_discovery, shown_programs
+from lossmith.report.discovery import answers, render_discovery, shown_programs, write_discovery
 from lossmith.report.discovery_figures import discovery_figures
 from lossmith.report.discovery_tables import (
     canaries_table,
@@ -17,6 +17,7 @@ from lossmith.report.discovery_tables import (
     claims_table,
     evidence_table,
     fate_of,
+    funnel_table,
     interval,
     lineage_table,
     negatives,
@@ -132,3 +133,32 @@ def test_a_run_without_a_known_good_canary_says_why(history):
     assert any("There is no known-good canary" in each for each in canary_notes(without))
     page = render_discovery(without, discovery_figures(without, []), [])
     assert "There is no known-good canary" in page
+
+
+@pytest.mark.parametrize(
+    ("ended", "said"),
+    [
+        (None, "It is running, or was ended in its middle: then the same command goes on with it."),
+        ("budget", "Its budget is used up: the same command with more --budget goes on with it."),
+        ("machine", "failed: the same command goes on with it."),
+        ("harness", "a check of itself failed: the same command goes on with it."),
+    ],
+)
+def test_a_run_that_is_not_finished_says_what_it_waits_for(history, ended, said):
+    confirming = replace(history, verdicts=[], claims=[], confirmed=False, ended=ended)
+    for run, begins in ((confirming, "The confirmation is not"), (replace(confirming, closed=None), "The run is not")):
+        assert answers(run)[0].startswith(begins)
+        assert answers(run)[0].endswith(said)
+
+
+def test_the_funnel_says_how_many_were_admitted_and_not_measured(history):
+    assert "admitted and not measured" not in {row[0] for row in funnel_table(history).rows}
+    left = [each for each in history.decisions if each.program != history.candidates[0]]
+    broken_off = {row[0]: row[1] for row in funnel_table(replace(history, decisions=left)).rows}
+    assert broken_off["admitted and not measured"] == "1"
+
+
+def test_the_page_explains_blocks_elites_and_challengers(discovered):
+    page = write_discovery(shutil.copytree(discovered, discovered.parent / "explained")).read_text()
+    for said in ("A block is one draw", "the elites are the best by lower bound", "the challengers too"):
+        assert said in page

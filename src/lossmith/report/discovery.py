@@ -91,9 +91,9 @@ def answers(history: History) -> list[str]:
         told = "; ".join(f"{ground_name(each)} {interval(each.difference, each.low, each.high)}" for each in grounds)
         lines.append(f"{key[:8]} is better than the control on every fresh ground: {told}.")
     if not lines and history.closed is None:
-        lines.append("The run is not finished: nothing is claimed yet.")
+        lines.append(f"The run is not finished: nothing is claimed yet. {_how_to_go_on(history)}")
     elif not lines and not history.confirmed:
-        lines.append("The confirmation is not finished: nothing is claimed yet. More --budget goes on with it.")
+        lines.append(f"The confirmation is not finished: nothing is claimed yet. {_how_to_go_on(history)}")
     elif not lines and history.verdicts:
         lines.append("Nothing beat the control: no finalist was better on every fresh ground.")
     elif not lines:
@@ -104,6 +104,18 @@ def answers(history: History) -> list[str]:
         f"{history.rounds} rounds{_why(history)}."
     )
     return lines
+
+
+def _how_to_go_on(history: History) -> str:
+    """What a run that is not finished waits for, by how its last session ended."""
+    if history.ended == "budget":
+        return "Its budget is used up: the same command with more --budget goes on with it."
+    if history.ended in ("machine", "harness"):
+        failed = (
+            "the machine, or a proposer's server, failed" if history.ended == "machine" else "a check of itself failed"
+        )
+        return f"Its last session ended because {failed}: the same command goes on with it."
+    return "It is running, or was ended in its middle: then the same command goes on with it."
 
 
 def _why(history: History) -> str:

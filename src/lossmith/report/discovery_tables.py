@@ -70,11 +70,20 @@ def funnel_table(history: History) -> Grid:
         for kind, said in (("promoted", "kept"), ("audited", "rejected, promoted anyway by lot"), ("failed", "broke")):
             if decided[kind]:
                 rows.append((f"– {said}", decided[kind], share(decided[kind], measured), ""))
+    lost = abandoned(history)
+    if lost:
+        rows.append(("admitted and not measured", lost, share(lost, total), ""))
     confirmed = [cost for kind, cost in history.spend.items() if kind.endswith("/confirmation")]
     whole = sum(confirmed, Cost())
     rows.append(("confirmed on fresh ground", len(history.verdicts), "", cost_words(whole) if confirmed else ""))
     rows.append(("announced", len(history.announced()), "", ""))
     return grid(("stage", "programs", "share", "cost"), rows, (1, 2))
+
+
+def abandoned(history: History) -> int:
+    """Candidates of a round that the budget, or a session's end, broke off before any rung judged them."""
+    judged = {each.program for each in history.decisions if each.kind != "unmeasured"}
+    return sum(key not in judged for key in history.candidates)
 
 
 def share(part: int, whole: int) -> str:
