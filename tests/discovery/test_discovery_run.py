@@ -5,6 +5,7 @@ import re
 import shutil
 import sqlite3
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -21,12 +22,15 @@ from lossmith.discovery.history import open_history
 from lossmith.discovery.program import to_python, torch_function
 from lossmith.discovery.rungs.tiny import TinyPreference
 from lossmith.discovery.rungs.toy import ToyPreference
+from lossmith.discovery.store.database import Database
+from lossmith.discovery.store.ledger import Ledger
 from lossmith.errors import ConfigurationError, EvidenceError, LossmithError
 from lossmith.report import discovery
 from lossmith.report.discovery import answers, write_discovery
 from lossmith.report.discovery_tables import funnel_table
 
 SMALLEST = {"candidates": 6, "elites": 2, "finalists": 1, "confirmation_blocks": 5, "each": 2}
+ASKS = ["--proposer", "llm", "--base-url", "http://localhost:1/v1", "--llm-model", "qwen3:8b", "--rungs", "toy"]
 WORLD = {"pairs": 96, "batch": 48, "steps": 12, "test_prompts": 64}
 
 
@@ -103,6 +107,12 @@ def test_a_budget_that_cannot_pay_the_baseline_is_refused(quick, tmp_path):
         (["--base-url", "http://localhost:1/v1"], "for `--proposer llm`, which is not asked for"),
         (["--proposer", "llm", "--model", "embedded:smollm2-135m"], "name the one that proposes by --llm-model"),
         (["--prices", "cheap"], "dollars per million tokens"),
+        (["--prices", "1,2"], "`--prices` are for `--proposer llm`"),
+        ([*ASKS, "--prices", "nan,2"], "must be two finite numbers >= 0, got nan,2"),
+        ([*ASKS, "--budget", "60jobs, 0.0001usd"], "`budget` of $0.0001 needs `--prices`"),
+        (["--rungs", "toy", "--budget", "1usd"], "the search would have no end"),
+        (["--rungs", "toy", "--budget", "100tokens"], "the search would have no end"),
+        ([*ASKS, "--budget", "1h, 30ktokens"], "give at least 37,120 tokens."),
         (["--task", "sentiment", "--rungs", "toy"], "`task` is for the rung `small`"),
         (["epochs=3", "--rungs", "toy"], "`epochs` is for the rung `small`"),
     ],
@@ -112,6 +122,73 @@ def test_mistakes_are_one_sentence(quick, tmp_path, words, match):
     assert isinstance(result.exception, LossmithError)
     assert re.search(re.escape(match), str(result.exception))
     assert "\n" not in str(result.exception)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_budget_in_tokens_or_money_is_one_that_a_run_can_keep(quick, tmp_path):
+    """The documented command, and prices that say that nothing is paid."""
+    words = ["preference", "--rungs", "toy", "--proposer", "gp,llm", *ASKS[2:], "--out", tmp_path / "run"]
+    for more in (["--budget", "2h, 500ktokens"], ["--budget", "2h, 1usd", "--prices", "0,0"]):
+        with ExitStack() as stack:
+            said, setup = opened(stack, *words, *more)
+            assert said[-1].startswith("rounds that fit: 1 to " if "tokens" in more[1] else "rounds that fit: ")
+            stored = setup.to_settings()
+            assert stored["sources"] == {"model": "qwen3:8b"}
+            assert (stored["race"]["candidates"], setup.provenance["host"]) == (6, "localhost:1")
+
+
+def opened(stack, *words):
+    """The forecast and the setup of a command that is not carried out."""
+    found = []
+
+    def instead(console, engine, setup, folder):
+        found.extend([engine.forecast().sentences(setup.budget, setup.settings.rounds), setup])
+        raise ConfigurationError("stopped by the test")
+
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    patch.setattr("lossmith.cli.discover_run._preflight", instead)
+    result = run(*words)
+    assert "stopped by the test" in str(result.exception), result.exception
+    shutil.rmtree(words[words.index("--out") + 1])
+    return found
+
+
+def test_other_rungs_in_the_same_folder_are_named(finished):
+    folder, *_ = finished
+    result = run("preference", "--rungs", "toy,tiny", "--rounds", 2, "--budget", "1h", "--seed", 3, "--out", folder)
+    assert isinstance(result.exception, EvidenceError)
+    assert "holds a run on the rungs toy, and this one is on toy,tiny" in str(result.exception)
+
+
+def test_another_model_or_folder_of_candidates_is_another_run(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    rungs, budget, found = ladder.make_ladder("preference", ["toy"]), Budget(jobs=500), []
+    with ExitStack() as stack:
+        for model, folder in (("a", folders[0]), ("b", folders[0]), ("a", folders[1])):
+            address = start.ModelAddress(base_url="http://localhost:1/v1", model=model)
+            setup = start.make_setup(
+                "preference", rungs, seed=0, budget=budget, proposers=["llm", str(folder)], address=address,
+                folder=tmp_path / "run", stack=stack,
+            )  # fmt: skip
+            found.append(setup.identity()["sources"])
+            assert setup.provenance == {"model": model, "host": "localhost:1", "prices": None}
+    assert found[0] == {"model": "a", "folders": [str(folders[0])]}
+    assert found[1] == {**found[0], "model": "b"}
+    assert found[2] == {**found[0], "folders": [str(folders[1])]}
+
+
+def test_history_says_where_proposals_came_from_and_how_it_was_run(finished):
+    history = open_history(finished[0])
+    assert history.sources == {}
+    assert history.sessions[0]["command"].startswith("lossmith")
+    assert {"started_at", "lossmith", "commit"} <= set(history.sessions[0])
+    with Database(finished[0], read_only=True) as database:
+        kinds = Ledger(database, Budget()).by_kind()
+    arms = [kinds[f"proposer/{arm}"].wall_seconds for arm in ("gp", "random", "best-of")]
+    assert all(seconds > 0 for seconds in arms)
+    assert history.spend["proposer"].wall_seconds >= sum(arms)
 
 
 def test_the_model_that_proposes_may_be_named_by_model_where_no_rung_trains_one():

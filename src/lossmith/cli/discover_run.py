@@ -5,7 +5,6 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import typer
 from rich.console import Console
@@ -70,7 +69,7 @@ def run_discovery(
                 workers=workers,
                 folder=folder,
                 stack=stack,
-                provenance={"command": _command(base_url), "commit": commit()},
+                provenance={"command": shlex.join(["lossmith", *sys.argv[1:]]), "commit": commit()},
             )
             engine = stack.enter_context(Engine(folder, setup, say=lambda sentence: _say(console, sentence)))
         _preflight(console, engine, setup, folder)
@@ -159,16 +158,6 @@ def _address(base_url: str | None, llm_model: str | None, prices: str | None) ->
                 f"`--prices` must be dollars per million tokens read and written, as in 0.15,0.6, got '{prices}'."
             ) from None
     return ModelAddress(base_url=base_url, model=llm_model, prices=pair)
-
-
-def _command(base_url: str | None) -> str:
-    """The command line, without what an address may hold beside host and path."""
-    words = shlex.join(["lossmith", *sys.argv[1:]])
-    if base_url is None:
-        return words
-    parts = urlsplit(base_url)
-    bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-    return words.replace(shlex.quote(base_url), bare).replace(base_url, bare)
 
 
 def _preflight(console: Console, engine: Any, setup: Any, folder: Path) -> None:

@@ -57,10 +57,9 @@ class ModelAddress:
         return 0.0 if self.prices is None else self.prices[1]
 
     @property
-    def host(self) -> str | None:
-        """Name and port of the address: neither a key nor a path is in it."""
-        parts = urlsplit(self.base_url or "")
-        return None if parts.hostname is None else parts.netloc.rpartition("@")[2]
+    def host(self) -> str:
+        """Name and port of the address, which can hold no key; see `Endpoint`."""
+        return urlsplit(self.base_url or "").netloc
 
 
 def make_setup(

@@ -122,7 +122,14 @@ def _why(history: History) -> str:
     if history.closed is None:
         return ""
     reason = history.closed["reason"]
-    return f"; the search ended because {_REASONS.get(reason, reason)}"
+    lost = history.closed.get("abandoned")
+    begun = (
+        ""
+        if lost is None
+        else f" in a further round: its {lost['candidates']} candidates were not judged, and its {lost['evaluations']} "
+        "evaluations decided nothing"
+    )
+    return f"; the search ended because {_REASONS.get(reason, reason)}{begun}"
 
 
 def _part(history: History, place: int, key: str) -> ProgramPart:
