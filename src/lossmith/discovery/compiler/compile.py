@@ -77,7 +77,10 @@ def compile_candidate(source: object, family: str = "preference", signature: str
     found = parse_source(source)
     function = found.function
     check_decorators(function, family, found.objectives)
-    scope = Scope(read_signature(function, family, signature), {UPWARDS: UP} if found.upwards else {})
+    in_place = any(type(statement) is ast.AugAssign for statement in function.body)
+    scope = Scope(
+        read_signature(function, family, signature), {UPWARDS: UP} if found.upwards else {}, in_place=in_place
+    )
     root = _body(function, scope)
     try:
         program = Program(family, root, scope.hyperparameters)
@@ -107,8 +110,9 @@ def _assign(statement: ast.stmt, scope: Scope) -> None:
         value = compile_expression(statement.value, scope)
         for name in names:
             scope.bind(name, value, statement.value)
-            # In `a = b = ...` both names are of one tensor.
-            scope.tensors[name] = scope.tensors[names[0]]
+            if scope.in_place:
+                # In `a = b = ...` both names are of one tensor.
+                scope.tensors[name] = scope.tensors[names[0]]
     elif isinstance(statement, ast.AnnAssign):
         # Python looks at no annotation in a function; one without a value says nothing else.
         name = scope.check_target(statement.target)

@@ -22,6 +22,7 @@ from lossmith.discovery.program import (
 BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.BitAnd: "and", ast.BitOr: "or"}
 COMPARISONS = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
 MODULES = ("torch", "F", "math")
+_TABLES = ("table", "table_mask")
 
 
 def compile_expression(node: ast.expr, scope: Scope, depth: int = 1) -> Node:
@@ -38,7 +39,9 @@ def compile_expression(node: ast.expr, scope: Scope, depth: int = 1) -> Node:
         made = handler(node, scope, depth)
         if made.args:
             check_size(made)
-            scope.check_number(made)
+            first = made.args[0]
+            if first.op == "const" or first in scope.numbers:
+                scope.check_number(made)
     except ProgramError as error:
         large = "more than" in str(error)
         raise CompileError("too-large" if large else "bad-type", str(error), line_of(node)) from None
@@ -70,7 +73,17 @@ def _binary(node: ast.BinOp, scope: Scope, depth: int) -> Node:
         raise forbidden(
             node, f"The operator `{type(node.op).__name__}` is not allowed: + - * / ** and & | of booleans."
         )
-    return make(op, *_operands(node, [node.left, node.right], scope, depth))
+    return _meeting(op, node, node.left, node.right, scope, depth)
+
+
+def _meeting(op: str, node: ast.expr, left: ast.expr, right: ast.expr, scope: Scope, depth: int) -> Node:
+    """An operation of two: the way of most expressions, so the rare table is looked for once."""
+    if type(left) is ast.Call or type(right) is ast.Call:
+        return make(op, *_operands(node, [left, right], scope, depth))
+    first, second = compile_expression(left, scope, depth + 1), compile_expression(right, scope, depth + 1)
+    if first.type in _TABLES or second.type in _TABLES:
+        _check_widths(node, [first, second], [None, None])
+    return make(op, first, second)
 
 
 def _operands(node: ast.expr, parts: list[Any], scope: Scope, depth: int) -> list[Any]:
@@ -79,12 +92,18 @@ def _operands(node: ast.expr, parts: list[Any], scope: Scope, depth: int) -> lis
     Numbers per anchor get a last axis where they meet a table, which torch does for `.unsqueeze(-1)` alone: without it
     they would be laid along the rows. So it is asked for where that happens, and refused everywhere else.
     """
-    inner = [_widened(part) for part in parts]
-    made = [
-        compile_expression(found or part, scope, depth + 1) if isinstance(part, ast.expr) else part
-        for part, found in zip(parts, inner, strict=True)
-    ]
-    table = any(isinstance(each, Node) and each.type in ("table", "table_mask") for each in made)
+    inner: list[ast.expr | None] = []
+    made: list[Any] = []
+    for part in parts:
+        found = _widened(part) if type(part) is ast.Call else None
+        inner.append(found)
+        made.append(compile_expression(found or part, scope, depth + 1) if isinstance(part, ast.expr) else part)
+    _check_widths(node, made, inner)
+    return made
+
+
+def _check_widths(node: ast.expr, made: list[Any], inner: list[ast.expr | None]) -> None:
+    table = any(isinstance(each, Node) and each.type in _TABLES for each in made)
     for each, found in zip(made, inner, strict=True):
         narrow = isinstance(each, Node) and each.type in ("item", "mask")
         if found is not None and not (narrow and table):
@@ -96,12 +115,11 @@ def _operands(node: ast.expr, parts: list[Any], scope: Scope, depth: int) -> lis
                 node,
                 "Numbers per anchor beside a table of candidates: write `.unsqueeze(-1)` behind them, as in torch.",
             )
-    return made
 
 
-def _widened(part: Any) -> ast.expr | None:
+def _widened(part: ast.Call) -> ast.expr | None:
     """What `.unsqueeze(-1)` is called on, where a part is such a call."""
-    if not (isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "unsqueeze"):
+    if not (isinstance(part.func, ast.Attribute) and part.func.attr == "unsqueeze"):
         return None
     return part.func.value if [ast.unparse(each) for each in part.args] == ["-1"] and not part.keywords else None
 
@@ -123,7 +141,7 @@ def _compare(node: ast.Compare, scope: Scope, depth: int) -> Node:
     op = COMPARISONS.get(type(node.ops[0]))
     if op is None:
         raise forbidden(node, f"The comparison `{type(node.ops[0]).__name__}` is not allowed: < <= > >= == !=.")
-    return make(op, *_operands(node, [node.left, node.comparators[0]], scope, depth))
+    return _meeting(op, node, node.left, node.comparators[0], scope, depth)
 
 
 def _attribute(node: ast.Attribute, scope: Scope, depth: int) -> Node:

@@ -16,7 +16,9 @@ from lossmith.discovery.program import MAX_AST_NODES, MAX_DEPTH, OPERATORS, Node
 class Scope:
     """Names and their expressions while one function is compiled; counts what it sees."""
 
-    def __init__(self, signature: Signature, helpers: Mapping[str, Callee] = MappingProxyType({})):
+    def __init__(
+        self, signature: Signature, helpers: Mapping[str, Callee] = MappingProxyType({}), *, in_place: bool = True
+    ):
         self.names = dict(signature.names)
         self.hyperparameters = dict(signature.hyperparameters)
         self.names |= {name: setting(name) for name in self.hyperparameters}
@@ -28,6 +30,8 @@ class Scope:
         """Expression of numbers alone -> its value."""
         self.number_tensors = False
         """Whether a plain number was made a tensor somewhere, so that `+=` may change it in place too."""
+        self.in_place = in_place
+        """Whether the source has `+=` or its like at all: without it nothing is followed."""
         self.tensors: dict[str, object] = {}
         """Local name -> whose tensor it is; a name that is missing has its own."""
         self.changed: dict[str, str] = {}
@@ -56,9 +60,10 @@ class Scope:
         Raises:
             ProgramError: Where Python would raise or has no finite number, as in `1 / 0`.
         """
-        values = [self.numbers.get(arg, np.float64(arg.value) if arg.op == "const" else None) for arg in node.args]
-        if any(value is None for value in values):
-            return
+        for arg in node.args:
+            if arg.op != "const" and arg not in self.numbers:
+                return
+        values = [np.float64(arg.value) if arg.op == "const" else self.numbers[arg] for arg in node.args]
         with np.errstate(all="ignore"):
             found = OPERATORS[node.op].numpy(*values)
         if not np.isfinite(found):
@@ -86,9 +91,9 @@ class Scope:
         Raises:
             CompileError: For anything but a plain local name.
         """
-        if isinstance(target, ast.Tuple | ast.List):
-            raise forbidden(target, "Assign one name at a time, as in `x = ...`, each on a line of its own.")
         if not isinstance(target, ast.Name):
+            if isinstance(target, ast.Tuple | ast.List):
+                raise forbidden(target, "Assign one name at a time, as in `x = ...`, each on a line of its own.")
             raise forbidden(target, "Only names are assigned, as in `x = ...`.")
         if target.id in RESERVED or target.id.startswith("__"):
             raise forbidden(target, f"`{shown(target.id)}` cannot be assigned.")
@@ -96,9 +101,10 @@ class Scope:
 
     def bind(self, name: str, value: Node, source: ast.expr) -> None:
         """Give a local name to an expression, which hides a parameter of that name as in Python."""
-        owner = _same_tensor(source)
-        self.tensors[name] = object() if owner is None else self.tensors.get(owner, owner)
-        self.changed.pop(name, None)
+        if self.in_place:
+            owner = _same_tensor(source)
+            self.tensors[name] = object() if owner is None else self.tensors.get(owner, owner)
+            self.changed.pop(name, None)
         self.names[name] = value
 
     def rebind(self, target: ast.expr, value: Node) -> None:

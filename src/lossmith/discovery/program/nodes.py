@@ -115,7 +115,7 @@ def make(op: str, *args: Node) -> Node:
         raise ProgramError(f"No operator named '{op}'.")
     if len(args) != operator.arity:
         raise ProgramError(f"`{op}` takes {operator.arity} arguments, got {len(args)}.")
-    size, depth, tame = 1, 0, operator.tame or _mild_power(op, args)
+    size, depth, tame, held = 1, 0, operator.tame or _mild_power(op, args), op == "detach"
     types: list[str] = []
     for place, arg in enumerate(args):
         if arg.op == "const":
@@ -128,7 +128,8 @@ def make(op: str, *args: Node) -> Node:
         if arg.depth > depth:
             depth = arg.depth
         tame = tame and arg.tame
-    return _new(key, op, args, None, result_type(op, *types), tame, size, depth + 1)
+        held = held or arg.held
+    return _new(key, op, args, None, result_type(op, *types), tame, held, size, depth + 1)
 
 
 def _mild_power(op: str, args: tuple[Node, ...]) -> bool:
@@ -140,7 +141,7 @@ def _leaf(op: str, value: float | str, type: str) -> Node:
     key = (op, value, type)
     entry = _NODES.get(key)
     known = None if entry is None else entry()
-    return _new(key, op, (), value, type, True, 1, 1) if known is None else known
+    return _new(key, op, (), value, type, True, False, 1, 1) if known is None else known
 
 
 def _new(
@@ -150,13 +151,14 @@ def _new(
     value: float | str | None,
     type: str,
     tame: bool,
+    held: bool,
     size: int,
     depth: int,
 ) -> Node:
     node = object.__new__(Node)
     node.op, node.args, node.value, node.type = op, args, value, type
     node.tame, node.size, node.depth = tame, size, depth
-    node.held = op == "detach" or any(arg.held for arg in args)
+    node.held = held
     node.canonical = node.digest = None
     entry = _Entry(node, _forget)
     entry.key = key

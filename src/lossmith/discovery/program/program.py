@@ -58,7 +58,12 @@ class Program:
                 raise ProgramError(f"Hyper-parameter `{name}` has no default.")
         kept = {name: float(value) + 0.0 for name, value in self.hyperparameters.items() if name in used}
         for name, value in kept.items():
-            if not (name.isidentifier() and name.isascii()) or keyword.iskeyword(name) or name in SPOKEN | known.keys():
+            if (
+                not (name.isidentifier() and name.isascii())
+                or keyword.iskeyword(name)
+                or name in SPOKEN
+                or name in known
+            ):
                 raise ProgramError(f"A hyper-parameter cannot be called `{name[:40]}`.")
             if not math.isfinite(value):
                 raise ProgramError(f"The default of `{name}` must be a finite number, got {value}.")
