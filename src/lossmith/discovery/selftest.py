@@ -1,13 +1,9 @@
 """The hostile corpus on the user's own machine: what each source gets, and that none leaves a trace."""
 
 import json
-import os
-import socket
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +12,7 @@ from typing import Any
 from lossmith.discovery.checks import Verdict, check
 from lossmith.discovery.compiler import CATEGORIES
 from lossmith.discovery.program import one_line, to_latex, to_python
+from lossmith.discovery.selftest_watch import Place, baited, listening
 
 CORPORA = ("candidates.json", "own.json")
 
@@ -42,7 +39,7 @@ class CorpusReport:
 
     outcomes: tuple[Outcome, ...]
     traces: tuple[str, ...] = field(default=())
-    """What the machine shows afterwards and should not."""
+    """What a source touched and should not have, a sentence each."""
 
     @property
     def passed(self) -> bool:
@@ -56,8 +53,9 @@ class CorpusReport:
         slowest = max(outcome.milliseconds for outcome in self.outcomes)
         wrong = [f"{outcome.name}: {text}" for outcome in self.outcomes for text in outcome.problems]
         head = (
-            f"{len(self.outcomes)} candidates, {refused} refused, {len(self.outcomes) - refused} accepted; the slowest "
-            f"took {slowest:.0f} ms; {len(wrong)} wrong verdicts, {len(self.traces)} traces."
+            f"{len(self.outcomes)} candidates, {refused} refused, {len(self.outcomes) - refused} accepted; "
+            f"{len(wrong)} wrong verdicts, {len(self.traces)} traces. The slowest took {slowest:.0f} ms of processor "
+            "time, which is told and not judged: machines differ."
         )
         return (head, *wrong, *self.traces)
 
@@ -71,25 +69,36 @@ def corpus() -> list[dict[str, Any]]:
 
 
 def run_corpus() -> CorpusReport:
-    """Check every source with a folder, a file, a port and the environment under watch."""
+    """Check every source, each under the eyes of `selftest_watch`."""
     # What is loaded on first use must not count as the first source's time.
     for family in ("preference", "token", "metric"):
         check("", family)
     check("def f(chosen_logps, rejected_logps): return F.softplus(rejected_logps - chosen_logps)")
-    with tempfile.TemporaryDirectory(prefix="lossmith-selftest-") as place, _listening() as (port, had_visitor):
-        drop, canary = Path(place) / "drop", Path(place) / "canary"
-        drop.mkdir()
-        canary.write_bytes(b"nobody reads this")
-        os.utime(canary, ns=(10**18, 10**18))
-        before = _state(drop, canary)
-        outcomes = tuple(_outcome(entry, drop, canary, port) for entry in corpus())
-        traces = [f"{what} changed." for what, value in _state(drop, canary).items() if before[what] != value]
-        traces += ["The port had a visitor."] if had_visitor() else []
-    return CorpusReport(outcomes=outcomes, traces=tuple(traces))
+    outcomes, traces = [], []
+    with tempfile.TemporaryDirectory(prefix="lossmith-selftest-") as folder, baited(Path(folder)) as place:
+        for entry in corpus():
+            before = place.state()
+            with listening(place.canary) as events:
+                outcome = _outcome(entry, place)
+            changed = [f"{what} changed" for what, value in place.state().items() if before[what] != value]
+            changed += ["the port had a visitor"] if place.had_visitor() else []
+            changed += ["the secret is in its verdict"] if place.secret in _told(outcome.verdict) else []
+            outcomes.append(outcome)
+            traces += [f"{outcome.name}: {what}." for what in (*changed, *events)]
+    return CorpusReport(outcomes=tuple(outcomes), traces=tuple(traces))
 
 
-def _outcome(entry: dict[str, Any], drop: Path, canary: Path, port: int) -> Outcome:
-    source = entry["source"].replace("DROP", str(drop)).replace("CANARY", str(canary)).replace("PORT", str(port))
+def _told(verdict: Verdict) -> str:
+    """All that anybody is shown of a candidate."""
+    program = "" if verdict.program is None else verdict.program.to_json()
+    return json.dumps([verdict.to_dict(), program])
+
+
+def _outcome(entry: dict[str, Any], place: Place) -> Outcome:
+    bait = {"DROP": place.drop, "CANARY": place.canary, "PORT": place.port}
+    source = entry["source"]
+    for word, thing in bait.items():
+        source = source.replace(word, str(thing))
     family = entry.get("family", "preference")
     start = time.process_time()
     verdict = check(source, family, signature=entry.get("signature", "native"))
@@ -125,40 +134,3 @@ def problems_of(entry: dict[str, Any], verdict: Verdict) -> Iterator[str]:
     ]
     if any("IGNORE" in text for text in (*shown, verdict.reason)):
         yield "its comments or names are shown."
-
-
-def _state(drop: Path, canary: Path) -> dict[str, Any]:
-    status = canary.stat()
-    return {
-        "The folder": sorted(path.name for path in drop.iterdir()),
-        "The file": (status.st_mtime_ns, status.st_size, canary.stat().st_atime_ns),
-        "The environment": dict(os.environ),
-        "The working folder": os.getcwd(),
-        "The number of processes": _children(),
-        "The number of threads": threading.active_count(),
-    }
-
-
-def _children() -> int:
-    """Processes that this one has started, where the system says so."""
-    listing = Path(f"/proc/self/task/{threading.get_native_id()}/children")
-    try:
-        return len(listing.read_text().split())
-    except OSError:
-        return 0
-
-
-@contextmanager
-def _listening() -> Iterator[tuple[int, Callable[[], bool]]]:
-    """A local port, and whether anybody came."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.setblocking(False)
-
-        def had_visitor() -> bool:
-            try:
-                server.accept()[0].close()
-            except BlockingIOError:
-                return False
-            return True
-
-        yield server.getsockname()[1], had_visitor
