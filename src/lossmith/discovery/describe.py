@@ -23,6 +23,8 @@ MEANINGS = {
     "detach": "Something is held constant, so its gradient need not be the slope of its value.",
     "grad-mismatch": "Its gradient is not the slope of its value: judge it by gradients, not by losses.",
     "half-nonfinite": "On bfloat16 or float16 inputs its value or gradient is not finite: give it float32.",
+    "float32-nonfinite": "At the ends of what it can meet its value or gradient is not finite in float32, but in "
+    "float64.",
     "reference-free": "It reads no reference.",
     "non-monotone": "On part of the line it pushes the margin down.",
     "convex": "It is convex along the margin.",

@@ -24,6 +24,7 @@ def print_description(description: Description, console: Console) -> None:
     console.print()
     console.print(Text(description.python.rstrip()), soft_wrap=True)
     console.print()
+    console.print(Text(f"LaTeX: {description.latex}"), soft_wrap=True)
     for sentence in description.sentences:
         console.print(Text(sentence.replace("`", "")), soft_wrap=True)
     if description.relatives:
