@@ -115,7 +115,6 @@ def test_the_watch_sees_processes_that_have_ended_and_that_live_in_a_thread(monk
         for each in living:
             each.kill()
             each.wait()
-    assert any(each.startswith("it caused `_thread.start") for each in told)
     assert "it caused `subprocess.Popen`." in told
     if Path("/proc/self/task").is_dir():
         assert "the processes changed." in told
@@ -128,8 +127,8 @@ def test_the_watch_sees_a_thread_that_stays(monkeypatch):
     done.set()
     thread.join()
     assert told[0] == "the threads changed."
-    # Python 3.13 names the event after threads that are joined.
-    assert told[1] in ("it caused `_thread.start_new_thread`.", "it caused `_thread.start_joinable_thread`.")
+    if sys.version_info >= (3, 12):
+        assert told[1].startswith("it caused `_thread.start_")
 
 
 def test_the_watch_sees_the_environment(monkeypatch):

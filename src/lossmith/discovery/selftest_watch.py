@@ -1,9 +1,9 @@
 """What a candidate may not touch while it is looked at, and an eye on all of it.
 
-Python tells an audit hook of every file that is opened, every process, socket and thread that is started, every change
-of the environment and every piece of code that is run, in whatever thread. (That text is compiled says nothing: parsing
-does it too.) Beside it stand things that no event tells of: a folder and a file, a port, and an environment variable
-whose value must turn up nowhere.
+Python tells an audit hook of every file that is opened, every process and socket, every change of the environment and
+every piece of code that is run, in whatever thread; from 3.12 on of every thread too. (That text is compiled says
+nothing: parsing does it too.) Beside it stand things that no event tells of: a folder and a file, a port, threads that
+stay, and an environment variable whose value must turn up nowhere.
 """
 
 import os
