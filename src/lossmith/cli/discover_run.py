@@ -45,6 +45,7 @@ def run_discovery(
     from lossmith.discovery.costs import Budget
     from lossmith.discovery.engine import Engine
     from lossmith.discovery.start import make_setup, nothing_left
+    from lossmith.report.discovery_live import RaceProgress
     from lossmith.studies.provenance import commit
 
     limit = Budget.parse(budget)
@@ -71,10 +72,14 @@ def run_discovery(
                 stack=stack,
                 provenance={"command": shlex.join(["lossmith", *sys.argv[1:]]), "commit": commit()},
             )
-            engine = stack.enter_context(Engine(folder, setup, say=lambda sentence: _say(console, sentence)))
+            bar = RaceProgress(console)
+            engine = stack.enter_context(
+                Engine(folder, setup, say=lambda sentence: _say(console, sentence), moved=bar.moved)
+            )
         _preflight(console, engine, setup, folder)
         try:
-            outcome = engine.run()
+            with bar:
+                outcome = engine.run()
         except KeyboardInterrupt:
             Console(stderr=True).print("Stopped. All that was measured is kept; the same command goes on.")
             raise typer.Exit(130) from None

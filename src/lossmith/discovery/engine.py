@@ -47,13 +47,21 @@ class Outcome:
 class Engine:
     """One session of one run in one folder."""
 
-    def __init__(self, folder: str | Path | None, setup: Setup, *, say: Callable[[str], None] = lambda sentence: None):
+    def __init__(
+        self,
+        folder: str | Path | None,
+        setup: Setup,
+        *,
+        say: Callable[[str], None] = lambda sentence: None,
+        moved: Callable[[str, int, int], None] = lambda name, done, of: None,
+    ):
         """Open the run.
 
         Args:
             folder: Results folder; None keeps everything in memory.
             setup: What the run is made of.
             say: Gets a sentence now and then.
+            moved: Gets what is measured, how many of its evaluations are done, and of how many.
 
         Raises:
             ConfigurationError: If the budget cannot pay for the baseline.
@@ -93,6 +101,7 @@ class Engine:
             find=programs.__getitem__,
             control=setup.control.key,
             workers=setup.workers,
+            moved=moved,
             price=lambda rung: evaluation_cost(rung, self.ledger.measured, setup.workers),
         )
 
@@ -260,7 +269,8 @@ class Engine:
         """Measure a cohort on a rung, in new blocks, beside those that are measured again; returns who goes on."""
         if self.archive.stage(step, f"rung/{rung.name}") is None:
             fresh = make_blocks(self.setup.seed, rung.name, "search", step * blocks, blocks)
-            self._shop.do(step, self._jobs(rung, fresh, [*again, *cohort]), keep_back=keep_back)
+            name = f"round {step + 1}, {rung.name}"
+            self._shop.do(step, self._jobs(rung, fresh, [*again, *cohort]), keep_back=keep_back, name=name)
             data = self.data(rung)
             self._watch(rung, data)
             with self.database.transaction():
@@ -287,7 +297,7 @@ class Engine:
         finalists, grounds = better[: settings.finalists], []
         for rung in self.setup.grounds if finalists else ():
             fresh = make_blocks(self.setup.seed, rung.name, "confirmation", 0, settings.confirmation_blocks)
-            self._shop.do(step, self._jobs(rung, fresh, finalists), keep_back=ZERO)
+            self._shop.do(step, self._jobs(rung, fresh, finalists), keep_back=ZERO, name=f"confirmation, {rung.name}")
             data = self.data(rung, "confirmation")
             self._watch(rung, data)
             grounds.append(Ground(name=rung.name, unseen=self.setup.is_unseen(rung), data=data))

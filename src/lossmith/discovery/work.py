@@ -40,6 +40,8 @@ class Workshop:
     """Threads; 0 evaluates in this one, without heartbeats."""
     price: Callable[[Rung], Cost]
     """What an evaluation is expected to take."""
+    moved: Callable[[str, int, int], None] = lambda name, done, of: None
+    """Is told what is measured, how many of its evaluations are done, and of how many."""
     in_a_row: int = 0
 
     def __post_init__(self) -> None:
@@ -49,13 +51,14 @@ class Workshop:
         """End what is still evaluated apart."""
         self._apart.close()
 
-    def do(self, step: int, jobs: Sequence[Job], *, keep_back: Cost) -> None:
+    def do(self, step: int, jobs: Sequence[Job], *, keep_back: Cost, name: str = "evaluations") -> None:
         """Do all jobs that are not done yet; what is running is always ended and kept before an error is raised.
 
         Args:
             step: The round, for the queue.
             jobs: In the order in which they are begun.
             keep_back: What must be left over after each of them.
+            name: Of all of them, for who waits.
 
         Raises:
             BudgetExhausted: If a job does not fit beside `keep_back`.
@@ -66,6 +69,7 @@ class Workshop:
         if not waiting:
             return
         self.jobs.enqueue(step, jobs)
+        self.moved(name, len(jobs) - len(waiting), len(jobs))
         with ThreadPoolExecutor(self.workers) if self.workers else nullcontext() as pool:
             running: dict[Future[Attempt], tuple[Job, Cost]] = {}
             while running or (waiting and stopped is None):
@@ -76,6 +80,7 @@ class Workshop:
                         job, reserved = running.pop(future)
                         if not self._keep(job, reserved, future.result()):
                             waiting.append(job)
+                        self.moved(name, len(jobs) - len(waiting) - len(running), len(jobs))
                 except LossmithError as error:
                     stopped = stopped or error
                 except BaseException:
