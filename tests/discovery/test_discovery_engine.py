@@ -381,7 +381,7 @@ def test_a_proposer_that_cannot_be_reached_is_asked_again_in_its_old_state(finis
     assert dump_of(None, setup) == finished[0].database.dump()
     setup.proposer.failures = -100
     with Engine(None, setup) as engine:
-        assert "cannot be reached: 429" in engine.run().sentence
+        assert "gives no answer: 429" in engine.run().sentence
 
 
 # ---- the setup
@@ -533,7 +533,8 @@ def test_a_later_round_that_does_not_fit_leaves_what_earlier_ones_found_confirme
         assert f"its 6 candidates were not judged, and its {rows[0][0]} evaluations decided nothing" in outcome.sentence
         assert engine.database.rows("SELECT COUNT(*) FROM job WHERE state != 'done'") == [(0,)]
         assert engine.database.rows("SELECT COUNT(*) FROM evaluation WHERE rung = 'small' AND block = 2")[0][0] > 0
-        assert [claim.program for claim in outcome.claims] == [each.program for each in engine.decisions.elites(0)][:2]
+        # By what an evaluation has taken so far, the budget carries the confirmation of one.
+        assert [claim.program for claim in outcome.claims] == [each.program for each in engine.decisions.elites(0)][:1]
         assert engine.ledger.spent().device_seconds <= budget.device_seconds
         assert replay(engine.database).mismatches == ()
 
@@ -548,7 +549,7 @@ def test_the_wall_stops_a_run_between_jobs(tmp_path, monkeypatch, finished):
     with Engine(tmp_path, with_rungs(tick, budget=Budget.parse("5m"))) as engine:
         outcome = engine.run()
         assert outcome.status == "budget"
-        assert "The budget of 5 min is used up" in outcome.sentence
+        assert "The budget of 5 min " in outcome.sentence
         assert 200 < engine.database.wall_seconds() <= 310
     assert dump_of(tmp_path, with_rungs(tick, budget=Budget.parse("5h"))) == finished[0].database.dump()
 
@@ -846,3 +847,42 @@ def test_the_librarys_checks_admit_for_a_run_and_reuse_what_is_known():
         assert [each.category for each in told[2:]] == ["wrong-sign", "duplicate-of-dpo", told[4].category]
         assert proposer.heard[1].standing == proposer.heard[0].standing is not None
         assert replay(engine.database).mismatches == ()
+
+
+def test_the_confirmation_is_about_as_many_as_the_budget_carries_decided_once(tmp_path):
+    plan = Engine(None, small()).forecast()
+    tight = Budget(device_seconds=1.55 * plan.round.device_seconds + 1.15 * plan.confirmation.device_seconds)
+
+    class Dear(SimulatedRung):
+        def evaluate(self, program: Any, block: Block) -> Metrics:
+            found = super().evaluate(program, block)
+            return replace(found, device_seconds=1.5 * self.cost.device_seconds)
+
+    def setup(budget: Budget) -> Setup:
+        dear = [Dear(**vars(rung)) for rung in small().rungs]
+        return small(settings=replace(SMALL, rounds=1), budget=budget, rungs=dear)
+
+    with Engine(tmp_path, setup(tight)) as engine:
+        outcome = engine.run()
+        stage = engine.archive.find_stage("finalists")
+        assert stage is not None
+        assert len(stage[1]["finalists"]) == 1
+        assert len(engine.decisions.elites(0)) == 2
+        assert outcome.status == "finished"
+        assert [claim.program for claim in outcome.claims] == stage[1]["finalists"]
+        assert replay(engine.database).mismatches == ()
+    with Engine(tmp_path, setup(Budget(device_seconds=1e9))) as engine:
+        engine.run()
+        assert len(engine.database.rows("SELECT program FROM verdict")) == 1
+
+
+def test_a_closed_search_says_that_it_stays_so(tmp_path):
+    said: list[str] = []
+    with Engine(tmp_path, small(), say=said.append) as engine:
+        engine.run()
+    assert not any("stays closed" in sentence for sentence in said)
+    with Engine(tmp_path, small(settings=replace(SMALL, rounds=5)), say=said.append) as engine:
+        engine.run()
+    assert (
+        said[-1] == "The search of this run was closed after 2 rounds and stays closed; `--rounds 5` changes nothing."
+    )

@@ -152,7 +152,7 @@ def test_money_is_reserved_before_and_settled_after():
         ledger = Ledger(database, Budget(money_usd=1.0, jobs=10))
         ledger.reserve("propose/0/0", "proposer", Cost(money_usd=0.7))
         with pytest.raises(
-            BudgetExhausted, match=r"The budget of \$1\.00 is used up: \$0\.70 are spent and what comes"
+            BudgetExhausted, match=r"The budget of \$1\.00 does not suffice: \$0\.70 are spent and what comes"
         ):
             ledger.reserve("propose/0/1", "proposer", Cost(money_usd=0.4))
         ledger.settle("propose/0/0", Cost(money_usd=0.7), Cost(money_usd=0.2, tokens=300))
@@ -256,7 +256,7 @@ def test_the_wall_is_counted_over_sessions(tmp_path, monkeypatch):
         assert database.wall_seconds() == pytest.approx(34)
         ledger = Ledger(database, Budget(wall_seconds=40))
         ledger.check(Cost(wall_seconds=6))
-        with pytest.raises(BudgetExhausted, match="budget of 40 s is used up: 34 s are spent"):
+        with pytest.raises(BudgetExhausted, match="budget of 40 s does not suffice: 34 s are spent"):
             ledger.check(Cost(wall_seconds=7))
 
 

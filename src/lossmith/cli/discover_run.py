@@ -85,7 +85,8 @@ def run_discovery(
             raise typer.Exit(130) from None
     _say(console, outcome.sentence)
     _tell(console, folder, outcome.announced)
-    if outcome.status == "machine":
+    if outcome.status != "finished":
+        # Kept, and without a verdict: a script must not take it for one.
         raise typer.Exit(1)
 
 
@@ -177,8 +178,9 @@ def _preflight(console: Console, engine: Any, setup: Any, folder: Path) -> None:
         f"blocks {', '.join(map(str, race.blocks))}, {race.finalists} finalists over {race.confirmation_blocks} fresh "
         "blocks a ground.",
     )
-    for sentence in engine.forecast().sentences(setup.budget, race.rounds):
-        _say(console, f"  {sentence}")
+    if engine.archive.find_stage("closed") is None:
+        for sentence in engine.forecast().sentences(setup.budget, race.rounds):
+            _say(console, f"  {sentence}")
     spent = engine.ledger.spent()
     if spent.jobs:
         _say(console, f"Goes on with the run in {folder}: {spent.jobs:.0f} evaluations are there.")

@@ -5,8 +5,9 @@ it is done. So a run that was killed anywhere goes on by running the same code a
 stops, and never what it does next: all that is chosen follows from rows, settings and the run's seed.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +92,7 @@ class Engine:
             raise
         programs: dict[str, ProgramLike] = {}
         self.desk = Desk(
-            setup=setup, database=self.database, archive=self.archive, ledger=self.ledger, programs=programs
+            setup=setup, database=self.database, archive=self.archive, ledger=self.ledger, programs=programs, say=say
         )
         self._shop = Workshop(
             database=self.database,
@@ -120,11 +121,10 @@ class Engine:
         """What the run costs, as far as is known now."""
         return self._forecast(self.ledger.measured)
 
-    def _forecast(self, measured: Callable[[str], Cost | None] | None) -> Forecast:
+    def _forecast(self, measured: Callable[[str], Cost | None] | None, finalists: int | None = None) -> Forecast:
         setup = self.setup
-        return forecast(
-            setup.settings, setup.rungs, setup.grounds, setup.proposer, workers=setup.workers, measured=measured
-        )
+        settings = setup.settings if finalists is None else replace(setup.settings, finalists=finalists)
+        return forecast(settings, setup.rungs, setup.grounds, setup.proposer, workers=setup.workers, measured=measured)
 
     def run(self) -> Outcome:
         """Go on until the run is finished, or cannot go on in this session.
@@ -134,6 +134,7 @@ class Engine:
         """
         self.database.open_session()
         self.desk.open()
+        self._say_closed()
         try:
             while self.archive.find_stage("closed") is None:
                 self._search()
@@ -199,6 +200,15 @@ class Engine:
             )
         return found
 
+    def _say_closed(self) -> None:
+        """Say of a search that was closed in an earlier session that neither rounds nor budget open it again."""
+        closed, rounds = self.archive.find_stage("closed"), self.setup.settings.rounds
+        if closed is not None:
+            more = (
+                f"; `--rounds {rounds}` changes nothing" if rounds is not None and rounds > closed[1]["rounds"] else ""
+            )
+            self._say(f"The search of this run was closed after {closed[1]['rounds']} rounds and stays closed{more}.")
+
     def _search(self) -> None:
         """Do the next round, or close the search."""
         found = self.archive.find_stage("observed")
@@ -260,7 +270,9 @@ class Engine:
             cohort = self._climb(step, rung, blocks, cohort, beside, keep_back)
         cheapest = self.standings(step, self.setup.rungs[0].name)
         self.desk.tell(step, self.standings(step), self.decisions.all(step=step), cheapest)
-        self._say(f"Round {step + 1}: {len(self.decisions.elites(step))} elites, {len(self.desk.programs)} programs.")
+        admitted = Counter(each.proposer for each in self.archive.proposals(step) if each.kind == "admitted")
+        new = ", ".join(f"{count} of {arm}" for arm, count in admitted.most_common())
+        self._say(f"Round {step + 1}: {len(self.desk.programs)} programs; new ones: {new}.")
         return None
 
     def _climb(
@@ -293,8 +305,7 @@ class Engine:
         assert closed is not None
         step, rounds = closed[0], closed[1]["rounds"]
         settings = self.setup.settings
-        better = [each.program for each in self.decisions.elites(rounds - 1) if (each.mean or 0.0) > 0]
-        finalists, grounds = better[: settings.finalists], []
+        finalists, grounds = self._finalists(step, rounds), []
         for rung in self.setup.grounds if finalists else ():
             fresh = make_blocks(self.setup.seed, rung.name, "confirmation", 0, settings.confirmation_blocks)
             self._shop.do(step, self._jobs(rung, fresh, finalists), keep_back=ZERO, name=f"confirmation, {rung.name}")
@@ -306,6 +317,21 @@ class Engine:
             self.decisions.save_claims(claims)
             self.archive.set_stage(step, "confirmed", {"finalists": finalists})
         return claims
+
+    def _finalists(self, step: int, rounds: int) -> list[str]:
+        """Whom the confirmation is about, decided once, before any of it is measured.
+
+        As many of the best as the budget carries, one at least: a verdict on one is worth more than none on three.
+        """
+        found = self.archive.stage(step, "finalists")
+        if found is not None:
+            return list(found["finalists"])
+        better = [each.program for each in self.decisions.elites(rounds - 1) if (each.mean or 0.0) > 0]
+        finalists = better[: self.setup.settings.finalists]
+        while len(finalists) > 1 and self._too_dear(self._forecast(self.ledger.measured, len(finalists)).confirmation):
+            finalists.pop()
+        self.archive.set_stage(step, "finalists", {"finalists": finalists})
+        return finalists
 
     def _jobs(self, rung: Rung, blocks: Sequence[Block], programs: Sequence[str]) -> list[Job]:
         canaries = [each.program.key for each in self.setup.canaries if each.program is not None]

@@ -19,6 +19,7 @@ from lossmith.discovery.program import Program, as_objective, one_line, to_latex
 from lossmith.discovery.race.confirmation import twin_floor
 from lossmith.errors import ConfigurationError, LossmithError
 from lossmith.evidence import PairedComparison, check_writable, paired_t, write_atomically
+from lossmith.objectives import list_losses
 from lossmith.testing import check_objective
 from lossmith.testing.report import Check
 
@@ -70,6 +71,9 @@ def export(run: str | Path, winner: str, *, out: str | Path | None = None, name:
     if not name.isidentifier() or keyword.iskeyword(name) or not name.isascii():
         raise ConfigurationError(f"`--name` must be a name in Python, got '{name}'.")
     name = name.removesuffix("_loss")
+    ours = (each for each in list_losses() if each.function.__module__.startswith("lossmith.objectives."))
+    if any(name in (each.name, *each.aliases) for each in ours):
+        raise ConfigurationError(f"`--name` must be new, got '{name}', which is an objective of the library already.")
     folder = Path(out) if out is not None else history.folder / f"export-{name}"
     program = history.programs[key]
     description = describe_candidate(program, history.family, name=name)

@@ -103,7 +103,11 @@ class _Replayer:
         if found is None or closed is None:
             return 0
         elites = self._decisions.elites(closed[1]["rounds"] - 1)
-        finalists = [each.program for each in elites if (each.mean or 0.0) > 0][: self._settings.finalists]
+        better = [each.program for each in elites if (each.mean or 0.0) > 0]
+        # How many of them the budget carried was decided by the clock; which they are, is not.
+        finalists = better[: len(found[1]["finalists"])]
+        if finalists != found[1]["finalists"] or len(finalists) > self._settings.finalists:
+            self._wrong.append(f"The finalists are {found[1]['finalists']} and replayed they are {finalists}.")
         known = {tuple(each["ground"]) for each in self._identity["rungs"].values()}
         grounds = [
             Ground(name=name, unseen=self._ground(name) not in known, data=self._data(name, "confirmation"))

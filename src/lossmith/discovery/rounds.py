@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ class Desk:
     ledger: Ledger
     programs: dict[str, ProgramLike]
     """Every program of the run by key, in order of admission."""
+    say: Callable[[str], None] = lambda sentence: None
 
     def open(self) -> None:
         """Take up where an earlier session ended, or admit the control and the canaries of a new run."""
@@ -167,7 +168,8 @@ class Desk:
             except InfrastructureError as error:
                 self.setup.proposer.restore(before)
                 if attempt == _TRIES - 1:
-                    raise MachineOut(f"Proposer `{self.setup.proposer.name}` cannot be reached: {error}") from error
+                    raise MachineOut(f"Proposer `{self.setup.proposer.name}` gives no answer: {error}") from error
+                self.say(f"{error} Asking again, {attempt + 2} of {_TRIES}.")
         raise AssertionError
 
     def _judge(self, proposal: Proposal, place: tuple[int, int, int]) -> StoredProposal:

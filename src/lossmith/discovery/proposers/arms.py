@@ -72,6 +72,8 @@ def kind_of(word: str) -> str:
         return word
     if word in ASKING:
         return word.replace(":", "-")
+    if Path(word).is_file():
+        raise ConfigurationError(f"`--proposer` takes a folder of candidates, got the file '{word}': give its folder.")
     if not Path(word).is_dir():
         raise ConfigurationError(
             f"`--proposer` must name some of {', '.join(ARMS)}, or a folder of candidates in .py files, got "
@@ -102,6 +104,11 @@ def _made(word: str, kind: str, name: str, family: str, folder: Path | None) -> 
         require("optuna", extra="tune", purpose="tune the constants of programs")
         return ConstantsProposer(sieve=behaviour)
     if kind == "human":
+        if folder is not None and folder.resolve() == Path(word).resolve():
+            raise ConfigurationError(
+                f"`--out` must be another folder than that of the candidates, got '{folder}' for both: what is "
+                "exported there would be read as a candidate."
+            )
         return HumanProposer(word, name=name)
     run = Path(word.partition(":")[2])
     other = _family_of(word, run, folder)

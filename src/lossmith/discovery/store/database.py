@@ -117,7 +117,11 @@ class Database:
             elif row[0] == mark:
                 connection.execute("UPDATE run SET settings = ?", (everything,))
             else:
-                different = differing_settings(settings_from_json(row[1]), settings_from_json(stored))
+                before = settings_from_json(row[1])
+                different = differing_settings(before, settings_from_json(stored))
+                families = [each for each in different if each.startswith("'family'")]
+                # Another family changes nearly everything with it.
+                different = families or [*different[:3], *([f"and {len(different) - 3} more"] if different[3:] else [])]
                 raise EvidenceError(
                     f"`{self.folder}` holds a run with other settings ({'; '.join(different)}): "
                     "choose another --out, or the same settings."

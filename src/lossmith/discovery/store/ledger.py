@@ -18,8 +18,9 @@ class BudgetExhausted(LossmithError):
 
     def __init__(self, resource: str, spent: float, limit: float, next_cost: float):
         self.resource = resource
+        ends = "is used up" if spent >= limit else "does not suffice"
         super().__init__(
-            f"The budget of {show_amount(resource, limit)} is used up: {show_amount(resource, spent)} are spent and "
+            f"The budget of {show_amount(resource, limit)} {ends}: {show_amount(resource, spent)} are spent and "
             f"what comes next needs {show_amount(resource, next_cost)}."
         )
 
