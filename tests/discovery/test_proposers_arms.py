@@ -31,7 +31,7 @@ from lossmith.discovery.store.decisions import Decisions
 from lossmith.errors import ConfigurationError, EvidenceError, LossmithError
 
 RACE = RaceSettings(candidates=6, blocks=(1, 2), elites=2, rounds=2, finalists=2, confirmation_blocks=5)
-SMALLEST = {"candidates": 8, "elites": 2, "challengers": 1, "finalists": 1, "confirmation_blocks": 5, "each": 2}
+SMALLEST = start.Size(8, 2, 1, 0, 1, 5, each=2)
 WORLD = {"pairs": 64, "batch": 32, "steps": 4, "test_prompts": 32}
 UNLIKE = """
 def f(similarities, same, different):

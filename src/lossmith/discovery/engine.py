@@ -19,6 +19,7 @@ from lossmith.discovery.race.canaries import CanaryFinding, inspect
 from lossmith.discovery.race.confirmation import Claim, Ground, confirm
 from lossmith.discovery.race.estimates import estimate
 from lossmith.discovery.race.halving import Decision, choose_retested, cut
+from lossmith.discovery.race.settings import PLAYOFF_LEGS
 from lossmith.discovery.rounds import Desk
 from lossmith.discovery.rungs.base import Block, HarnessError, Rung, Split
 from lossmith.discovery.setup import Setup
@@ -305,6 +306,7 @@ class Engine:
         assert closed is not None
         step, rounds = closed[0], closed[1]["rounds"]
         settings = self.setup.settings
+        self._play_off(step, rounds)
         finalists, grounds = self._finalists(step, rounds), []
         for rung in self.setup.grounds if finalists else ():
             fresh = make_blocks(self.setup.seed, rung.name, "confirmation", 0, settings.confirmation_blocks)
@@ -318,6 +320,38 @@ class Engine:
             self.archive.set_stage(step, "confirmed", {"finalists": finalists})
         return claims
 
+    def _play_off(self, step: int, rounds: int) -> None:
+        """Measure elites and challengers again, without newcomers: the first leg all of them, the second the elites.
+
+        The newest programs have a few blocks, and the luckiest of many would be the finalists. A budget that does not
+        carry it beside the confirmation goes without, which is decided once.
+        """
+        settings, rung = self.setup.settings, self.setup.rungs[-1]
+        if not settings.playoff_blocks or self.archive.stage(step, "playoff") is not None:
+            return
+        again = self.decisions.retested(rounds - 1)
+        if self.archive.stage(step, "playoff begun") is None:
+            plan = self.forecast()
+            if not again or self._too_dear(plan.playoff + plan.confirmation):
+                self.archive.set_stage(step, "playoff", {"blocks": 0})
+                return
+            self.archive.set_stage(step, "playoff begun", {})
+        # Behind the blocks of a round that was abandoned.
+        first, chosen = (rounds + 1) * settings.blocks[-1], again
+        for leg in range(PLAYOFF_LEGS):
+            blocks = make_blocks(
+                self.setup.seed, rung.name, "search", first + leg * settings.playoff_blocks, settings.playoff_blocks
+            )
+            jobs = self._jobs(rung, blocks, [each.program for each in again])
+            self._shop.do(step, jobs, keep_back=ZERO, name=f"play-off {leg + 1}, {rung.name}")
+            data = self.data(rung)
+            self._watch(rung, data)
+            chosen = choose_retested(step, rung.name, data, self.candidates(data), settings)
+            again = [each for each in chosen if each.kind == "elite"]
+        with self.database.transaction():
+            self.decisions.save(chosen)
+            self.archive.set_stage(step, "playoff", {"blocks": PLAYOFF_LEGS * settings.playoff_blocks})
+
     def _finalists(self, step: int, rounds: int) -> list[str]:
         """Whom the confirmation is about, decided once, before any of it is measured.
 
@@ -326,7 +360,7 @@ class Engine:
         found = self.archive.stage(step, "finalists")
         if found is not None:
             return list(found["finalists"])
-        better = [each.program for each in self.decisions.elites(rounds - 1) if (each.mean or 0.0) > 0]
+        better = [each.program for each in self.decisions.last_elites(step, rounds) if (each.mean or 0.0) > 0]
         finalists = better[: self.setup.settings.finalists]
         while len(finalists) > 1 and self._too_dear(self._forecast(self.ledger.measured, len(finalists)).confirmation):
             finalists.pop()

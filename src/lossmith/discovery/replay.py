@@ -76,6 +76,7 @@ class _Replayer:
         while self._archive.stage(step, "proposed") is not None:
             count += self._round(step)
             step += 1
+        count += self._play_off()
         self._wrong += self._unknown_blocks()
         return Replay(decisions=count, claims=self._claims(), mismatches=tuple(self._wrong))
 
@@ -97,12 +98,23 @@ class _Replayer:
             count += len(again)
         return count
 
+    def _play_off(self) -> int:
+        found = self._archive.find_stage("playoff")
+        if found is None or not found[1]["blocks"]:
+            return 0
+        step, rung = found[0], self._identity["ladder"][-1]
+        data = self._data(rung, "search")
+        crowd = [key for key in self._candidates if key in data.fitness]
+        again = choose_retested(step, rung, data, crowd, self._settings)
+        self._compare(again, self._decisions.all(step=step, rung=rung))
+        return len(again)
+
     def _claims(self) -> int:
         found = self._archive.find_stage("confirmed")
         closed = self._archive.find_stage("closed")
         if found is None or closed is None:
             return 0
-        elites = self._decisions.elites(closed[1]["rounds"] - 1)
+        elites = self._decisions.last_elites(closed[0], closed[1]["rounds"])
         better = [each.program for each in elites if (each.mean or 0.0) > 0]
         # How many of them the budget carried was decided by the clock; which they are, is not.
         finalists = better[: len(found[1]["finalists"])]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from lossmith.discovery.admission import Admission
@@ -26,12 +26,29 @@ from lossmith.discovery.store.database import FILE_NAME, Database
 from lossmith.discovery.store.preflight import forecast
 from lossmith.errors import ConfigurationError, EvidenceError
 
+
+class Size(NamedTuple):
+    """How large a race is; `RaceSettings` has the words, `each` is for the blocks of a rung."""
+
+    candidates: int
+    elites: int
+    challengers: int
+    playoff_blocks: int
+    finalists: int
+    confirmation_blocks: int
+    each: int
+
+
+ALONE = Size(16, 6, 10, 16, 3, 16, each=2)
+"""The race of a single rung, where all is measured to the end: as many are tried again as come in."""
+ALONE_FROM = 10
+"""Rounds that must fit for it."""
 SIZES = (
-    {"candidates": 24, "elites": 4, "challengers": 4, "finalists": 3, "confirmation_blocks": 16, "each": 3},
-    {"candidates": 24, "elites": 4, "challengers": 4, "finalists": 3, "confirmation_blocks": 12, "each": 2},
-    {"candidates": 16, "elites": 3, "challengers": 2, "finalists": 2, "confirmation_blocks": 8, "each": 2},
-    {"candidates": 12, "elites": 2, "challengers": 1, "finalists": 1, "confirmation_blocks": 6, "each": 1},
-    {"candidates": 6, "elites": 1, "challengers": 1, "finalists": 1, "confirmation_blocks": 5, "each": 1},
+    Size(24, 4, 4, 8, 3, 16, each=3),
+    Size(24, 4, 4, 4, 3, 12, each=2),
+    Size(16, 3, 2, 2, 2, 8, each=2),
+    Size(12, 2, 1, 0, 1, 6, each=1),
+    Size(6, 1, 1, 0, 1, 5, each=1),
 )
 """Races from large to small; a run takes the first of which two rounds fit into its budget."""
 REPLIES = "replies.sqlite"
@@ -182,19 +199,21 @@ def nothing_left(folder: Path, stack: ExitStack) -> Iterator[None]:
 
 def fitting_race(ladder: Ladder, proposer: Proposer, budget: Budget, workers: int = 0) -> RaceSettings:
     """The largest race of which two rounds and the confirmation fit; else the smallest, for the preflight to judge."""
-    found = [_race(size, len(ladder.rungs)) for size in SIZES]
+    found = [(_race(size, len(ladder.rungs)), 2) for size in SIZES]
+    if len(ladder.rungs) == 1:
+        found.insert(0, (_race(ALONE, 1), ALONE_FROM))
     grounds = (ladder.rungs[-1], *ladder.unseen)
-    for settings in found:
+    for settings, rounds in found:
         plan = forecast(settings, ladder.rungs, grounds, proposer, workers=workers)
-        if plan.rounds(budget) >= 2:
+        if plan.rounds(budget) >= rounds:
             return settings
-    return found[-1]
+    return found[-1][0]
 
 
-def _race(size: dict[str, int], rungs: int) -> RaceSettings:
-    sizes = {name: value for name, value in size.items() if name != "each"}
+def _race(size: Size, rungs: int) -> RaceSettings:
+    sizes = {name: value for name, value in size._asdict().items() if name != "each"}
     # The cheapest rung is so cheap that one block more costs nothing.
-    blocks = (size["each"] + (rungs > 1), *[size["each"]] * (rungs - 1))
+    blocks = (size.each + (rungs > 1), *[size.each] * (rungs - 1))
     return RaceSettings(blocks=blocks, **sizes)
 
 

@@ -5,6 +5,9 @@ from typing import Any
 
 from lossmith.errors import ConfigurationError
 
+PLAYOFF_LEGS = 2
+"""Of the play-off: all that were re-tested, then the elites among them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RaceSettings:
@@ -20,6 +23,8 @@ class RaceSettings:
     """Best candidates so far by lower bound, re-tested in every new block."""
     challengers: int = 2
     """Best of the others by upper bound, re-tested in every new block of the last rung."""
+    playoff_blocks: int = 0
+    """Blocks in each leg of the play-off that elites and challengers run on the last rung when the search is over."""
     audit_share: float = 0.05
     """Chance of a rejected candidate to go on anyway, so that a rung's wrong rejections are known."""
     caution: float = 1.0
@@ -47,8 +52,9 @@ class RaceSettings:
                 "`keep` and `significance` must be above 0 and `audit_share` at least 0, all at most 1, "
                 f"got {self.keep}, {self.significance}, {self.audit_share}."
             )
-        if self.challengers < 0:
-            raise ConfigurationError(f"`challengers` must be >= 0, got {self.challengers}.")
+        for name in ("challengers", "playoff_blocks"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"`{name}` must be >= 0, got {getattr(self, name)}.")
         if self.caution < 0:
             raise ConfigurationError(f"`caution` must be >= 0, got {self.caution}.")
         if self.rounds is not None and self.rounds < 1:

@@ -37,6 +37,10 @@ class Decisions:
         """The elites after a round, best first; none before the first."""
         return [each for each in self.all(step=step) if each.kind == "elite"]
 
+    def last_elites(self, step: int, rounds: int) -> list[Decision]:
+        """The elites after the play-off of step `step`, or after the last of `rounds` rounds where there was none."""
+        return self.elites(step) or self.elites(rounds - 1)
+
     def retested(self, step: int) -> list[Decision]:
         """Elites and challengers after a round, best first."""
         return [each for kind in RETESTED for each in self.all(step=step) if each.kind == kind]

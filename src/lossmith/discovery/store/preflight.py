@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from lossmith.discovery.costs import RESOURCES, ZERO, Budget, Cost, show_amount, show_enough
 from lossmith.discovery.proposers.base import Proposer, least_cost
-from lossmith.discovery.race.settings import RaceSettings
+from lossmith.discovery.race.settings import PLAYOFF_LEGS, RaceSettings
 from lossmith.discovery.rungs.base import Rung
 from lossmith.errors import ConfigurationError
 
@@ -33,13 +33,15 @@ class Forecast:
     """One round of the search, with the least that its proposals can be asked for."""
     confirmation: Cost
     """The confirmation of all finalists."""
+    playoff: Cost = ZERO
+    """The play-off between the search and the confirmation."""
     most: Cost = ZERO
     """What the proposals of a round take beyond that at most; they keep to what is left."""
 
     @property
     def held_back(self) -> Cost:
         """What a round must leave for the confirmation: a search without it is lost."""
-        return with_margin(self.confirmation)
+        return with_margin(self.playoff + self.confirmation)
 
     @property
     def needed(self) -> Cost:
@@ -102,7 +104,9 @@ class Forecast:
 
     def sentences(self, budget: Budget, rounds: int | None) -> list[str]:
         """The forecast for a person."""
-        parts = {"baseline": self.baseline, "one round": self.round, "confirmation": self.confirmation}
+        parts = {"baseline": self.baseline, "one round": self.round}
+        parts |= {"play-off": self.playoff} if self.playoff.to_dict() else {}
+        parts |= {"confirmation": self.confirmation}
         shown = [
             f"{name}: " + ", ".join(show_amount(key, value) for key, value in cost.to_dict().items())
             for name, cost in parts.items()
@@ -159,11 +163,14 @@ def forecast(
         baseline = baseline + (blocks * _FIXED) * one(rung)
         kept = math.ceil(settings.keep * cohort - 1e-9)
         cohort = kept + settings.audit_share * (cohort - kept)
+    retested = settings.elites + settings.challengers
+    legs = settings.playoff_blocks * (retested + settings.elites + PLAYOFF_LEGS * _FIXED)
+    playoff = legs * one(rungs[-1])
     confirmation = ZERO
     for rung in grounds:
         confirmation = confirmation + (settings.confirmation_blocks * (settings.finalists + _FIXED)) * one(rung)
         baseline = baseline + (settings.confirmation_blocks * _FIXED) * one(rung)
-    return Forecast(baseline=baseline, round=search, confirmation=confirmation, most=most)
+    return Forecast(baseline=baseline, round=search, confirmation=confirmation, playoff=playoff, most=most)
 
 
 def with_margin(cost: Cost) -> Cost:
