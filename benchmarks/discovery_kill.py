@@ -28,7 +28,14 @@ PROCESSES.set_forkserver_preload(
 )
 
 SETTINGS = RaceSettings(
-    candidates=6, blocks=(1, 1, 1), elites=2, rounds=3, finalists=2, confirmation_blocks=5, audit_share=0.3
+    candidates=6,
+    blocks=(1, 1, 1),
+    elites=2,
+    rounds=3,
+    playoff_blocks=2,
+    finalists=2,
+    confirmation_blocks=5,
+    audit_share=0.3,
 )
 
 

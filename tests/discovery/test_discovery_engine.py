@@ -886,3 +886,74 @@ def test_a_closed_search_says_that_it_stays_so(tmp_path):
     assert (
         said[-1] == "The search of this run was closed after 2 rounds and stays closed; `--rounds 5` changes nothing."
     )
+
+
+# ---- the play-off
+
+
+PLAYED = replace(SMALL, playoff_blocks=3)
+
+
+@pytest.fixture(scope="module")
+def played():
+    """A finished run with a play-off."""
+    with Engine(None, small(settings=PLAYED)) as engine:
+        outcome = engine.run()
+        yield engine, outcome
+
+
+def test_the_play_off_measures_who_was_tried_again_and_then_the_elites(played):
+    engine, outcome = played
+    last = engine.setup.rungs[-1].name
+    rows = engine.database.rows(
+        "SELECT block, program FROM evaluation WHERE rung = ? AND split = 'search' AND NOT twin", [last]
+    )
+    by_block: dict[int, set[str]] = {}
+    for block, program in rows:
+        by_block.setdefault(block, set()).add(program)
+    legs = [{key for block in range(first, first + 3) for key in by_block[block]} for first in (6, 9)]
+    assert set(by_block) == {0, 1, 2, 3, *range(6, 12)}
+    fixed = {CONTROL.key, *(each.program.key for each in CANARIES if each.program is not None)}
+    tried = {each.program for each in engine.decisions.retested(1)}
+    assert len(tried) == 4
+    assert legs[0] - fixed == tried
+    assert len(legs[1] - fixed) == 2
+    after = engine.decisions.elites(2)
+    assert [claim.program for claim in outcome.claims] == [each.program for each in after]
+    # Two blocks of its round, or more, and the six of the play-off.
+    assert min(each.blocks for each in after) >= 8
+    assert replay(engine.database).mismatches == ()
+
+
+def test_a_play_off_that_is_broken_off_ends_the_same(tmp_path, played):
+    found, lives = broken_off(tmp_path, lambda: small(settings=PLAYED), 5)
+    assert lives > 20
+    assert found == played[0].database.dump()
+
+
+def test_the_forecast_holds_the_play_off_back(played):
+    plan, without = Engine(None, small(settings=PLAYED)).forecast(), Engine(None, small()).forecast()
+    # Two elites and two challengers beside three fixed runs, then the elites, in three blocks each, 10 s an evaluation.
+    assert plan.playoff.jobs == 3 * (2 + 2 + 3) + 3 * (2 + 3)
+    assert without.playoff.jobs == 0
+    assert plan.needed.jobs > without.needed.jobs + plan.playoff.jobs
+    assert any(sentence.startswith("play-off: ") for sentence in plan.sentences(Budget(), 1))
+
+
+def test_a_budget_that_does_not_carry_the_play_off_goes_without_it():
+    plan = Engine(None, small(settings=PLAYED)).forecast()
+
+    class Slowing(SimulatedRung):
+        def evaluate(self, program: Any, block: Block) -> Metrics:
+            return replace(super().evaluate(program, block), device_seconds=1.6 * self.cost.device_seconds)
+
+    rungs = [Slowing(**vars(rung)) for rung in small().rungs]
+    whole = plan.playoff.device_seconds + plan.confirmation.device_seconds
+    budget = Budget(device_seconds=1.7 * plan.round.device_seconds + 1.2 * whole)
+    with Engine(None, small(settings=replace(PLAYED, rounds=1), budget=budget, rungs=rungs)) as engine:
+        outcome = engine.run()
+        assert outcome.status == "finished"
+        assert engine.archive.find_stage("playoff") == (1, {"blocks": 0})
+        best = [each.program for each in engine.decisions.elites(0)]
+        assert [claim.program for claim in outcome.claims] == best[: len(outcome.claims)]
+        assert replay(engine.database).mismatches == ()

@@ -29,7 +29,7 @@ from lossmith.report import discovery
 from lossmith.report.discovery import answers, write_discovery
 from lossmith.report.discovery_tables import funnel_table
 
-SMALLEST = {"candidates": 6, "elites": 2, "finalists": 1, "confirmation_blocks": 5, "each": 2}
+SMALLEST = start.Size(6, 2, 2, 0, 1, 5, each=2)
 ASKS = ["--proposer", "llm", "--base-url", "http://localhost:1/v1", "--llm-model", "qwen3:8b", "--rungs", "toy"]
 WORLD = {"pairs": 96, "batch": 48, "steps": 12, "test_prompts": 64}
 
