@@ -50,6 +50,7 @@ def quick():
         }
         patch.setitem(ladder._ELSEWHERE, "preference", elsewhere)
         patch.setattr(start, "SIZES", (SMALLEST,))
+        patch.setattr(start, "ALONE", SMALLEST)
         patch.setattr(discovery, "SHOWN", 2)
         yield
 

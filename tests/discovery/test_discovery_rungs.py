@@ -251,7 +251,11 @@ def test_the_largest_race_that_fits_twice_is_taken():
     ]
     assert sizes == [*sorted(sizes[:3]), sizes[3]]
     assert sizes[0] < sizes[2]
-    assert sizes[3] == start.SIZES[-1]["candidates"]
+    alone = make_ladder("preference", ["toy"])
+    races = [start.fitting_race(alone, RandomProposer(), Budget.parse(text)) for text in ("3000jobs", "500jobs")]
+    assert [race.candidates for race in races] == [start.ALONE.candidates, 24]
+    assert [race.playoff_blocks for race in races] == [start.ALONE.playoff_blocks, 4]
+    assert sizes[3] == start.SIZES[-1].candidates
 
 
 def test_adapters_are_scaled_and_left_as_they_were():

@@ -226,6 +226,7 @@ def quick(monkeypatch):
     elsewhere = {"toy": ToyPreference(name="toy-unseen", skewed=True, **WORLD)}
     monkeypatch.setitem(ladder._ELSEWHERE, "preference", elsewhere)
     monkeypatch.setattr(start, "SIZES", (SMALLEST,))
+    monkeypatch.setattr(start, "ALONE", SMALLEST)
 
 
 def quick_setup(folder, proposers, *, budget: Budget | None = None, **changes):

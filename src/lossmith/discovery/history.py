@@ -16,7 +16,7 @@ from lossmith.discovery.race.audit import RungAudit, audit_rungs
 from lossmith.discovery.race.blocks import RungData, table
 from lossmith.discovery.race.canaries import CanaryFinding, inspect
 from lossmith.discovery.race.estimates import Estimate, estimate
-from lossmith.discovery.race.halving import Decision
+from lossmith.discovery.race.halving import RETESTED, Decision
 from lossmith.discovery.race.settings import RaceSettings
 from lossmith.discovery.rounds import CHEATS
 from lossmith.discovery.rungs.base import Split
@@ -80,6 +80,8 @@ class History:
     """Why the search ended; None where it goes on."""
     cheats: Mapping[str, Mapping[str, str]] | None
     """Name of a cheating canary -> category and reason of its refusal; None in runs that did not keep them."""
+    playoff_blocks: int
+    """Blocks of the play-off between search and confirmation."""
     confirmed: bool
     """Whether the confirmation is done, of all finalists or because there are none."""
     ended: str | None
@@ -125,8 +127,8 @@ class History:
 
     @property
     def rounds(self) -> int:
-        """Rounds of which something was decided."""
-        return 1 + max((each.step for each in self.decisions), default=-1)
+        """Rounds of which something was decided; what the play-off decided is of none."""
+        return 1 + max((each.step for each in self.decisions if each.kind not in RETESTED), default=-1)
 
     @cached_property
     def candidates(self) -> list[str]:
@@ -224,6 +226,7 @@ def open_history(folder: str | Path) -> History:
                     evaluations[name, split] = rows
         found = archive.find_stage("closed")
         sessions = database.rows("SELECT seconds, ended FROM session ORDER BY id")
+        played = archive.find_stage("playoff")
         return History(
             folder=folder,
             settings=settings,
@@ -244,6 +247,7 @@ def open_history(folder: str | Path) -> History:
             wall_seconds=sum(row[0] for row in sessions),
             closed=None if found is None else found[1],
             cheats=archive.stage(-1, CHEATS),
+            playoff_blocks=0 if played is None else int(played[1]["blocks"]),
             confirmed=archive.find_stage("confirmed") is not None,
             ended=sessions[-1][1] if sessions else None,
         )

@@ -101,7 +101,7 @@ def answers(history: History) -> list[str]:
     measured = sum(len(rows) for rows in history.evaluations.values())
     lines.append(
         f"{len(history.proposals)} proposals, {len(history.candidates)} admitted programs, {measured} evaluations in "
-        f"{history.rounds} rounds{_why(history)}."
+        f"{history.rounds} rounds{_played(history)}{_why(history)}."
     )
     return lines
 
@@ -116,6 +116,10 @@ def _how_to_go_on(history: History) -> str:
         )
         return f"Its last session ended because {failed}: the same command goes on with it."
     return "It is running, or was ended in its middle: then the same command goes on with it."
+
+
+def _played(history: History) -> str:
+    return f" and a play-off of {history.playoff_blocks} blocks" if history.playoff_blocks else ""
 
 
 def _why(history: History) -> str:
