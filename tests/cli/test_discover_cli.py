@@ -100,6 +100,26 @@ def test_explain_says_draws_and_names(write, tmp_path):
     assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_explain_as_json(write, tmp_path):
+    done = run("explain", write(PAPER), "--signature", "discopop", "--json")
+    assert done.exit_code == 0
+    told = json.loads(done.stdout)
+    assert told["verdict"]["accepted"] is True
+    assert {"formula", "python", "latex", "properties", "relatives"} < told.keys()
+    assert told["relatives"][0]["distance"] <= told["relatives"][1]["distance"]
+    refused = run("explain", write("def f("), "--json")
+    assert (refused.exit_code, json.loads(refused.stdout)["formula"]) == (1, None)
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "folder.png"])
+def test_explain_draws_png_files_alone(write, tmp_path, name):
+    (tmp_path / "folder.png").mkdir()
+    done = run("explain", write(PAPER), "--signature", "discopop", "--out", tmp_path / name)
+    assert isinstance(done.exception, ConfigurationError)
+    assert "must be a file that ends in .png" in str(done.exception)
+    assert not done.stdout
+
+
 @pytest.mark.parametrize(
     ("family", "source", "said"),
     [

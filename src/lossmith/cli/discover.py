@@ -55,22 +55,28 @@ def explain_file(
     family: Family = "preference",
     signature: Signature = "native",
     out: Annotated[Path | None, typer.Option(help="Also draw it there, as a PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all but the curves as JSON.")] = False,
 ) -> None:
     """Say what a candidate is, draw it beside the closest known loss, and name that one: exit as `check`."""
     from lossmith.discovery.describe import describe_candidate
     from lossmith.report.discovery_candidate import print_description, write_picture
 
+    if out is not None and (out.suffix.lower() != ".png" or out.is_dir()):
+        raise ConfigurationError(f"`--out` must be a file that ends in .png, got '{out}'.")
     name = "candidate" if str(file) == "-" else file.stem
     description = describe_candidate(_source_of(file), family, signature=signature, name=name)
     verdict = description.verdict
     _refuse_wrong_use(verdict.category, verdict.reason)
     if out is not None and not description.curves:
         raise ConfigurationError(f"There is nothing to draw, so `--out {out}` is not written: {verdict}")
-    console = Console(highlight=False)
-    print_description(description, console)
+    if as_json:
+        print(json.dumps(description.to_dict(), allow_nan=False))
+    else:
+        print_description(description, Console(highlight=False))
     if out is not None:
         write_picture(description, out)
-        _say(f"Picture: {out}")
+        if not as_json:
+            _say(f"Picture: {out}")
     raise typer.Exit(0 if verdict.accepted else 1)
 
 

@@ -1,6 +1,7 @@
 """What one candidate is: its formula, its properties, its curve, and the closest known losses."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,17 @@ class Description:
     curves: tuple[Curve, ...]
     """Its own curve, then that of the closest loss over the same line, scaled and shifted to lie as near as it can
     (neither turns a gradient, and a distance sees neither); none where it did not compile."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the curves, as plain values."""
+        return {
+            "verdict": self.verdict.to_dict(),
+            "formula": self.formula,
+            "python": self.python,
+            "latex": self.latex,
+            "properties": list(self.sentences),
+            "relatives": [{"loss": each.loss, "distance": each.distance} for each in self.relatives],
+        }
 
 
 def describe_candidate(

@@ -338,7 +338,11 @@ def card(history: History, key: str, name: str, description: Description, broken
         lines += [
             f"The run did not keep the command that made it; its seed is {seed}, its settings are in its database."
         ]
-    lines += ["", "Make every decision of the run again from its rows, write its page and this export, train with it:"]
+    lines += [
+        "",
+        "Make every decision of the run again from its rows, write its page and this export, train with it (the last "
+        "line in this folder):",
+    ]
     lines += ["", "```", *replay_commands(history, key, name), "```", ""]
     return "\n".join(lines)
 
