@@ -957,3 +957,24 @@ def test_a_budget_that_does_not_carry_the_play_off_goes_without_it():
         best = [each.program for each in engine.decisions.elites(0)]
         assert [claim.program for claim in outcome.claims] == best[: len(outcome.claims)]
         assert replay(engine.database).mismatches == ()
+
+
+@pytest.mark.parametrize(("share", "status"), [(0.75, "finished"), (1.3, "budget")])
+def test_a_confirmation_that_nearly_fits_is_begun(share, status, monkeypatch):
+    monkeypatch.setattr("lossmith.discovery.engine.NEARLY", share)
+
+    class Slowing(SimulatedRung):
+        """Slower than declared in the search, so that the forecast of the confirmation is too high."""
+
+        def evaluate(self, program: Any, block: Block) -> Metrics:
+            factor = 1.3 if block.split == "search" else 0.9
+            return replace(super().evaluate(program, block), device_seconds=factor * self.cost.device_seconds)
+
+    settings = replace(SMALL, rounds=None, finalists=1)
+    plan = Engine(None, small(settings=replace(settings, rounds=1))).forecast()
+    budget = Budget(device_seconds=1.3 * plan.round.device_seconds + 1.1 * plan.confirmation.device_seconds)
+    rungs = [Slowing(**vars(rung)) for rung in small().rungs]
+    with Engine(None, small(settings=settings, budget=budget, rungs=rungs)) as engine:
+        assert engine.run().status == status
+        assert (engine.archive.find_stage("closed") is None) == (status == "budget")
+        assert engine.ledger.spent().device_seconds <= budget.device_seconds

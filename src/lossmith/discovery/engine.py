@@ -31,6 +31,9 @@ from lossmith.discovery.store.ledger import BudgetExhausted, Ledger
 from lossmith.discovery.store.preflight import Forecast, evaluation_cost, forecast
 from lossmith.discovery.work import MachineOut, Workshop
 
+NEARLY = 0.75
+"""Share of the confirmation's forecast that must be left for it to begin: forecasts err, and it goes on with more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -221,7 +224,7 @@ class Engine:
                 reason = self._round(step, plan.held_back)
             except BudgetExhausted:
                 # What is left pays for a confirmation of what earlier rounds found; a first round finds nothing yet.
-                if step == 0 or self._too_dear(plan.confirmation):
+                if step == 0 or self._too_dear(NEARLY * plan.confirmation):
                     raise
                 reason = "budget"
         if reason is not None:
@@ -240,7 +243,7 @@ class Engine:
         # A round that has begun is not judged again: it was found to fit, and goes as far as the budget does.
         if step == 0 or self.archive.calls(step) or not self._too_dear(plan.needed):
             return None
-        self.ledger.check(plan.confirmation)
+        self.ledger.check(NEARLY * plan.confirmation)
         return "budget"
 
     def _abandoned(self) -> str:

@@ -119,7 +119,7 @@ class Database:
             else:
                 before = settings_from_json(row[1])
                 different = differing_settings(before, settings_from_json(stored))
-                families = [each for each in different if each.startswith("'family'")]
+                families = [each for each in different if each.startswith("`family`")]
                 # Another family changes nearly everything with it.
                 different = families or [*different[:3], *([f"and {len(different) - 3} more"] if different[3:] else [])]
                 raise EvidenceError(
