@@ -1,5 +1,7 @@
-"""Who may run a run: a lock between processes that dies with its holder."""
+"""Who may run a run, and who may open a database: locks between processes that die with their holder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -48,3 +50,31 @@ class RunClaim:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.release()
+
+
+@contextmanager
+def set_up_alone(opened: Path, *, lock: Path, timeout_s: float) -> Iterator[None]:
+    """Let one process or thread at a time open a SQLite file.
+
+    Two that switch a new file to WAL at once get "database is locked" in spite of the busy timeout.
+
+    Args:
+        opened: What is opened, for the messages.
+        lock: The lock's own file; made with its folder, and left there empty.
+        timeout_s: How long to wait for the others, in seconds.
+
+    Raises:
+        EvidenceError: If another process does not end to open it, or the lock cannot be written.
+    """
+    alone = FileLock(lock, timeout=timeout_s)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        alone.acquire()
+    except Timeout:
+        raise EvidenceError(f"`{opened}` is being opened by another process that does not end.") from None
+    except OSError as error:
+        raise cannot_write(opened, error) from error
+    try:
+        yield
+    finally:
+        alone.release()

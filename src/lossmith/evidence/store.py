@@ -11,10 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lossmith.errors import EvidenceError
-from lossmith.evidence.claims import RunClaim
+from lossmith.evidence.claims import RunClaim, set_up_alone
 from lossmith.evidence.folders import cannot_write, run_slug, write_atomically
 from lossmith.evidence.records import RunRecord
 from lossmith.evidence.serialisation import (
@@ -64,7 +62,8 @@ class EvidenceStore:
         self.path = self.folder / STORE_FILE
         if not create and not self.path.is_file():
             raise EvidenceError(f"`{self.folder}` holds no study: there is no `{self.path.name}` in it.")
-        with self._set_up_alone(), self._explained():
+        lock = self.folder / "locks" / "store.lock"
+        with set_up_alone(self.folder, lock=lock, timeout_s=_BUSY_TIMEOUT_S), self._explained():
             self._database = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
             try:
                 self._prepare()
@@ -220,23 +219,6 @@ class EvidenceStore:
         self._database.execute("PRAGMA synchronous = FULL")
         if not version:
             self._database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
-
-    @contextmanager
-    def _set_up_alone(self) -> Iterator[None]:
-        """Let one process at a time open the store."""
-        # Two processes that switch a new file to WAL at once get "database is locked" in spite of the busy timeout.
-        lock = FileLock(self.folder / "locks" / "store.lock", timeout=_BUSY_TIMEOUT_S)
-        try:
-            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise EvidenceError(f"`{self.folder}` is being opened by another process that does not end.") from None
-        except OSError as error:
-            raise cannot_write(self.folder, error) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

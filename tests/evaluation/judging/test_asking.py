@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -489,6 +490,23 @@ def test_several_processes_may_share_a_store(tmp_path, server):
         thread.join()
     with CallCache(tmp_path / "shared.sqlite") as own:
         assert len(own.get_many(call.key for call in calls(30))) == 30
+
+
+def test_one_at_a_time_sets_a_store_up(tmp_path, monkeypatch):
+    # Two that switch a new file to WAL at once get "database is locked", now and then.
+    set_up, inside, most = CallCache._prepare, [], []
+
+    def slowly(self):
+        inside.append(self)
+        most.append(len(inside))
+        time.sleep(0.02)
+        set_up(self)
+        inside.remove(self)
+
+    monkeypatch.setattr(CallCache, "_prepare", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: CallCache(tmp_path / "shared.sqlite").close(), range(4)))
+    assert most == [1] * 4
 
 
 def test_what_another_process_stored_meanwhile_is_not_asked(server, cache, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 from lossmith.errors import EvidenceError
 from lossmith.evaluation.judging.calls import Reply
+from lossmith.evidence.claims import set_up_alone
 from lossmith.evidence.folders import cannot_write
 
 SCHEMA_VERSION = 1
@@ -33,19 +34,16 @@ class CallCache:
     def __init__(self, path: Path):
         self.path = path
         self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(path.parent, error) from error
-        # Threads share the connection under the lock.
-        self._database = self._explained(
-            lambda: sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        )
-        try:
-            self._explained(self._prepare)
-        except BaseException:
-            self._database.close()
-            raise
+        with set_up_alone(path, lock=path.with_name(f".{path.name}.lock"), timeout_s=_BUSY_TIMEOUT_S):
+            # Threads share the connection under the lock.
+            self._database = self._explained(
+                lambda: sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            )
+            try:
+                self._explained(self._prepare)
+            except BaseException:
+                self._database.close()
+                raise
 
     def __enter__(self) -> "CallCache":
         return self
