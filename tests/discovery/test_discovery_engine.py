@@ -437,6 +437,21 @@ def test_the_search_ends_where_a_round_and_its_confirmation_no_longer_fit():
         assert len(outcome.claims) == 2
 
 
+@pytest.mark.parametrize(("worth", "rounds"), [(3.0, 1), (-3.0, 2)])
+def test_a_search_with_nothing_to_confirm_yet_goes_on_with_what_would_be_held_back(worth, rounds):
+    programs = [SimulatedProgram((i,) * 6, worth - i / 100) for i in range(30)]
+    proposer = ScriptedProposer([Proposal(proposer="x", program=program) for program in programs])
+    plain = small(proposer=proposer, settings=replace(SMALL, rounds=None, audit_share=0.0), budget=Budget(jobs=1e9))
+    plan = Engine(None, plain).forecast()
+    # A second round and four fifths of the confirmation would fit beside the first.
+    budget = Budget(jobs=2.1 * plan.round.jobs + 0.8 * 1.1 * plan.confirmation.jobs)
+    with Engine(None, replace(plain, budget=budget)) as engine:
+        outcome = engine.run()
+        assert engine.archive.find_stage("closed") == (rounds, {"reason": "budget", "rounds": rounds})
+        assert (outcome.status, len(outcome.claims)) == ("finished", 2 if worth > 0 else 0)
+        assert engine.ledger.spent().jobs <= budget.jobs
+
+
 def test_a_budget_that_cannot_pay_the_baseline_is_refused_before_anything_is_done(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot finish its own baseline"):
         Engine(tmp_path / "run", small(budget=Budget(jobs=20)))
@@ -961,7 +976,7 @@ def test_a_budget_that_does_not_carry_the_play_off_goes_without_it():
 
 @pytest.mark.parametrize(("share", "status"), [(0.75, "finished"), (1.3, "budget")])
 def test_a_confirmation_that_nearly_fits_is_begun(share, status, monkeypatch):
-    monkeypatch.setattr("lossmith.discovery.engine.NEARLY", share)
+    monkeypatch.setattr("lossmith.discovery.ending.NEARLY", share)
 
     class Slowing(SimulatedRung):
         """Slower than declared in the search, so that the forecast of the confirmation is too high."""

@@ -7,32 +7,28 @@ stops, and never what it does next: all that is chosen follows from rows, settin
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lossmith._version import __version__
-from lossmith.discovery.costs import ZERO, Cost
+from lossmith.discovery.costs import Cost
+from lossmith.discovery.ending import Ending
+from lossmith.discovery.measuring import Measuring
 from lossmith.discovery.proposers.base import ProgramLike, Standing, Untried
-from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, make_blocks, table
-from lossmith.discovery.race.canaries import CanaryFinding, inspect
-from lossmith.discovery.race.confirmation import Claim, Ground, confirm
-from lossmith.discovery.race.estimates import estimate
+from lossmith.discovery.race.blocks import RungData, make_blocks
+from lossmith.discovery.race.confirmation import Claim
 from lossmith.discovery.race.halving import Decision, choose_retested, cut
-from lossmith.discovery.race.settings import PLAYOFF_LEGS
 from lossmith.discovery.rounds import Desk
-from lossmith.discovery.rungs.base import Block, HarnessError, Rung, Split
+from lossmith.discovery.rungs.base import HarnessError, Rung
 from lossmith.discovery.setup import Setup
 from lossmith.discovery.store.archive import Archive
 from lossmith.discovery.store.database import FILE_NAME, Database, now
 from lossmith.discovery.store.decisions import Decisions
-from lossmith.discovery.store.jobs import Job, Jobs
+from lossmith.discovery.store.jobs import Jobs
 from lossmith.discovery.store.ledger import BudgetExhausted, Ledger
-from lossmith.discovery.store.preflight import Forecast, evaluation_cost, forecast
+from lossmith.discovery.store.preflight import Forecast, evaluation_cost, forecast, with_margin
 from lossmith.discovery.work import MachineOut, Workshop
-
-NEARLY = 0.75
-"""Share of the confirmation's forecast that must be left for it to begin: forecasts err, and it goes on with more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +72,20 @@ class Engine:
         self._say = say
         if folder is None or not (Path(folder) / FILE_NAME).is_file():
             # Before there is a file: a run that is refused leaves none.
-            _check(self._forecast(None), setup)
+            plan = forecast(setup.settings, setup.rungs, setup.grounds, setup.proposer, workers=setup.workers)
+            _check(plan, setup)
         self.database = Database(folder)
         try:
             self.archive, self.decisions = Archive(self.database), Decisions(self.database)
             self.jobs, self.ledger = Jobs(self.database), Ledger(self.database, setup.budget)
+            programs: dict[str, ProgramLike] = {}
+            self._shop = self._open_shop(programs, moved)
+            self._measuring = Measuring(
+                setup=setup, jobs=self.jobs, ledger=self.ledger, shop=self._shop, programs=programs
+            )
+            self._ending = Ending(
+                measuring=self._measuring, database=self.database, archive=self.archive, decisions=self.decisions
+            )
             stored = self.database.settings()
             if not stored:
                 _check(self.forecast(), setup)
@@ -94,20 +99,13 @@ class Engine:
         except BaseException:
             self.database.close()
             raise
-        programs: dict[str, ProgramLike] = {}
         self.desk = Desk(
-            setup=setup, database=self.database, archive=self.archive, ledger=self.ledger, programs=programs, say=say
-        )
-        self._shop = Workshop(
+            setup=setup,
             database=self.database,
-            jobs=self.jobs,
+            archive=self.archive,
             ledger=self.ledger,
-            rungs={rung.name: rung for rung in (*setup.rungs, *setup.unseen)},
-            find=programs.__getitem__,
-            control=setup.control.key,
-            workers=setup.workers,
-            moved=moved,
-            price=lambda rung: evaluation_cost(rung, self.ledger.measured, setup.workers),
+            programs=programs,
+            say=say,
         )
 
     def __enter__(self) -> "Engine":
@@ -123,12 +121,7 @@ class Engine:
 
     def forecast(self) -> Forecast:
         """What the run costs, as far as is known now."""
-        return self._forecast(self.ledger.measured)
-
-    def _forecast(self, measured: Callable[[str], Cost | None] | None, finalists: int | None = None) -> Forecast:
-        setup = self.setup
-        settings = setup.settings if finalists is None else replace(setup.settings, finalists=finalists)
-        return forecast(settings, setup.rungs, setup.grounds, setup.proposer, workers=setup.workers, measured=measured)
+        return self._measuring.forecast()
 
     def run(self) -> Outcome:
         """Go on until the run is finished, or cannot go on in this session.
@@ -142,7 +135,7 @@ class Engine:
         try:
             while self.archive.find_stage("closed") is None:
                 self._search()
-            claims = self._confirm()
+            claims = self._ending.confirm()
         except BudgetExhausted as error:
             self.database.touch("budget")
             return Outcome(
@@ -172,16 +165,6 @@ class Engine:
             claims=tuple(claims),
         )
 
-    def data(self, rung: Rung, split: Split = "search", *, before: int | None = None) -> RungData:
-        """The evaluations of a rung as a table, those of the first `before` blocks where it is given."""
-        rows = self.jobs.evaluations(rung.name, rung.environment, split, before=before)
-        return table(rows, self.setup.control.key)
-
-    def candidates(self, data: RungData) -> list[str]:
-        """Candidates that were measured on a rung, in order of admission."""
-        fixed = {self.setup.control.key, *(each.program.key for each in self.setup.canaries if each.program)}
-        return [key for key in self.desk.programs if key in data.fitness and key not in fixed]
-
     def standings(self, step: int, rung: str | None = None) -> dict[str, Standing]:
         """Where each program stands on the highest rung that it reached, or on `rung`, after round `step`."""
         found: dict[str, Standing] = {}
@@ -204,6 +187,20 @@ class Engine:
             )
         return found
 
+    def _open_shop(self, programs: dict[str, ProgramLike], moved: Callable[[str, int, int], None]) -> Workshop:
+        setup = self.setup
+        return Workshop(
+            database=self.database,
+            jobs=self.jobs,
+            ledger=self.ledger,
+            rungs={rung.name: rung for rung in (*setup.rungs, *setup.unseen)},
+            find=programs.__getitem__,
+            control=setup.control.key,
+            workers=setup.workers,
+            moved=moved,
+            price=lambda rung: evaluation_cost(rung, self.ledger.measured, setup.workers),
+        )
+
     def _say_closed(self) -> None:
         """Say of a search that was closed in an earlier session that neither rounds nor budget open it again."""
         closed, rounds = self.archive.find_stage("closed"), self.setup.settings.rounds
@@ -221,10 +218,10 @@ class Engine:
         reason = self._end_of_search(step, plan)
         if reason is None:
             try:
-                reason = self._round(step, plan.held_back)
+                reason = self._round(step, self._ending.held_back(step - 1, plan))
             except BudgetExhausted:
                 # What is left pays for a confirmation of what earlier rounds found; a first round finds nothing yet.
-                if step == 0 or self._too_dear(NEARLY * plan.confirmation):
+                if step == 0 or self._measuring.too_dear(self._ending.needs(step - 1, plan)):
                     raise
                 reason = "budget"
         if reason is not None:
@@ -241,9 +238,10 @@ class Engine:
         if rounds is not None and step >= rounds:
             return "rounds"
         # A round that has begun is not judged again: it was found to fit, and goes as far as the budget does.
-        if step == 0 or self.archive.calls(step) or not self._too_dear(plan.needed):
+        needed = with_margin(plan.round) + self._ending.held_back(step - 1, plan)
+        if step == 0 or self.archive.calls(step) or not self._measuring.too_dear(needed):
             return None
-        self.ledger.check(NEARLY * plan.confirmation)
+        self.ledger.check(self._ending.needs(step - 1, plan))
         return "budget"
 
     def _abandoned(self) -> str:
@@ -257,9 +255,6 @@ class Engine:
             f"{lost['candidates']} candidates were not judged, and its {lost['evaluations']} evaluations "
             "decided nothing."
         )
-
-    def _too_dear(self, cost: Cost) -> bool:
-        return self.setup.budget.exceeded_by(self.ledger.spent() + cost) is not None
 
     def _round(self, step: int, keep_back: Cost) -> str | None:
         """One round; returns why there can be no other one, or None."""
@@ -285,10 +280,9 @@ class Engine:
         """Measure a cohort on a rung, in new blocks, beside those that are measured again; returns who goes on."""
         if self.archive.stage(step, f"rung/{rung.name}") is None:
             fresh = make_blocks(self.setup.seed, rung.name, "search", step * blocks, blocks)
-            name = f"round {step + 1}, {rung.name}"
-            self._shop.do(step, self._jobs(rung, fresh, [*again, *cohort]), keep_back=keep_back, name=name)
-            data = self.data(rung)
-            self._watch(rung, data)
+            data = self._measuring.measure(
+                step, rung, fresh, [*again, *cohort], keep_back=keep_back, name=f"round {step + 1}"
+            )
             with self.database.transaction():
                 self.decisions.save(self._decide(step, rung, data, cohort))
                 self.archive.set_stage(step, f"rung/{rung.name}", {"blocks": len(data.control)})
@@ -297,101 +291,9 @@ class Engine:
 
     def _decide(self, step: int, rung: Rung, data: RungData, cohort: Sequence[str]) -> list[Decision]:
         last = rung is self.setup.rungs[-1]
-        crowd, settings = self.candidates(data), self.setup.settings
+        crowd, settings = self._measuring.candidates(data), self.setup.settings
         found = cut(step, rung.name, data, cohort, crowd, settings, seed=self.setup.seed, last=last)
         return found + (choose_retested(step, rung.name, data, crowd, settings) if last else [])
-
-    def _confirm(self) -> list[Claim]:
-        """Confirm the finalists once, on blocks, a split and tasks that the search never saw."""
-        if self.archive.find_stage("confirmed") is not None:
-            return []
-        closed = self.archive.find_stage("closed")
-        assert closed is not None
-        step, rounds = closed[0], closed[1]["rounds"]
-        settings = self.setup.settings
-        self._play_off(step, rounds)
-        finalists, grounds = self._finalists(step, rounds), []
-        for rung in self.setup.grounds if finalists else ():
-            fresh = make_blocks(self.setup.seed, rung.name, "confirmation", 0, settings.confirmation_blocks)
-            self._shop.do(step, self._jobs(rung, fresh, finalists), keep_back=ZERO, name=f"confirmation, {rung.name}")
-            data = self.data(rung, "confirmation")
-            self._watch(rung, data)
-            grounds.append(Ground(name=rung.name, unseen=self.setup.is_unseen(rung), data=data))
-        claims = confirm(finalists, grounds, significance=settings.significance)
-        with self.database.transaction():
-            self.decisions.save_claims(claims)
-            self.archive.set_stage(step, "confirmed", {"finalists": finalists})
-        return claims
-
-    def _play_off(self, step: int, rounds: int) -> None:
-        """Measure elites and challengers again, without newcomers: the first leg all of them, the second the elites.
-
-        The newest programs have a few blocks, and the luckiest of many would be the finalists. A budget that does not
-        carry it beside the confirmation goes without, which is decided once.
-        """
-        settings, rung = self.setup.settings, self.setup.rungs[-1]
-        if not settings.playoff_blocks or self.archive.stage(step, "playoff") is not None:
-            return
-        again = self.decisions.retested(rounds - 1)
-        if self.archive.stage(step, "playoff begun") is None:
-            plan = self.forecast()
-            if not again or self._too_dear(plan.playoff + plan.confirmation):
-                self.archive.set_stage(step, "playoff", {"blocks": 0})
-                return
-            self.archive.set_stage(step, "playoff begun", {})
-        # Behind the blocks of a round that was abandoned.
-        first, chosen = (rounds + 1) * settings.blocks[-1], again
-        for leg in range(PLAYOFF_LEGS):
-            blocks = make_blocks(
-                self.setup.seed, rung.name, "search", first + leg * settings.playoff_blocks, settings.playoff_blocks
-            )
-            jobs = self._jobs(rung, blocks, [each.program for each in again])
-            self._shop.do(step, jobs, keep_back=ZERO, name=f"play-off {leg + 1}, {rung.name}")
-            data = self.data(rung)
-            self._watch(rung, data)
-            chosen = choose_retested(step, rung.name, data, self.candidates(data), settings)
-            again = [each for each in chosen if each.kind == "elite"]
-        with self.database.transaction():
-            self.decisions.save(chosen)
-            self.archive.set_stage(step, "playoff", {"blocks": PLAYOFF_LEGS * settings.playoff_blocks})
-
-    def _finalists(self, step: int, rounds: int) -> list[str]:
-        """Whom the confirmation is about, decided once, before any of it is measured.
-
-        As many of the best as the budget carries, one at least: a verdict on one is worth more than none on three.
-        """
-        found = self.archive.stage(step, "finalists")
-        if found is not None:
-            return list(found["finalists"])
-        better = [each.program for each in self.decisions.last_elites(step, rounds) if (each.mean or 0.0) > 0]
-        finalists = better[: self.setup.settings.finalists]
-        while len(finalists) > 1 and self._too_dear(self._forecast(self.ledger.measured, len(finalists)).confirmation):
-            finalists.pop()
-        self.archive.set_stage(step, "finalists", {"finalists": finalists})
-        return finalists
-
-    def _jobs(self, rung: Rung, blocks: Sequence[Block], programs: Sequence[str]) -> list[Job]:
-        canaries = [each.program.key for each in self.setup.canaries if each.program is not None]
-        return jobs_of_blocks(
-            rung.name,
-            rung.environment,
-            blocks,
-            control=self.setup.control.key,
-            canaries=canaries,
-            programs=list(dict.fromkeys(programs)),
-        )
-
-    def _watch(self, rung: Rung, data: RungData) -> list[CanaryFinding]:
-        noise, _ = estimate(data, [key for key in self.desk.programs if key in data.fitness])
-        found = inspect(rung.name, data, self.setup.canaries, noise)
-        for each in found:
-            if each.state == "off":
-                raise HarnessError(
-                    f"Canary `{each.name}` ({each.kind}) is off on rung `{rung.name}`: its difference to the control "
-                    f"is {each.mean:.3g} [{each.low:.3g}, {each.high:.3g}] over {each.blocks} blocks, so the rung does "
-                    "not measure what it should."
-                )
-        return found
 
     def _height(self, rung: str) -> int:
         return [each.name for each in self.setup.rungs].index(rung)
