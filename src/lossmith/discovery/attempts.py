@@ -24,7 +24,7 @@ from lossmith.discovery.proposers.model import KEY_VARIABLES as PROPOSER_KEYS
 from lossmith.discovery.rungs.base import EvaluationError, Metrics, Rung, Status
 from lossmith.discovery.store.jobs import Job
 from lossmith.errors import LossmithWarning
-from lossmith.evaluation.judging.endpoint import KEY_VARIABLES as JUDGE_KEYS
+from lossmith.evaluation.judging.addresses import KEY_VARIABLES as JUDGE_KEYS
 
 AT_LEAST_SECONDS = 60.0
 """No evaluation is ended before."""

@@ -1,12 +1,13 @@
 """Judges: grades and win rates from a language model at any OpenAI-compatible endpoint, or offline."""
 
+from lossmith.evaluation.judging.addresses import KEY_VARIABLES
 from lossmith.evaluation.judging.answer_files import AnswerRow, AnswerSet, read_answers
 from lossmith.evaluation.judging.answering import AnswerSettings, Asked, Written, write_answers
 from lossmith.evaluation.judging.asking import Backoff, ask
 from lossmith.evaluation.judging.budget import Budget
 from lossmith.evaluation.judging.cache import CallCache
 from lossmith.evaluation.judging.calls import JudgeCall, Outcome, Reply, Sampling
-from lossmith.evaluation.judging.endpoint import KEY_VARIABLES, Endpoint
+from lossmith.evaluation.judging.endpoint import Endpoint
 from lossmith.evaluation.judging.intervals import Level, level
 from lossmith.evaluation.judging.judge import Judge, Judgement, NoVerdictError
 from lossmith.evaluation.judging.length_control import GamedRows, LengthControlled, length_controlled
