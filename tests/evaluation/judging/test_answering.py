@@ -5,7 +5,7 @@ import json
 import pytest
 
 import tiny
-from lossmith.errors import ConfigurationError, DataError, EvidenceError
+from lossmith.errors import ConfigurationError, DataError, EvidenceError, LossmithWarning
 from lossmith.evaluation.judging import (
     AnswerRow,
     AnswerSet,
@@ -170,6 +170,10 @@ def test_a_classifier_scores_request_and_answer(tmp_path):
     assert scores[0] != pytest.approx(scores[2], abs=1e-3)
     with pytest.raises(ConfigurationError, match="`label` must name one of the 1 classes"):
         classifier_score(network, tokenizer, label=0)
+    most = max(len(tokenizer(*pair).input_ids) for pair in pairs)
+    assert classifier_score(network, tokenizer, max_length=most)(pairs) == pytest.approx(scores, abs=1e-4)
+    with pytest.warns(LossmithWarning, match=f"^1 of 3 pairs are longer than the {most - 1} tokens that the reward"):
+        classifier_score(network, tokenizer, max_length=most - 1)(pairs)
 
 
 def test_questions_by_name_and_from_files(tmp_path):

@@ -1,12 +1,13 @@
 """Judges that need no endpoint: a reward model, or the likelihood of the answers. Results name them as such."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lossmith.errors import ConfigurationError
+from lossmith.errors import ConfigurationError, LossmithWarning
 from lossmith.evaluation.judging.answer_files import AnswerRow, AnswerSet, matched, request_text
 from lossmith.evaluation.judging.pairs import PairsResult, Preference, unmatched, win_rates
 
@@ -89,7 +90,8 @@ def classifier_score(
         tokenizer: Its tokenizer.
         label: Class whose log-probability is the score; None for models with one output.
         batch_size: Pairs per forward pass, >= 1.
-        max_length: Most tokens of a pair; None for what the tokenizer says.
+        max_length: Most tokens of a pair; None for what the tokenizer says. Of a longer pair the ends are cut off, and
+            a warning says how many were longer.
 
     Raises:
         ConfigurationError: If `label` is missing or names no class.
@@ -104,24 +106,28 @@ def classifier_score(
 
     def score(pairs: Sequence[tuple[str, str]]) -> list[float]:
         found: list[float] = []
+        most, longer = tokenizer.model_max_length if max_length is None else max_length, 0
         training = model.training
         model.eval()
         try:
             for start in range(0, len(pairs), batch_size):
-                requests, texts = zip(*pairs[start : start + batch_size], strict=True)
+                requests, texts = map(list, zip(*pairs[start : start + batch_size], strict=True))
+                longer += sum(len(tokens) > most for tokens in tokenizer(requests, texts, verbose=False).input_ids)
                 inputs = tokenizer(
-                    list(requests),
-                    list(texts),
-                    padding=True,
-                    truncation=True,
-                    max_length=max_length,
-                    return_tensors="pt",
+                    requests, texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
                 )
                 with torch.no_grad():
                     logits = model(**inputs.to(model.device)).logits.double()
                 found += (logits[:, 0] if label is None else logits.log_softmax(-1)[:, label]).tolist()
         finally:
             model.train(training)
+        if longer:
+            warnings.warn(
+                f"{longer} of {len(pairs)} pairs are longer than the {most} tokens that the reward model reads: "
+                "their ends were cut off.",
+                LossmithWarning,
+                stacklevel=2,
+            )
         return found
 
     return score
