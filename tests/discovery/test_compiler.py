@@ -184,6 +184,8 @@ def test_what_is_refused_and_why(text, category, line, said):
         ("def f(chosen_logps, *, rejected_logps=1): return -chosen_logps", "signature", "is an input"),
         ("def f(*chosen_logps): return 1", "signature", "one by one"),
         ("def f(): return 1.0", "signature", "reads nothing"),
+        ("def f(chosen_logps, reward_shift): return -chosen_logps", "signature", "write mean_batch(x)"),
+        ("def f(chosen_logps, *, reward_shift=0): return -chosen_logps", "signature", "write mean_batch(x)"),
         ("x = 1", "forbidden", "Only one function"),
         ("def f(chosen_logps): return -chosen_logps\ndef g(chosen_logps): return -chosen_logps", "forbidden", "got 2"),
         ("@f\ndef f(chosen_logps): return -chosen_logps", "forbidden", "Decorators"),

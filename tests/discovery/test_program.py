@@ -87,6 +87,7 @@ def test_nodes_that_nobody_holds_are_forgotten():
         (lambda: const(math.nan), "nan"),
         (lambda: program(read("token_logps")), "do not read `token_logps`"),
         (lambda: program(read("chosen_logps", "scalar")), "do not read"),
+        (lambda: program(make("add", Z, read("reward_shift", "scalar"))), "do not read `reward_shift`"),
         (lambda: program(setting("beta")), "no default"),
         (lambda: program(make("mul", setting("beta"), Z), beta=math.inf), "finite"),
         (lambda: Program("region", Z), "`family`"),

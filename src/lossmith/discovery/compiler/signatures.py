@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lossmith._checks import did_you_mean
 from lossmith.discovery.compiler.errors import MAX_SHOWN, CompileError, forbidden, line_of, shown
-from lossmith.discovery.program import INPUTS, Node, inputs_of
+from lossmith.discovery.program import INPUTS, KEPT, Node, inputs_of
 
 DISCOPOP = {
     "policy_chosen_logps": "chosen_logps",
@@ -20,6 +20,9 @@ DISCOPOP_BETA = 0.05
 """`self.beta` of the paper's search."""
 RESERVED = ("torch", "F", "math", "self", "mean_batch", "var_batch", "std_batch", "mean_masked", "abs", "number")
 """Names that mean something in every candidate."""
+_KEPT = (
+    "Candidates do not read `{}`, a running mean of objectives that have a `beta`: write mean_batch(x), over a batch."
+)
 
 
 @dataclass
@@ -83,6 +86,8 @@ def _native(positional: list[ast.arg], family: str, line: int) -> Signature:
                 "(--signature discopop on the command line).",
                 argument.lineno,
             )
+        if name in KEPT:
+            raise CompileError("signature", _KEPT.format(name), argument.lineno)
         if argument.arg not in nodes:
             raise CompileError(
                 "signature",
@@ -121,6 +126,8 @@ def _discopop(positional: list[ast.arg], family: str, line: int) -> Signature:
 
 def _check_new_name(argument: ast.arg, found: Signature, family: str) -> None:
     name = argument.arg
+    if name in KEPT:
+        raise CompileError("signature", _KEPT.format(name), argument.lineno)
     if name in INPUTS[family] or name in found.names:
         raise CompileError(
             "signature", f"`{name}` is an input: it stands before `*`, without a default.", argument.lineno

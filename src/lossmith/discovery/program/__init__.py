@@ -7,7 +7,7 @@ from lossmith.discovery.program.interpret import as_objective, torch_function
 from lossmith.discovery.program.limits import MAX_AST_NODES, MAX_BYTES, MAX_DEPTH, MAX_NODES, check_size
 from lossmith.discovery.program.nodes import LEAVES, Node, const, make, names_of, order, read, replace, setting
 from lossmith.discovery.program.operators import OPERATORS
-from lossmith.discovery.program.program import INPUTS, ITEM, Program, inputs_of
+from lossmith.discovery.program.program import INPUTS, ITEM, KEPT, Program, inputs_of
 from lossmith.discovery.program.render import from_json, one_line, to_json, to_latex, to_python
 from lossmith.discovery.program.types import FLOATS, MASKS, WORDS, ProgramError
 
@@ -15,6 +15,7 @@ __all__ = [
     "FLOATS",
     "INPUTS",
     "ITEM",
+    "KEPT",
     "LEAVES",
     "MASKS",
     "MAX_AST_NODES",

@@ -18,7 +18,10 @@ INPUTS: dict[str, dict[str, str]] = {
     "token": dict.fromkeys(VOCABULARY["token"], "item"),
     "metric": {"similarities": "table", "distances": "table", "same": "table_mask", "different": "table_mask"},
 }
-"""Family -> what its programs may read -> type; the part of the vocabulary that a table of numbers can hold."""
+"""Family -> name -> type; the part of the vocabulary that a table of numbers can hold."""
+KEPT = frozenset(("reward_shift",))
+"""Those that the module of an objective keeps itself, by its own `beta` and over the whole training: programs, which
+promise neither a `beta` nor what they read besides, and which no check sees over many batches, do not read them."""
 SPOKEN = frozenset(
     ("torch", "F", "math", "self", "abs", "mean_batch", "var_batch", "std_batch", "mean_masked", "number")
 )
@@ -45,9 +48,9 @@ class Program:
             raise ProgramError(f"`family` must be one of {', '.join(INPUTS)}, got '{self.family}'.")
         check_size(self.root)
         leaves = [node for node in self.nodes if not node.args]
-        known = INPUTS[self.family]
+        known = _inputs_of(self.family)
         for node in leaves:
-            if node.op == "input" and known.get(str(node.value)) != node.type:
+            if node.op == "input" and known.get(str(node.value)) is not node:
                 raise ProgramError(
                     f"Programs of family '{self.family}' do not read `{node.value}`."
                     f"{did_you_mean(str(node.value), known)} Known: {', '.join(known)}."
@@ -62,7 +65,7 @@ class Program:
                 not (name.isidentifier() and name.isascii())
                 or keyword.iskeyword(name)
                 or name in SPOKEN
-                or name in known
+                or name in INPUTS[self.family]
             ):
                 raise ProgramError(f"A hyper-parameter cannot be called `{name[:40]}`.")
             if not math.isfinite(value):
@@ -155,7 +158,7 @@ class Program:
 
 
 def inputs_of(family: str) -> dict[str, Node]:
-    """The input nodes of a family by name.
+    """The input nodes of a family's programs by name.
 
     Raises:
         ProgramError: For a family that discovery does not serve.
@@ -167,4 +170,4 @@ def inputs_of(family: str) -> dict[str, Node]:
 
 @cache
 def _inputs_of(family: str) -> dict[str, Node]:
-    return {name: read(name, type) for name, type in INPUTS[family].items()}
+    return {name: read(name, type) for name, type in INPUTS[family].items() if name not in KEPT}
