@@ -545,7 +545,10 @@ def test_a_later_round_that_does_not_fit_leaves_what_earlier_ones_found_confirme
         rows = engine.database.rows("SELECT COUNT(*) FROM job WHERE step = 1 AND split = 'search'")
         abandoned = {"candidates": 6, "evaluations": rows[0][0]}
         assert closed == (1, {"reason": "budget", "rounds": 1, "abandoned": abandoned})
-        assert f"its 6 candidates were not judged, and its {rows[0][0]} evaluations decided nothing" in outcome.sentence
+        assert (
+            f"its 6 candidates take no part in the end, and its {rows[0][0]} evaluations are left out"
+            in outcome.sentence
+        )
         assert engine.database.rows("SELECT COUNT(*) FROM job WHERE state != 'done'") == [(0,)]
         assert engine.database.rows("SELECT COUNT(*) FROM evaluation WHERE rung = 'small' AND block = 2")[0][0] > 0
         # By what an evaluation has taken so far, the budget carries the confirmation of one.

@@ -11,7 +11,7 @@ from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, make_blocks
 from lossmith.discovery.race.canaries import Canary, inspect
 from lossmith.discovery.race.confirmation import Ground, confirm
 from lossmith.discovery.race.estimates import Crowd, _shared_parts, _table_of, estimate
-from lossmith.discovery.race.halving import Decision, choose_retested, cut
+from lossmith.discovery.race.halving import Decision, choose_retested, cut, ranked
 from lossmith.discovery.race.settings import RaceSettings
 from lossmith.discovery.race.simulation import CANARIES, CONTROL, SimulatedProgram, World, simulated_ladder
 from lossmith.discovery.rungs.base import Block
@@ -188,6 +188,17 @@ def test_shared_parts_agree_with_a_dense_gaussian():
 
 def enumerate_differences(data: RungData, key: str) -> list[tuple[int, float]]:
     return [(block, value - data.control[block]) for block, value in data.fitness[key].items()]
+
+
+def test_a_better_half_that_does_not_vary_has_estimates():
+    draw = random.Random(1)
+    best = {f"best{place}": dict.fromkeys(range(2), 1.0) for place in range(6)}
+    rest = {f"rest{place}": {block: 1 - draw.random() for block in range(2)} for place in range(5)}
+    same = dict.fromkeys(range(2), 1.0)
+    data = RungData(control=same, twin=same, fitness=best | rest)
+    _, found = estimate(data, list(data.fitness))
+    assert all(math.isfinite(each.mean) and each.sd > 0 for each in found.values())
+    assert [each.key[:4] for each in ranked(found, caution=1.0)] == ["best"] * 6 + ["rest"] * 5
 
 
 def test_the_hopeless_say_nothing_of_the_good():

@@ -64,7 +64,7 @@ def test_a_confirmation_that_was_broken_off_says_nothing_of_the_control(history)
     assert answers(broken_off)[0].startswith("The confirmation is not finished: nothing is claimed yet.")
     assert not any("Nothing is claimed" in each for each in negatives(broken_off))
     without = replace(broken_off, confirmed=True)
-    assert answers(without)[0].startswith("Nothing beat the control: no elite of the search was better")
+    assert answers(without)[0].startswith("Nothing was shown to beat the control: no elite of the search was better")
     assert any("so none was confirmed" in each for each in negatives(without))
 
 
@@ -81,7 +81,7 @@ def test_claims_stand_in_the_order_of_the_finalists(history):
 def test_a_run_without_finalists_does_not_speak_of_them(history):
     none = replace(history, verdicts=[], claims=[])
     assert "no elite of the search was better" in answers(none)[0]
-    assert "no finalist was better" in answers(history)[0]
+    assert "no finalist is better on every fresh ground at the level of 0.05" in answers(history)[0]
     shown = shown_programs(none)
     page = render_discovery(none, discovery_figures(none, shown), [])
     assert "Nothing: no finalist has come through a whole confirmation." in page
@@ -139,9 +139,9 @@ def test_a_run_without_a_known_good_canary_says_why(history):
     ("ended", "said"),
     [
         (None, "It is running, or was ended in its middle: then the same command goes on with it."),
-        ("budget", "Its budget is used up: the same command with more --budget goes on with it."),
+        ("budget", "Its budget does not carry what comes next: the same command with more --budget goes on with it."),
         ("machine", "failed: the same command goes on with it."),
-        ("harness", "a check of itself failed: the same command goes on with it."),
+        ("harness", "until what the rung measures is mended: the message of that session says which."),
     ],
 )
 def test_a_run_that_is_not_finished_says_what_it_waits_for(history, ended, said):
@@ -151,11 +151,11 @@ def test_a_run_that_is_not_finished_says_what_it_waits_for(history, ended, said)
         assert answers(run)[0].endswith(said)
 
 
-def test_the_funnel_says_how_many_were_admitted_and_not_measured(history):
-    assert "admitted and not measured" not in {row[0] for row in funnel_table(history).rows}
+def test_the_funnel_says_how_many_no_rung_judged(history):
+    assert "admitted, judged by no rung" not in {row[0] for row in funnel_table(history).rows}
     left = [each for each in history.decisions if each.program != history.candidates[0]]
     broken_off = {row[0]: row[1] for row in funnel_table(replace(history, decisions=left)).rows}
-    assert broken_off["admitted and not measured"] == "1"
+    assert broken_off["admitted, judged by no rung"] == "1"
 
 
 def test_the_page_explains_blocks_elites_and_challengers(discovered):

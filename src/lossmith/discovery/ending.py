@@ -1,20 +1,36 @@
 """The end of a run: a play-off among the best, who of them is a finalist, and the confirmation on fresh ground."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lossmith.discovery.costs import ZERO, Cost
 from lossmith.discovery.measuring import Measuring
-from lossmith.discovery.race.blocks import make_blocks
+from lossmith.discovery.race.blocks import make_blocks, playoff_blocks
 from lossmith.discovery.race.confirmation import Claim, Ground, confirm
-from lossmith.discovery.race.halving import choose_retested
-from lossmith.discovery.race.settings import PLAYOFF_LEGS
+from lossmith.discovery.race.halving import Decision, choose_retested
 from lossmith.discovery.store.archive import Archive
 from lossmith.discovery.store.database import Database
 from lossmith.discovery.store.decisions import Decisions
-from lossmith.discovery.store.preflight import Forecast, with_margin
+from lossmith.discovery.store.jobs import Jobs
+from lossmith.discovery.store.ledger import BudgetExhausted
+from lossmith.discovery.store.preflight import Forecast
 
 NEARLY = 0.75
-"""Share of the confirmation's forecast that must be left for it to begin: forecasts err, and it goes on with more."""
+"""Share of what the confirmation of one finalist is forecast to take that must be left for it to begin: forecasts err,
+and it goes on with more."""
+
+
+def abandoned_words(lost: Mapping[str, int]) -> str:
+    """What became of the round that the budget ended in its middle, as its stage `closed` counts it.
+
+    Example:
+        >>> abandoned_words({"candidates": 6, "evaluations": 21})
+        'its 6 candidates take no part in the end, and its 21 evaluations are left out of it'
+    """
+    return (
+        f"its {lost['candidates']} candidates take no part in the end, and its {lost['evaluations']} evaluations are "
+        "left out of it"
+    )
 
 
 @dataclass(kw_only=True)
@@ -23,12 +39,13 @@ class Ending:
 
     measuring: Measuring
     database: Database
+    jobs: Jobs
     archive: Archive
     decisions: Decisions
 
-    def needs(self, step: int, plan: Forecast) -> Cost:
+    def needs(self, step: int) -> Cost:
         """The least that must be left when the search ends after round `step`: nothing where nothing is promising."""
-        return NEARLY * plan.confirmation if self._promising(step) else ZERO
+        return self._verdict_on_one() if self._promising(step) else ZERO
 
     def held_back(self, step: int, plan: Forecast) -> Cost:
         """What the round after `step` leaves for the end.
@@ -36,9 +53,7 @@ class Ending:
         Without anything to confirm a search that stopped to keep all of it would be the end of the run; so it goes on
         as long as a confirmation could be begun.
         """
-        if step < 0 or self._promising(step):
-            return plan.held_back
-        return NEARLY * with_margin(plan.confirmation)
+        return plan.held_back if step < 0 or self._promising(step) else self._verdict_on_one()
 
     def confirm(self) -> list[Claim]:
         """Confirm the finalists once, on blocks, a split and tasks that the search never saw."""
@@ -63,14 +78,16 @@ class Ending:
     def _promising(self, step: int) -> bool:
         return any((each.mean or 0.0) > 0 for each in self.decisions.elites(step))
 
+    def _verdict_on_one(self) -> Cost:
+        return NEARLY * self.measuring.forecast(1).confirmation
+
     def _play_off(self, step: int, rounds: int) -> None:
         """Measure elites and challengers again, without newcomers: the first leg all of them, the second the elites.
 
         The newest programs have a few blocks, and the luckiest of many would be the finalists. A budget that does not
-        carry it beside the confirmation goes without, which is decided once.
+        carry it beside the confirmation goes without, or without the leg that it does not carry, which is decided once.
         """
-        setup = self.measuring.setup
-        settings, rung = setup.settings, setup.rungs[-1]
+        settings = self.measuring.setup.settings
         if not settings.playoff_blocks or self.archive.stage(step, "playoff") is not None:
             return
         again = self.decisions.retested(rounds - 1)
@@ -80,19 +97,34 @@ class Ending:
                 self.archive.set_stage(step, "playoff", {"blocks": 0})
                 return
             self.archive.set_stage(step, "playoff begun", {})
-        # Behind the blocks of a round that was abandoned.
-        first, chosen = (rounds + 1) * settings.blocks[-1], again
-        for leg in range(PLAYOFF_LEGS):
-            blocks = make_blocks(
-                setup.seed, rung.name, "search", first + leg * settings.playoff_blocks, settings.playoff_blocks
-            )
-            programs = [each.program for each in again]
-            data = self.measuring.measure(step, rung, blocks, programs, keep_back=ZERO, name=f"play-off {leg + 1}")
+        chosen, blocks = self._legs(step, rounds, again)
+        with self.database.transaction():
+            self.jobs.abandon(step)
+            self.decisions.save(chosen)
+            self.archive.set_stage(step, "playoff", {"blocks": blocks})
+
+    def _legs(self, step: int, rounds: int, again: list[Decision]) -> tuple[list[Decision], int]:
+        """Who is ahead after the legs that the budget carries, and over how many blocks."""
+        setup = self.measuring.setup
+        rung, settings = setup.rungs[-1], setup.settings
+        legs, left_out = playoff_blocks(setup.seed, rung.name, rounds, settings)
+        chosen: list[Decision] = []
+        for leg, blocks in enumerate(legs):
+            try:
+                data = self.measuring.measure(
+                    step,
+                    rung,
+                    blocks,
+                    [each.program for each in again],
+                    keep_back=self._verdict_on_one(),
+                    name=f"play-off {leg + 1}",
+                    left_out=left_out,
+                )
+            except BudgetExhausted:
+                return chosen, leg * settings.playoff_blocks
             chosen = choose_retested(step, rung.name, data, self.measuring.candidates(data), settings)
             again = [each for each in chosen if each.kind == "elite"]
-        with self.database.transaction():
-            self.decisions.save(chosen)
-            self.archive.set_stage(step, "playoff", {"blocks": PLAYOFF_LEGS * settings.playoff_blocks})
+        return chosen, len(legs) * settings.playoff_blocks
 
     def _finalists(self, step: int, rounds: int) -> list[str]:
         """Whom the confirmation is about, decided once, before any of it is measured.

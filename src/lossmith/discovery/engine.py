@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lossmith._version import __version__
 from lossmith.discovery.costs import Cost
-from lossmith.discovery.ending import Ending
+from lossmith.discovery.ending import Ending, abandoned_words
 from lossmith.discovery.measuring import Measuring
 from lossmith.discovery.proposers.base import ProgramLike, Standing, Untried
 from lossmith.discovery.race.blocks import RungData, make_blocks
@@ -36,7 +36,7 @@ class Outcome:
     """How a session of a run ended."""
 
     status: Literal["finished", "budget", "machine"]
-    """`finished`; or the budget is used up; or the machine, or a proposer's server, failed again and again."""
+    """`finished`; or what comes next does not fit in the budget; or the machine, or a proposer's server, failed."""
     sentence: str
     """What happened, and how to go on."""
     announced: tuple[str, ...] = ()
@@ -84,7 +84,11 @@ class Engine:
                 setup=setup, jobs=self.jobs, ledger=self.ledger, shop=self._shop, programs=programs
             )
             self._ending = Ending(
-                measuring=self._measuring, database=self.database, archive=self.archive, decisions=self.decisions
+                measuring=self._measuring,
+                database=self.database,
+                jobs=self.jobs,
+                archive=self.archive,
+                decisions=self.decisions,
             )
             stored = self.database.settings()
             if not stored:
@@ -154,7 +158,11 @@ class Engine:
                 self._say(sentence)
         self.database.touch("finished")
         announced = tuple(self.decisions.announced())
-        words = f"{len(announced)} confirmed better than the control" if announced else "nothing beat the control"
+        words = (
+            f"{len(announced)} confirmed better than the control"
+            if announced
+            else "nothing was shown to beat the control"
+        )
         return Outcome(
             status="finished",
             sentence=(
@@ -221,7 +229,7 @@ class Engine:
                 reason = self._round(step, self._ending.held_back(step - 1, plan))
             except BudgetExhausted:
                 # What is left pays for a confirmation of what earlier rounds found; a first round finds nothing yet.
-                if step == 0 or self._measuring.too_dear(self._ending.needs(step - 1, plan)):
+                if step == 0 or self._measuring.too_dear(self._ending.needs(step - 1)):
                     raise
                 reason = "budget"
         if reason is not None:
@@ -234,14 +242,15 @@ class Engine:
             self._say(f"The search ends after {step} rounds: {reason}.{self._abandoned()}")
 
     def _end_of_search(self, step: int, plan: Forecast) -> str | None:
+        if step == 0 or self.archive.calls(step):
+            # A round that has begun is not judged again: it was found to fit, and goes as far as the budget does.
+            return None
         rounds = self.setup.settings.rounds
         if rounds is not None and step >= rounds:
             return "rounds"
-        # A round that has begun is not judged again: it was found to fit, and goes as far as the budget does.
-        needed = with_margin(plan.round) + self._ending.held_back(step - 1, plan)
-        if step == 0 or self.archive.calls(step) or not self._measuring.too_dear(needed):
+        if not self._measuring.too_dear(with_margin(plan.round) + self._ending.held_back(step - 1, plan)):
             return None
-        self.ledger.check(self._ending.needs(step - 1, plan))
+        self.ledger.check(self._ending.needs(step - 1))
         return "budget"
 
     def _abandoned(self) -> str:
@@ -250,11 +259,8 @@ class Engine:
         lost = None if found is None else found[1].get("abandoned")
         if found is None or lost is None:
             return ""
-        return (
-            f" Round {found[0] + 1} was begun and abandoned, since the budget did not carry it: its "
-            f"{lost['candidates']} candidates were not judged, and its {lost['evaluations']} evaluations "
-            "decided nothing."
-        )
+        begun = f" Round {found[0] + 1} was begun and abandoned, since the budget did not carry it"
+        return f"{begun}: {abandoned_words(lost)}."
 
     def _round(self, step: int, keep_back: Cost) -> str | None:
         """One round; returns why there can be no other one, or None."""

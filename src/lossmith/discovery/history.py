@@ -127,7 +127,9 @@ class History:
 
     @property
     def rounds(self) -> int:
-        """Rounds of which something was decided; what the play-off decided is of none."""
+        """Rounds of which something was decided; neither the play-off nor a round that was abandoned is one."""
+        if self.closed is not None:
+            return int(self.closed["rounds"])
         return 1 + max((each.step for each in self.decisions if each.kind not in RETESTED), default=-1)
 
     @cached_property

@@ -8,7 +8,7 @@ from lossmith.discovery.proposers.base import ProgramLike
 from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, table
 from lossmith.discovery.race.canaries import inspect
 from lossmith.discovery.race.estimates import estimate
-from lossmith.discovery.rungs.base import Block, HarnessError, Rung, Split
+from lossmith.discovery.rungs.base import Block, HarnessError, Rung
 from lossmith.discovery.setup import Setup
 from lossmith.discovery.store.jobs import Job, Jobs
 from lossmith.discovery.store.ledger import Ledger
@@ -28,20 +28,29 @@ class Measuring:
     """Every program of the run by key, in order of admission."""
 
     def measure(
-        self, step: int, rung: Rung, blocks: Sequence[Block], programs: Sequence[str], *, keep_back: Cost, name: str
+        self,
+        step: int,
+        rung: Rung,
+        blocks: Sequence[Block],
+        programs: Sequence[str],
+        *,
+        keep_back: Cost,
+        name: str,
+        left_out: range = range(0),
     ) -> RungData:
         """Evaluate programs in blocks, where that is not done yet, and look at the canaries.
 
         Args:
             step: The round, for the queue.
             rung: Where.
-            blocks: Of one split.
+            blocks: Of one split, by number.
             programs: Keys; what is named twice is measured once.
             keep_back: What must be left over after each evaluation.
             name: For who waits; the rung's name is put behind it.
+            left_out: Numbers of blocks that are not looked at.
 
         Returns:
-            All that was ever measured on the rung's split.
+            All that was measured on the rung's split up to the last of the blocks: a session that goes on knows more.
 
         Raises:
             BudgetExhausted: If an evaluation does not fit beside `keep_back`.
@@ -49,13 +58,12 @@ class Measuring:
             MachineOut: If the machine fails.
         """
         self.shop.do(step, self._jobs(rung, blocks, programs), keep_back=keep_back, name=f"{name}, {rung.name}")
-        data = self.data(rung, blocks[0].split)
+        rows = self.jobs.evaluations(
+            rung.name, rung.environment, blocks[0].split, before=blocks[-1].index + 1, left_out=left_out
+        )
+        data = table(rows, self.setup.control.key)
         self._watch(rung, data)
         return data
-
-    def data(self, rung: Rung, split: Split = "search") -> RungData:
-        """The evaluations of a rung as a table."""
-        return table(self.jobs.evaluations(rung.name, rung.environment, split), self.setup.control.key)
 
     def candidates(self, data: RungData) -> list[str]:
         """Candidates that were measured on a rung, in order of admission."""

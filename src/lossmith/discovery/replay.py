@@ -7,11 +7,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from lossmith.discovery.race.blocks import RungData, make_blocks, table, twin_of
+from lossmith.discovery.race.blocks import RungData, make_blocks, playoff_blocks, table, twin_of
 from lossmith.discovery.race.confirmation import Claim, Ground, confirm
 from lossmith.discovery.race.halving import Decision, choose_retested, cut
 from lossmith.discovery.race.settings import RaceSettings
-from lossmith.discovery.rungs.base import Split
+from lossmith.discovery.rungs.base import Block, Split
+from lossmith.discovery.setup import place_of
 from lossmith.discovery.store.archive import Archive
 from lossmith.discovery.store.database import Database
 from lossmith.discovery.store.decisions import Decisions
@@ -103,11 +104,27 @@ class _Replayer:
         if found is None or not found[1]["blocks"]:
             return 0
         step, rung = found[0], self._identity["ladder"][-1]
-        data = self._data(rung, "search")
-        crowd = [key for key in self._candidates if key in data.fitness]
-        again = choose_retested(step, rung, data, crowd, self._settings)
-        self._compare(again, self._decisions.all(step=step, rung=rung))
-        return len(again)
+        closed = self._archive.stage(step, "closed")
+        assert closed is not None
+        rounds = closed["rounds"]
+        legs, left_out = playoff_blocks(self._identity["seed"], rung, rounds, self._settings)
+        again = chosen = self._decisions.retested(rounds - 1)
+        for blocks in legs[: found[1]["blocks"] // self._settings.playoff_blocks]:
+            self._compare_runners(rung, blocks, [each.program for each in again])
+            data = self._data(rung, "search", before=blocks[-1].index + 1, left_out=left_out)
+            crowd = [key for key in self._candidates if key in data.fitness]
+            chosen = choose_retested(step, rung, data, crowd, self._settings)
+            again = [each for each in chosen if each.kind == "elite"]
+        self._compare(chosen, self._decisions.all(step=step, rung=rung))
+        return len(chosen)
+
+    def _compare_runners(self, rung: str, blocks: Sequence[Block], programs: Sequence[str]) -> None:
+        """Who was measured in a leg of the play-off, against who was to be."""
+        numbers = {block.index for block in blocks}
+        ran = {each[0] for each in self._jobs.places() if each[1:3] == (rung, "search") and each[3] in numbers}
+        for key in sorted((ran & set(self._candidates)) ^ set(programs)):
+            was = "was" if key in ran else "was not"
+            self._wrong.append(f"The play-off on rung `{rung}`: `{key[:8]}` {was} measured in it.")
 
     def _claims(self) -> int:
         found = self._archive.find_stage("confirmed")
@@ -117,10 +134,10 @@ class _Replayer:
         elites = self._decisions.last_elites(closed[0], closed[1]["rounds"])
         better = [each.program for each in elites if (each.mean or 0.0) > 0]
         # How many of them the budget carried was decided by the clock; which they are, is not.
-        finalists = better[: len(found[1]["finalists"])]
+        finalists = better[: max(1, len(found[1]["finalists"]))]
         if finalists != found[1]["finalists"] or len(finalists) > self._settings.finalists:
             self._wrong.append(f"The finalists are {found[1]['finalists']} and replayed they are {finalists}.")
-        known = {tuple(each["ground"]) for each in self._identity["rungs"].values()}
+        known = {place_of(each["ground"]) for each in self._identity["rungs"].values()}
         grounds = [
             Ground(name=name, unseen=self._ground(name) not in known, data=self._data(name, "confirmation"))
             for name in (self._identity["grounds"] if finalists else ())
@@ -167,12 +184,13 @@ class _Replayer:
                 wrong.append(f"Block {block} of rung `{rung}` was run with seed {seed} for `{program}`.")
         return wrong
 
-    def _data(self, rung: str, split: Split, *, before: int | None = None) -> RungData:
+    def _data(self, rung: str, split: Split, *, before: int | None = None, left_out: range = range(0)) -> RungData:
         environment = (self._identity["rungs"] | self._identity["unseen"])[rung]["environment"]
-        return table(self._jobs.evaluations(rung, environment, split, before=before), self._identity["control"])
+        rows = self._jobs.evaluations(rung, environment, split, before=before, left_out=left_out)
+        return table(rows, self._identity["control"])
 
     def _ground(self, name: str) -> tuple[str, ...]:
-        return tuple((self._identity["rungs"] | self._identity["unseen"])[name]["ground"])
+        return place_of((self._identity["rungs"] | self._identity["unseen"])[name]["ground"])
 
 
 def _same(before: Sequence[Any], after: Sequence[Any]) -> bool:

@@ -1,5 +1,6 @@
 """What a run is made of, and whether its parts fit together."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,10 +50,10 @@ class Setup:
                 f"`blocks` must hold one number per rung, got {len(self.settings.blocks)} numbers and "
                 f"{len(self.rungs)} rungs."
             )
-        known = {rung.ground for rung in self.rungs}
-        if not any(rung.ground not in known for rung in self.unseen):
+        if not any(self.is_unseen(rung) for rung in self.unseen):
+            known = sorted({rung.ground for rung in self.rungs})
             raise ConfigurationError(
-                f"`unseen` must hold a rung on a task or model that the search never sees, and it sees {sorted(known)}."
+                f"`unseen` must hold a rung on a task or model that the search never sees, and it sees {known}."
             )
         if self.settings.rounds is None and not self.budget.limits():
             raise ConfigurationError("Give a `budget` or a number of `rounds`: the search has no other end.")
@@ -72,7 +73,7 @@ class Setup:
 
     def is_unseen(self, rung: Rung) -> bool:
         """Whether the search never saw its task and model."""
-        return rung.ground not in {each.ground for each in self.rungs}
+        return place_of(rung.ground) not in {place_of(each.ground) for each in self.rungs}
 
     def identity(self) -> dict[str, Any]:
         """All on which a row of the database depends."""
@@ -95,6 +96,11 @@ class Setup:
         """All settings, for the report."""
         changeable = {"budget": self.budget.limits(), "rounds": self.settings.rounds, "workers": self.workers}
         return self.identity() | changeable
+
+
+def place_of(ground: Sequence[str]) -> tuple[str, ...]:
+    """A task and its model, with one spelling for files and folders that have several."""
+    return tuple(os.path.realpath(part) if os.path.exists(part) else part for part in ground)
 
 
 def _canary_key(canary: Canary) -> str:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from lossmith.discovery.attempts import Apart, Attempt
-from lossmith.discovery.costs import Cost
+from lossmith.discovery.costs import ZERO, Cost
 from lossmith.discovery.proposers.base import ProgramLike
 from lossmith.discovery.rungs.base import HarnessError, Rung
 from lossmith.discovery.store.database import Database
@@ -129,20 +129,23 @@ class Workshop:
         is_control, failures = job.program == self.control, 0
         # A control that broke is no result: the run stops, and does it again when it goes on.
         again = found.status == "harness" or (is_control and found.status != "ok")
-        machine_is_out = False
-        with self.database.transaction():
-            if again or found.status == "infrastructure_error":
+        machine_is_out, actual = False, spent(found)
+        if again or found.status == "infrastructure_error":
+            with self.database.transaction():
                 failures = self.jobs.give_back(job, found.error)
-                if failures >= FAILURES_OF_A_JOB or self.in_a_row >= FAILURES_IN_A_ROW:
-                    machine_is_out = found.status == "infrastructure_error" and self._is_out(job)
-                again = again or machine_is_out or failures < FAILURES_OF_A_JOB
-            if not again:
+                self.ledger.settle(job.entry, reserved, actual)
+                self.database.touch()
+            reserved, actual = ZERO, ZERO
+            if failures >= FAILURES_OF_A_JOB or self.in_a_row >= FAILURES_IN_A_ROW:
+                machine_is_out = found.status == "infrastructure_error" and self._is_out(job)
+            again = again or machine_is_out or failures < FAILURES_OF_A_JOB
+        if not again:
+            with self.database.transaction():
                 self.jobs.finish(job, found.status, found.metrics, error=found.error, seconds=found.seconds)
-            actual = spent(found) + Cost(jobs=0.0 if again else 1.0)
-            self.ledger.settle(job.entry, reserved, actual)
-            self.database.touch()
+                self.ledger.settle(job.entry, reserved, actual + Cost(jobs=1.0))
+                self.database.touch()
         if found.status == "ok":
-            self.ledger.learn(job.rung, actual)
+            self.ledger.learn(job.rung, spent(found))
         where = f"rung `{job.rung}`, block {job.block.index}"
         if machine_is_out:
             raise MachineOut(f"The machine fails again and again, last on {where}: {found.error}")
@@ -157,6 +160,8 @@ class Workshop:
         self.in_a_row = 0
         rung = self.rungs[job.rung]
         found = self._apart.attempt(rung, self.find(self.control), job, self._mean_seconds(rung))
+        with self.database.transaction():
+            self.ledger.settle(job.entry, ZERO, spent(found))
         return found.status == "infrastructure_error"
 
     def _mean_seconds(self, rung: Rung) -> float | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lossmith.discovery.describe import Description, describe_candidate
+from lossmith.discovery.ending import abandoned_words
 from lossmith.discovery.history import History, open_history
 from lossmith.discovery.program import one_line
 from lossmith.evidence.folders import cannot_write
@@ -29,7 +30,7 @@ from lossmith.report.discovery_tables import (
 )
 from lossmith.report.provenance import flat_settings
 
-_REASONS = {"rounds": "all rounds were done", "budget": "the budget was used up"}
+_REASONS = {"rounds": "all rounds were done", "budget": "the budget carries no other round beside the confirmation"}
 SHOWN = 6
 """Programs that get a section of their own."""
 
@@ -95,9 +96,12 @@ def answers(history: History) -> list[str]:
     elif not lines and not history.confirmed:
         lines.append(f"The confirmation is not finished: nothing is claimed yet. {_how_to_go_on(history)}")
     elif not lines and history.verdicts:
-        lines.append("Nothing beat the control: no finalist was better on every fresh ground.")
+        lines.append(
+            "Nothing was shown to beat the control: no finalist is better on every fresh ground at the level of "
+            f"{history.race.significance:g}."
+        )
     elif not lines:
-        lines.append("Nothing beat the control: no elite of the search was better, so none was confirmed.")
+        lines.append("Nothing was shown to beat the control: no elite of the search was better, so none was confirmed.")
     measured = sum(len(rows) for rows in history.evaluations.values())
     lines.append(
         f"{len(history.proposals)} proposals, {len(history.candidates)} admitted programs, {measured} evaluations in "
@@ -109,12 +113,17 @@ def answers(history: History) -> list[str]:
 def _how_to_go_on(history: History) -> str:
     """What a run that is not finished waits for, by how its last session ended."""
     if history.ended == "budget":
-        return "Its budget is used up: the same command with more --budget goes on with it."
-    if history.ended in ("machine", "harness"):
-        failed = (
-            "the machine, or a proposer's server, failed" if history.ended == "machine" else "a check of itself failed"
+        return "Its budget does not carry what comes next: the same command with more --budget goes on with it."
+    if history.ended == "machine":
+        return (
+            "Its last session ended because the machine, or a proposer's server, failed: the same command goes on "
+            "with it."
         )
-        return f"Its last session ended because {failed}: the same command goes on with it."
+    if history.ended == "harness":
+        return (
+            "Its last session ended because a check of itself failed, as it will again until what the rung measures is "
+            "mended: the message of that session says which."
+        )
     return "It is running, or was ended in its middle: then the same command goes on with it."
 
 
@@ -127,12 +136,7 @@ def _why(history: History) -> str:
         return ""
     reason = history.closed["reason"]
     lost = history.closed.get("abandoned")
-    begun = (
-        ""
-        if lost is None
-        else f" in a further round: its {lost['candidates']} candidates were not judged, and its {lost['evaluations']} "
-        "evaluations decided nothing"
-    )
+    begun = "" if lost is None else f" in a further round: {abandoned_words(lost)}"
     return f"; the search ended because {_REASONS.get(reason, reason)}{begun}"
 
 

@@ -72,7 +72,7 @@ def funnel_table(history: History) -> Grid:
                 rows.append((f"– {said}", decided[kind], share(decided[kind], measured), ""))
     lost = abandoned(history)
     if lost:
-        rows.append(("admitted and not measured", lost, share(lost, total), ""))
+        rows.append(("admitted, judged by no rung", lost, share(lost, total), ""))
     confirmed = [cost for kind, cost in history.spend.items() if kind.endswith("/confirmation")]
     whole = sum(confirmed, Cost())
     rows.append(("confirmed on fresh ground", len(history.verdicts), "", cost_words(whole) if confirmed else ""))
@@ -308,7 +308,7 @@ def negatives(history: History, names: Mapping[str, str] | None = None) -> list[
         many = len(history.verdicts)
         said.append(
             f"Nothing is claimed: {many} finalist{'s' if many != 1 else ''} met the control on fresh ground, none was "
-            "better on every ground."
+            "shown to be better on every ground."
             if many
             else "Nothing is claimed: no elite of the search was better than the control, so none was confirmed."
         )

@@ -50,7 +50,7 @@ def _audit(decisions: Sequence[Decision], rung: str, following: str, settings: R
     there = {
         (each.step, each.program): each
         for each in decisions
-        if each.rung == following and each.mean is not None and each.kind not in RETESTED
+        if each.rung == following and (each.mean is not None or each.kind == "failed") and each.kind not in RETESTED
     }
     rejected = sum(each.kind in ("rejected", "audited") for each in here.values())
     audited = [key for key, each in here.items() if each.kind == "audited" and key in there]
@@ -58,7 +58,8 @@ def _audit(decisions: Sequence[Decision], rung: str, following: str, settings: R
     exact = stats.binomtest(wrong, len(audited)).proportion_ci() if audited else None
     both = [key for key in here if key in there]
     weights = [1 / settings.audit_share if here[key].kind == "audited" else 1.0 for key in both]
-    scores = [(here[key].mean, there[key].mean, key[0]) for key in both]
+    # Those that broke on the next rung were rightly rejected, and are the last there.
+    scores = [(here[key].mean, -math.inf if (mean := there[key].mean) is None else mean, key[0]) for key in both]
     return RungAudit(
         rung=rung,
         next_rung=following,
@@ -84,8 +85,13 @@ def _tau(scores: Sequence[tuple[float | None, float | None, int]], weights: Sequ
     np.fill_diagonal(weight, 0.0)
     if not weight.any():
         return math.nan
-    agree = np.sign(first[:, None] - first[None, :]) * np.sign(second[:, None] - second[None, :])
+    agree = _signs(first) * _signs(second)
     return float((weight * agree).sum() / weight.sum())
+
+
+def _signs(values: np.ndarray) -> np.ndarray:
+    """1 where the row's value is above the column's, -1 below, 0 where they are equal; two infinities are equal."""
+    return (values[:, None] > values[None, :]).astype(float) - (values[:, None] < values[None, :])
 
 
 def funnel(decisions: Sequence[Decision], rungs: Sequence[str]) -> Mapping[str, Mapping[str, int]]:

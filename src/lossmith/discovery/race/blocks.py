@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from lossmith.discovery.draws import draw_seed
+from lossmith.discovery.race.settings import PLAYOFF_LEGS, RaceSettings
 from lossmith.discovery.rungs.base import Block, Split
 from lossmith.discovery.store.jobs import Evaluation, Job
 
@@ -35,6 +36,16 @@ def jobs_of_blocks(
         together = [(control, block), (control, twin_of(block)), *((key, block) for key in [*canary, *programs])]
         jobs += [Job(program=key, rung=rung, environment=environment, block=each) for key, each in together]
     return jobs
+
+
+def playoff_blocks(run_seed: int, ground: str, rounds: int, settings: RaceSettings) -> tuple[list[list[Block]], range]:
+    """The blocks of each leg of the play-off after `rounds` rounds, and the numbers of those that it leaves out.
+
+    What was measured of a round that the budget ended in its middle decides nothing: how far it came is the clock's.
+    """
+    abandoned = range(rounds * settings.blocks[-1], (rounds + 1) * settings.blocks[-1])
+    firsts = [abandoned.stop + leg * settings.playoff_blocks for leg in range(PLAYOFF_LEGS)]
+    return [make_blocks(run_seed, ground, "search", first, settings.playoff_blocks) for first in firsts], abandoned
 
 
 def twin_of(block: Block) -> Block:

@@ -12,6 +12,10 @@ crowd, which is what keeps the winner's curse small.
 **What fails says nothing about what works.** Among candidates many are useless, by far and erratically: their spread is
 no prior and their noise no noise for those at the top. So in a large crowd noise and shared parts come from its better
 half, and the prior from that half and its mirror image.
+
+Two things are taken to be simpler than they are: the twin's noise is counted as that of a program, and what remains of
+a block's part is counted as independent between programs. Both make estimates of a search somewhat too sure; the
+confirmation uses neither.
 """
 
 import math
@@ -111,6 +115,8 @@ def estimate(data: RungData, programs: Sequence[str]) -> tuple[Crowd, dict[str, 
     else:
         better = raw >= np.median(raw) if raw.size >= _LARGE_CROWD else np.ones(raw.size, dtype=bool)
         own, shared = _parts_of_noise(table.rows(better))
+        # At the end of a bounded metric the better half does not vary at all.
+        own = own or _SMALLEST_SHARE * noise
         effects, covariance = _shared_parts(table.rows(better), own, shared)
         inside = np.isfinite(table.values) / counts[:, None]
         adjusted, errors = raw - inside @ effects, own / counts + ((inside @ covariance) * inside).sum(axis=1)

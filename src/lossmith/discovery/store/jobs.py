@@ -136,12 +136,14 @@ class Jobs:
         )
         return [(program, rung, split, block, seed, bool(twin)) for program, rung, split, block, seed, twin in rows]
 
-    def evaluations(self, rung: str, environment: str, split: Split, *, before: int | None = None) -> list[Evaluation]:
-        """All evaluations on a rung, by block, those of blocks before `before` where it is given."""
+    def evaluations(
+        self, rung: str, environment: str, split: Split, *, before: int | None = None, left_out: range = range(0)
+    ) -> list[Evaluation]:
+        """All evaluations on a rung, by block; of blocks before `before` where it is given, and not of `left_out`."""
         rows = self._database.rows(
             "SELECT program, block, twin, status, fitness FROM evaluation WHERE rung = ? AND environment = ? "
-            "AND split = ? AND block < ? ORDER BY block, program, twin",
-            (rung, environment, split, 2**62 if before is None else before),
+            "AND split = ? AND block < ? AND NOT (block >= ? AND block < ?) ORDER BY block, program, twin",
+            (rung, environment, split, 2**62 if before is None else before, left_out.start, left_out.stop),
         )
         return [
             Evaluation(program=program, block=block, twin=bool(twin), status=status, fitness=fitness)

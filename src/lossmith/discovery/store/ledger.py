@@ -32,7 +32,7 @@ class Ledger:
         self._database = database
         self.budget = budget
         self._used = self._total(_KINDS)
-        self._firsts: dict[str, Cost] = {}
+        self._begun: set[str] = set()
         self._sums: dict[str, Cost] = {}
         rows = database.rows(
             "SELECT rung, device_seconds, wall_seconds FROM evaluation WHERE status = 'ok' ORDER BY finished_at"
@@ -133,17 +133,17 @@ class Ledger:
     def learn(self, rung: str, actual: Cost) -> None:
         """Take the times of one more finished evaluation into the rung's mean."""
         cost = Cost(jobs=1, device_seconds=actual.device_seconds, wall_seconds=actual.wall_seconds)
-        if rung not in self._firsts:
-            self._firsts[rung] = cost
+        if rung not in self._begun:
+            self._begun.add(rung)
         else:
             self._sums[rung] = self._sums.get(rung, ZERO) + cost
 
     def measured(self, rung: str) -> Cost | None:
-        """Mean cost of a finished evaluation on a rung, without the first where there are others; None without any.
+        """Mean cost of a finished evaluation on a rung, without the first; None before the second.
 
         The first also reads model and data, and may train a reward: no other one will.
         """
-        sums = self._sums.get(rung, self._firsts.get(rung))
+        sums = self._sums.get(rung)
         return None if sums is None else (1 / sums.jobs) * sums
 
     def _total(self, kinds: tuple[str, ...]) -> Cost:
