@@ -21,6 +21,7 @@ from lossmith.discovery.program import (
     as_objective,
     canonical_form,
     const,
+    differentiate,
     from_json,
     inputs_of,
     make,
@@ -346,6 +347,33 @@ def test_batch_statistics_of_one_pair_are_zero():
         inputs["ref_chosen_logps"] - inputs["ref_rejected_logps"]
     )
     torch.testing.assert_close(value_and_gradients(spread, inputs)[0], rho / rho.std())
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        make("sqrt", make("relu", Z)),
+        make("pow", make("relu", Z), const(0.5)),
+        make("sqrt", make("clamp", Z, const(0), const(math.inf))),
+        make("sqrt", make("clamp", Z, const(-math.inf), const(1))),
+        make("log", make("clamp", Z, const(0), const(2))),
+        make("sqrt", make("max", Z, const(0))),
+        make("sqrt", make("min", make("square", Z), make("relu", Z))),
+        make("log", make("max", make("sub", const(2), Z), X["chosen_logps"])),
+        make("log", make("abs", Z)),
+        make("add", Z, make("pow", make("sqrt", Z), const(0))),
+    ],
+)
+def test_gradients_on_arrays_are_those_of_torch_at_kinks_and_beyond(root):
+    found = program(root)
+    inputs = {name: torch.zeros(7, dtype=torch.float64) for name in found.inputs}
+    inputs["chosen_logps"] = torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0], dtype=torch.float64)
+    torch_value, *gradients = value_and_gradients(found, {k: v.requires_grad_() for k, v in inputs.items()})
+    arrays = {name: value.detach().numpy().reshape(1, 7, 1) for name, value in inputs.items()}
+    value, mine = differentiate.value_and_gradients(root, arrays, found.inputs)
+    np.testing.assert_allclose(value[0, :, 0], torch_value.detach())
+    for name, theirs in zip(found.inputs, gradients, strict=True):
+        np.testing.assert_allclose(np.broadcast_to(mine[name], (1, 7, 1))[0, :, 0], theirs)
 
 
 def test_a_program_is_an_objective_like_any_other():

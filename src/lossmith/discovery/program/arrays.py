@@ -81,13 +81,13 @@ def mean_masked_vjp(g: Array, out: Array, x: Array, mask: Array) -> Array:
 
 
 def clamp_vjp(g: Array, out: Array, x: Array, low: float, high: float) -> Array:
-    """The gradient passes at the bounds, as in torch."""
-    return g * ((x >= low) & (x <= high))
+    """The gradient passes at the bounds; beyond them even an infinite one does not, as in torch."""
+    return np.where((x >= low) & (x <= high), g, 0.0)
 
 
 def pow_vjp(g: Array, out: Array, x: Array, exponent: float) -> Array:
     """`c x^(c-1)`, 0 for c = 0."""
-    return g * (exponent * np.power(x, exponent - 1.0)) if exponent != 0 else g * 0.0 * x
+    return g * (exponent * np.power(x, exponent - 1.0)) if exponent != 0 else np.zeros(np.broadcast(g, x).shape)
 
 
 def power(x: Array, exponent: float) -> Array:

@@ -22,9 +22,9 @@ def _turned(g: Any, *_: Any) -> Any:
     return -g
 
 
-def _above(a: Any, b: Any) -> Any:
-    """1 where a > b, 0.5 where they are equal."""
-    return np.asarray(a > b) + 0.5 * (np.asarray(a) == b)
+def _where_above(g: Any, a: Any, b: Any) -> Any:
+    """The gradient where a > b, half of it where they are equal; 0 elsewhere, also of an infinite one, as in torch."""
+    return np.where(a > b, g, np.where(a == b, 0.5 * g, 0.0))
 
 
 _SCALE = 2.0 / math.sqrt(math.pi)
@@ -118,7 +118,7 @@ _TABLE = (
         "relu",
         torch.relu,
         lambda a: np.maximum(a, 0.0),
-        lambda g, y, a: g * (a > 0),
+        lambda g, y, a: np.where(a > 0, g, 0.0),
         "torch.relu({0})",
         r"\max\left(0, {0}\right)",
     ),
@@ -165,7 +165,7 @@ _TABLE = (
         "min",
         functions.minimum,
         np.minimum,
-        (lambda g, y, a, b: g * _above(b, a), lambda g, y, a, b: g * (1.0 - _above(b, a))),
+        (lambda g, y, a, b: _where_above(g, b, a), lambda g, y, a, b: _where_above(g, a, b)),
         "torch.minimum({0}, {1})",
         r"\min\left({0}, {1}\right)",
         9,
@@ -175,7 +175,7 @@ _TABLE = (
         "max",
         functions.maximum,
         np.maximum,
-        (lambda g, y, a, b: g * _above(a, b), lambda g, y, a, b: g * (1.0 - _above(a, b))),
+        (lambda g, y, a, b: _where_above(g, a, b), lambda g, y, a, b: _where_above(g, b, a)),
         "torch.maximum({0}, {1})",
         r"\max\left({0}, {1}\right)",
         9,
