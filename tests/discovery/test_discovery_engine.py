@@ -40,7 +40,7 @@ from lossmith.discovery.race.simulation import (
     simulated_setup,
 )
 from lossmith.discovery.replay import replay
-from lossmith.discovery.rounds import CHEATS
+from lossmith.discovery.rounds import CHEATS, Desk
 from lossmith.discovery.rungs.base import (
     Block,
     HarnessError,
@@ -408,6 +408,15 @@ def test_a_seen_task_is_no_unseen_ground():
         replace(setup, unseen=[replace(setup.unseen[0], task=setup.rungs[-1].task)])  # type: ignore[type-var]
 
 
+def test_another_spelling_of_a_seen_file_is_no_unseen_ground(tmp_path):
+    setup, file = small(), tmp_path / "pairs.jsonl"
+    file.touch()
+    rungs = [*setup.rungs[:-1], replace(setup.rungs[-1], task=str(file))]  # type: ignore[type-var]
+    unseen = replace(setup.unseen[0], task=f"{tmp_path}/../{tmp_path.name}/pairs.jsonl")  # type: ignore[type-var]
+    with pytest.raises(ConfigurationError, match="the search never sees"):
+        replace(setup, rungs=rungs, unseen=[unseen])
+
+
 def test_a_run_is_not_continued_with_other_settings_or_elsewhere(tmp_path):
     dump_of(tmp_path, small())
     for changes, words in (
@@ -554,6 +563,38 @@ def test_a_later_round_that_does_not_fit_leaves_what_earlier_ones_found_confirme
         # By what an evaluation has taken so far, the budget carries the confirmation of one.
         assert [claim.program for claim in outcome.claims] == [each.program for each in engine.decisions.elites(0)][:1]
         assert engine.ledger.spent().device_seconds <= budget.device_seconds
+        assert replay(engine.database).mismatches == ()
+
+
+def test_what_was_abandoned_takes_no_part_in_the_play_off():
+    plan = Engine(None, small(settings=PLAYED)).forecast()
+
+    class Slowing(SimulatedRung):
+        """Slow on the cheap rung in the second round, which the budget ends on the last one."""
+
+        def evaluate(self, program: Any, block: Block) -> Metrics:
+            found, second = super().evaluate(program, block), block.split == "search"
+            slow = second and self.name == "tiny" and block.index == 1
+            # What is abandoned would be far ahead.
+            ahead = second and self.name == "small" and block.index in (2, 3) and program.fixed_worth is None
+            seconds = self.cost.device_seconds + slow * 0.07 * plan.round.device_seconds
+            return replace(found, fitness=found.fitness + 50.0 * ahead, device_seconds=seconds)
+
+    plain = small(settings=replace(PLAYED, rounds=None), budget=Budget(jobs=1e9))
+    budget = Budget(device_seconds=2.0 * plan.round.device_seconds + 1.01 * plan.held_back.device_seconds)
+    with Engine(None, replace(plain, rungs=[Slowing(**vars(rung)) for rung in plain.rungs], budget=budget)) as engine:
+        outcome = engine.run()
+        closed = engine.archive.find_stage("closed")
+        assert closed is not None
+        assert closed[1]["abandoned"]["evaluations"] > 0
+        assert engine.database.rows("SELECT COUNT(*) FROM evaluation WHERE rung = 'small' AND block = 2")[0][0] > 5
+        assert engine.archive.find_stage("playoff") == (1, {"blocks": 6})
+        new = {each.key for each in engine.archive.proposals(1)}
+        decided = [each for each in engine.decisions.all(step=1, rung="small") if each.kind in RETESTED]
+        assert decided
+        assert not new & {each.program for each in decided}
+        assert all((each.mean or 0) < 25 for each in decided)
+        assert outcome.claims
         assert replay(engine.database).mismatches == ()
 
 
@@ -947,6 +988,133 @@ def test_a_play_off_that_is_broken_off_ends_the_same(tmp_path, played):
     found, lives = broken_off(tmp_path, lambda: small(settings=PLAYED), 5)
     assert lives > 20
     assert found == played[0].database.dump()
+
+
+@pytest.mark.parametrize(
+    ("tampering", "said"),
+    [
+        (
+            [
+                "DELETE FROM verdict",
+                "DELETE FROM claim",
+                "UPDATE stage SET detail = '{\"finalists\": []}' WHERE name IN ('finalists', 'confirmed')",
+            ],
+            "The finalists are [] and replayed they are",
+        ),
+        (
+            [
+                "DELETE FROM evaluation WHERE rung = 'small' AND split = 'search' AND block >= 9 AND program = "
+                "(SELECT program FROM decision WHERE kind = 'elite' AND step = 2 AND rank = 1)"
+            ],
+            "was not measured in it",
+        ),
+    ],
+)
+def test_finalists_that_are_gone_and_a_leg_without_an_elite_are_found_by_the_replay(tampering, said, tmp_path):
+    dump_of(tmp_path, small(settings=PLAYED))
+    with sqlite3.connect(tmp_path / "discovery.sqlite") as connection:
+        for each in tampering:
+            assert connection.execute(each).rowcount > 0
+    with Database(tmp_path, read_only=True) as database:
+        assert any(said in each for each in replay(database).mismatches)
+
+
+class Stop(BaseException):
+    """Ends a session in the middle of an evaluation."""
+
+
+def with_stop(setup: Setup, stops: Callable[[SimulatedRung, Block], bool]) -> Setup:
+    class Stopping(SimulatedRung):
+        def evaluate(self, program: Any, block: Block) -> Metrics:
+            if stops(self, block):
+                raise Stop
+            return super().evaluate(program, block)
+
+    return replace(setup, rungs=[Stopping(**vars(rung)) for rung in setup.rungs])
+
+
+@pytest.mark.parametrize("at", range(2, 15, 3))
+def test_a_second_leg_that_is_broken_off_does_not_change_who_is_in_it(tmp_path, at):
+    # A run in whose second leg others would be ahead after some of its evaluations.
+    settings = RaceSettings(
+        candidates=8,
+        blocks=(2,),
+        elites=2,
+        challengers=3,
+        playoff_blocks=3,
+        finalists=1,
+        confirmation_blocks=5,
+        rounds=2,
+    )
+
+    def setup() -> Setup:
+        return simulated_setup(4, settings=settings, world=World(seed=3, scale=1.0), budget=Budget(jobs=1e9))
+
+    second_leg, seen = 3 * 2 + 3, [0]
+
+    def stops(rung: SimulatedRung, block: Block) -> bool:
+        seen[0] += block.split == "search" and block.index >= second_leg
+        return seen[0] == at
+
+    with Engine(tmp_path, with_stop(setup(), stops)) as engine, pytest.raises(Stop):
+        engine.run()
+    assert dump_of(tmp_path, setup()) == dump_of(None, setup())
+
+
+@pytest.mark.parametrize("slower", [1.6, 2.0])
+def test_a_play_off_that_takes_longer_leaves_a_verdict_on_one(slower):
+    class Slowing(SimulatedRung):
+        def evaluate(self, program: Any, block: Block) -> Metrics:
+            found, late = super().evaluate(program, block), block.split == "search" and block.index >= 6
+            return replace(found, device_seconds=(slower if late else 1) * self.cost.device_seconds)
+
+    settings = replace(SMALL, blocks=(2,), elites=3, playoff_blocks=6, audit_share=0.0)
+    plain = small(settings=settings, rungs=small().rungs[-1:])
+    plan = Engine(None, plain).forecast()
+    budget = Budget(device_seconds=2 * plan.round.device_seconds + plan.held_back.device_seconds)
+    rungs = [Slowing(**vars(rung)) for rung in plain.rungs]
+    with Engine(None, replace(plain, rungs=rungs, budget=budget)) as engine:
+        outcome = engine.run()
+        assert outcome.status == "finished"
+        assert outcome.claims
+        found = engine.archive.find_stage("playoff")
+        assert found is not None
+        assert found[1]["blocks"] < 12
+        assert engine.database.rows("SELECT COUNT(*) FROM job WHERE state != 'done'") == [(0,)]
+        assert replay(engine.database).mismatches == ()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_round_that_has_begun_is_ended_whatever_rounds_says_later(tmp_path, monkeypatch, last):
+    """Killed in the middle of the third round, or between its last decisions and its end."""
+    settings = replace(PLAYED, blocks=(2,), rounds=4)
+    setup = small(settings=settings, rungs=small().rungs[-1:])
+    if last:
+        tell = Desk.tell
+
+        def told(desk: Desk, step: int, *events: Any) -> None:
+            if step == 2:
+                raise Stop
+            tell(desk, step, *events)
+
+        monkeypatch.setattr(Desk, "tell", told)
+        first = setup
+    else:
+        seen = [0]
+
+        def stops(rung: SimulatedRung, block: Block) -> bool:
+            seen[0] += block.split == "search" and block.index >= 4
+            return seen[0] == 5
+
+        first = with_stop(setup, stops)
+    with Engine(tmp_path, first) as engine, pytest.raises(Stop):
+        engine.run()
+    monkeypatch.undo()
+    with Engine(tmp_path, replace(setup, settings=replace(settings, rounds=2))) as engine:
+        assert engine.run().status == "finished"
+        assert engine.archive.find_stage("closed") == (3, {"reason": "rounds", "rounds": 3})
+        assert engine.database.rows("SELECT COUNT(*) FROM job WHERE state != 'done'") == [(0,)]
+        assert replay(engine.database).mismatches == ()
 
 
 def test_the_forecast_holds_the_play_off_back(played):

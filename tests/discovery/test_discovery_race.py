@@ -351,20 +351,24 @@ def test_the_audit_by_hand():
         decision("toy", "d", "rejected", 0.5),
         decision("toy", "e", "failed", None),
         decision("toy", "f", "audited", 0.2),
+        decision("toy", "g", "audited", 0.1),
         decision("tiny", "a", "rejected", 0.1),
         decision("tiny", "b", "promoted", 0.9),
         decision("tiny", "c", "promoted", 0.5),
         decision("tiny", "f", "rejected", -1.0),
+        # Broke there: rightly rejected, and behind all that could be measured.
+        decision("tiny", "g", "failed", None),
         decision("tiny", "a", "elite", 7.0),
     ]
     (found,) = audit_rungs(decisions, ["toy", "tiny"], RaceSettings(blocks=(1, 1), audit_share=0.05))
-    assert (found.rejected, found.audited, found.wrongly_rejected, found.rate) == (3, 2, 1, 0.5)
-    # Clopper-Pearson for 1 of 2: (1 - sqrt(0.975), sqrt(0.975)).
-    assert found.low == pytest.approx(1 - math.sqrt(0.975))
-    assert found.high == pytest.approx(math.sqrt(0.975))
-    # Pairs: ab -, ac -, af +, bc +, bf +, cf +; c and f stand for twenty rejects each.
+    assert (found.rejected, found.audited, found.wrongly_rejected) == (4, 3, 1)
+    # Clopper-Pearson for 1 of 3: the lower end is 1 - 0.975^(1/3).
+    assert found.rate == pytest.approx(1 / 3)
+    assert found.low == pytest.approx(1 - 0.975 ** (1 / 3))
+    assert found.high == pytest.approx(0.9057, abs=1e-4)
+    # Pairs: ab -, ac -, af +, ag +, bc +, bf +, bg +, cf +, cg +, fg +; c, f and g stand for twenty rejects each.
     assert found.survivors_only == -1.0
-    assert found.rank_correlation == pytest.approx((-1 - 20 + 20 + 20 + 20 + 400) / (1 + 20 * 4 + 400))
+    assert found.rank_correlation == pytest.approx((-1 - 20 + 20 * 5 + 3 * 400) / (1 + 20 * 6 + 3 * 400))
 
 
 def test_pairs_of_different_rounds_are_not_compared():
