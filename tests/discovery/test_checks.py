@@ -39,11 +39,11 @@ def verdict_of(text: str, **settings):
         ("ref_chosen_logps - ref_rejected_logps", "no-grad", "No gradient"),
         ("0 * z", "zero-grad", "zero at every ordinary input"),
         ("F.softplus(0.1 * z)", "wrong-sign", "+1.00"),
-        ("-(chosen_logps + rejected_logps)", "wrong-sign", "+0.00"),
+        ("-(chosen_logps + rejected_logps)", "wrong-sign", "whichever completion is the chosen one"),
         ("F.softplus(-z).detach() + z - z.detach()", "wrong-sign", "margins of 10 nats"),
         ("torch.exp(-5 * z)", "nonfinite", "300 nats"),
         ("torch.log(z)", "nonfinite", "value is not finite at ordinary inputs"),
-        ("torch.sqrt(F.relu(z))", "nonfinite", "gradient with respect to"),
+        ("torch.sqrt(torch.square(z))", "nonfinite", "gradient with respect to"),
         ("F.softplus(-z / z.std())", "nonfinite", "a batch of one pair. A spread over one item is 0"),
     ],
 )
@@ -250,7 +250,7 @@ def test_what_cannot_be_compared_is_said():
 @pytest.mark.parametrize(
     "text",
     [
-        "torch.where(ref_chosen_logps == -100.0, F.softplus(-0.1 * z), F.softplus(0.1 * z))",
+        "torch.where(ref_chosen_logps > -110.0, F.softplus(-0.1 * z), F.softplus(0.1 * z))",
         "torch.where(chosen_lengths == 80.0, F.softplus(-0.1 * z), F.softplus(0.1 * z))",
         "torch.where(torch.abs(chosen_logps - ref_chosen_logps + rejected_logps - ref_rejected_logps) < 0.01,"
         " F.softplus(-0.1 * z), F.softplus(0.1 * z))",
@@ -291,11 +291,60 @@ def test_the_direction_is_looked_at_where_the_run_alone_looks(family, text, shar
         ("metric", "def f(similarities): return mean_masked(similarities, similarities > 0.5)"),
         ("metric", "def f(similarities): return -mean_masked(similarities, similarities > 0.5)"),
         ("metric", "def f(similarities, same, different): return mean_masked(similarities, same | different)"),
+        # Near rows are drawn together, and a little of the classes stands beside it.
+        (
+            "metric",
+            "def f(similarities, same, different):\n every = same | different\n"
+            " away = similarities - mean_masked(similarities, every).unsqueeze(-1)\n"
+            " return -mean_masked(away ** 2, every) - 1e-8 * mean_masked(similarities, same)",
+        ),
     ],
 )
 def test_labels_must_matter(family, text):
     verdict = check(text, family)
     assert verdict.category == "wrong-sign", str(verdict)
+    assert "whatever the" in verdict.reason
+
+
+BLIND = """def f(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, chosen_lengths, rejected_lengths):
+    z = (chosen_logps - rejected_logps) - (ref_chosen_logps - ref_rejected_logps)
+    likelier = torch.sign(ref_chosen_logps - ref_rejected_logps)
+    shorter = torch.where(chosen_lengths == rejected_lengths, likelier, torch.sign(rejected_lengths - chosen_lengths))
+    return """
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "F.softplus(-0.1 * shorter * z)",
+        "-shorter * (chosen_logps - rejected_logps)",
+        "-shorter * torch.atan(0.1 * z)",
+        "F.softplus(-0.1 * shorter * z) + 1e-4 * F.softplus(-0.1 * z)",
+        "50 * (chosen_logps + rejected_logps) + 1e-8 * F.softplus(-0.1 * z)",
+    ],
+)
+def test_which_completion_was_chosen_must_matter(text):
+    for seed in range(4):
+        verdict = check(BLIND + text, memory=Memory("preference", secret_seed=seed))
+        assert verdict.category == "wrong-sign", str(verdict)
+        assert "whichever completion" in verdict.reason
+
+
+def test_points_of_the_direction_hold_every_pair_with_its_sides_swapped_too():
+    for where in (points.antithetic(), points.scattered(), points.scattered(991)):
+        half = where.inputs["chosen_logps"].shape[1] // 2
+        for name in ("logps", "lengths"):
+            chosen, rejected = (where.inputs[f"{side}_{name}"] for side in ("chosen", "rejected"))
+            assert np.array_equal(chosen[:, :half], rejected[:, half:])
+            assert np.array_equal(rejected[:, :half], chosen[:, half:])
+        chosen, rejected = (where.inputs[f"ref_{side}_logps"] for side in ("chosen", "rejected"))
+        assert np.array_equal(chosen[:, :half], rejected[:, half:])
+
+
+def test_a_direction_that_is_not_finite_is_no_wrong_sign():
+    text = "F.softplus(-0.1 * z) / torch.abs(chosen_lengths - rejected_lengths - 7.0)"
+    verdict = check(BLIND + text)
+    assert (verdict.category, "not finite" in verdict.reason) == ("nonfinite", True), str(verdict)
 
 
 def test_a_penalty_needs_no_labels():

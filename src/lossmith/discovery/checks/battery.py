@@ -18,6 +18,9 @@ from lossmith.discovery.program.differentiate import evaluate, value_and_gradien
 DIRECTION = -0.1
 """Mean over mean absolute gradient along the margin: DPO has -1, IPO -0.2 to -0.5, LRML -0.7 to -0.95, a
 straight-through cheat +1."""
+LABELS = {"preference": 0.01, "token": 0.05, "metric": 0.05}
+"""Least difference that other labels make to the gradient, of its length: published losses have 0.5 and more. A shared
+push of both completions may be larger than what tells them apart; along the margin, `DIRECTION` holds."""
 STEP, SLOPE_ERROR = 1e-4, 1e-3
 LARGEST = 1e304
 """Of losses and gradients at ordinary inputs: their sums and squared lengths must be numbers too."""
@@ -37,6 +40,11 @@ class Candidate:
     def ordinary(self) -> tuple[Array, dict[str, Array]]:
         """Value and gradients at the public probe points."""
         return self.at(points.ordinary(self.program.family))
+
+    @cached_property
+    def scattered(self) -> list[tuple[Probes, dict[str, Array]]]:
+        """Gradients of pairs whose references, lengths and shifts are drawn at random, the run's own among them."""
+        return [(where, self.at(where)[1]) for where in map(points.scattered, (0, *self.seeds))]
 
     def at(self, where: Probes) -> tuple[Array, dict[str, Array]]:
         """Value and gradients of everything that is trained."""
@@ -139,15 +147,41 @@ def _unless_finite(value: Array, gradients: dict[str, Array], *, where: str, hin
 
 
 def reads_the_labels(candidate: Candidate) -> tuple[str, str] | None:
-    """Other labels of the same tokens, or other classes of the same rows, give another gradient."""
+    """Swapped sides, other labels of the same tokens or other classes of the same rows give another gradient."""
+    if not candidate.direction:
+        return None
     family = candidate.program.family
-    if not candidate.direction or family == "preference":
-        return None
-    one, other = (where.chained(candidate.at(where)[1]) for where in points.relabelled(family))
-    if np.abs(one - other).max() > 1e-9 * np.abs(one).max():
-        return None
-    what = "labels of the tokens" if family == "token" else "classes of the rows"
-    return "wrong-sign", f"It pulls the same way whatever the {what} are."
+    if family == "preference":
+        pairs = [_both_ways(where, gradients) for where, gradients in candidate.scattered]
+    else:
+        one, other = (where.chained(candidate.at(where)[1]) for where in points.relabelled(family))
+        pairs = [(one, other)]
+    for one, other in pairs:
+        with np.errstate(all="ignore"):
+            highest = max(float(np.abs(one).max()), float(np.abs(other).max()))
+            one, other = one / highest, other / highest
+            alike = np.linalg.norm(one - other) < LABELS[family] * max(np.linalg.norm(one), np.linalg.norm(other))
+        if alike:
+            return "wrong-sign", f"It pulls the same way{_WHATEVER[family]}."
+    return None
+
+
+_WHATEVER = {
+    "preference": ", or nearly so, whichever completion is the chosen one",
+    "token": ", or nearly so, whatever the labels of the tokens are",
+    "metric": ", or nearly so, whatever the classes of the rows are",
+}
+
+
+def _both_ways(where: Probes, gradients: dict[str, Array]) -> tuple[Array, Array]:
+    """Gradients of the same completions as they are, and with their sides swapped."""
+    zero = np.zeros(where.inputs["chosen_logps"].shape)
+    chosen, rejected = (gradients.get(name, zero) for name in where.trained)
+    half = zero.shape[1] // 2
+    return (
+        np.concatenate([chosen[:, :half].ravel(), rejected[:, :half].ravel()]),
+        np.concatenate([rejected[:, half:].ravel(), chosen[:, half:].ravel()]),
+    )
 
 
 def right_direction(candidate: Candidate) -> tuple[str, str] | None:
@@ -156,6 +190,8 @@ def right_direction(candidate: Candidate) -> tuple[str, str] | None:
         return None
     pushes = DIRECTIONS[candidate.program.family](candidate)
     for where, push in pushes:
+        if not np.isfinite(push):
+            return "nonfinite", f"Its gradient is not finite {where}."
         if not push <= DIRECTION:
             return (
                 "wrong-sign",
@@ -167,11 +203,11 @@ def right_direction(candidate: Candidate) -> tuple[str, str] | None:
 def _along_margins(candidate: Candidate) -> list[tuple[str, float]]:
     scattered = " with references, lengths and shifts of both sides drawn at random"
     found: list[tuple[str, float]] = []
-    for where, drawn in (
-        (points.antithetic(), ""),
-        *((points.scattered(seed), scattered) for seed in (0, *candidate.seeds)),
+    even = points.antithetic()
+    for where, gradients, drawn in (
+        (even, candidate.at(even)[1], ""),
+        *((where, gradients, scattered) for where, gradients in candidate.scattered),
     ):
-        _, gradients = candidate.at(where)
         zero = np.zeros(where.inputs["chosen_logps"].shape)
         along = (gradients.get("chosen_logps", zero) - gradients.get("rejected_logps", zero)) / 2
         found += [

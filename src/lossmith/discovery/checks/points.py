@@ -18,6 +18,12 @@ LINE = np.linspace(-59.0, 59.0, 119)
 _LOW = (-420.0, -450.0)
 """References that leave every log-probability of the reach below 0."""
 _COMPANIONS = (-4.3, 1.1, 6.7)
+_OTHER_SIDE = {
+    f"{head}{side}_{tail}": f"{head}{other}_{tail}"
+    for side, other in (("chosen", "rejected"), ("rejected", "chosen"))
+    for head, tail in (("", "logps"), ("ref_", "logps"), ("", "lengths"))
+}
+"""What is said of one side -> the same of the other."""
 
 
 @lru_cache(maxsize=8)
@@ -101,22 +107,29 @@ def reach_line(coupled: bool) -> Array:
 
 @lru_cache(maxsize=1)
 def antithetic() -> Probes:
-    """One batch per spread, every margin with its opposite."""
+    """One batch per spread; its second half is the first with the sides swapped, so every margin has its opposite."""
     half = np.random.Generator(np.random.Philox(key=7)).standard_normal((1, 64, 1))
-    spread = np.array(MARGIN_SPREADS).reshape(-1, 1, 1)
-    return pairs_at(np.concatenate([half, -half], axis=1) * spread)
+    return _with_swapped(pairs_at(half * np.array(MARGIN_SPREADS).reshape(-1, 1, 1)).inputs)
+
+
+def _with_swapped(inputs: dict[str, Array], seed: int = 0) -> Probes:
+    """Pairs, then the same pairs with chosen and rejected swapped in all that is said of them."""
+    whole: dict[str, Array] = {"reward_shift": inputs["reward_shift"]}
+    for name, values in inputs.items():
+        if name not in whole:
+            whole[name] = np.concatenate([values, inputs[_OTHER_SIDE[name]]], axis=1)
+    return Probes("preference", seed, whole, {})
 
 
 @lru_cache(maxsize=8)
 def scattered(seed: int = 0) -> Probes:
-    """The same margins with references, lengths and a shared shift of both sides drawn at random.
+    """The same with references, lengths and a shared shift of both sides drawn at random.
 
     Args:
         seed: 0 for the public points; a run's secret seed for its own.
     """
     random = np.random.Generator(np.random.Philox(key=[VERSION, 2**33 + seed]))
-    half = random.standard_normal((1, 64, 1))
-    margins = np.concatenate([half, -half], axis=1) * np.array(MARGIN_SPREADS).reshape(-1, 1, 1)
+    margins = random.standard_normal((1, 64, 1)) * np.array(MARGIN_SPREADS).reshape(-1, 1, 1)
     shape = margins.shape
     shared = random.standard_normal(shape) * np.array(MARGIN_SPREADS).reshape(-1, 1, 1) / 2
     lengths = np.exp(random.uniform(np.log(20), np.log(400), shape))
@@ -127,7 +140,7 @@ def scattered(seed: int = 0) -> Probes:
         inputs[f"ref_{side}_logps"] = reference + apart
         inputs[f"{side}_logps"] = np.minimum(reference + apart + shared + sign * margins, -1.0)
         inputs[f"{side}_lengths"] = np.round(lengths * (random.uniform(0.7, 1.4, shape) if sign < 0 else 1.0))
-    return Probes("preference", seed, inputs, {})
+    return _with_swapped(inputs, seed)
 
 
 @lru_cache(maxsize=2)
