@@ -13,7 +13,7 @@ from programs import margin, random_program
 
 import lossmith
 from lossmith.discovery import Memory, check
-from lossmith.discovery.checks import CHECKS, Candidate, battery, points
+from lossmith.discovery.checks import CHECKS, Candidate, battery, points, slopes
 from lossmith.discovery.identity import atlas
 from lossmith.discovery.program import Program, const, inputs_of, make
 
@@ -353,6 +353,47 @@ def test_a_penalty_needs_no_labels():
     assert "whatever the labels" in check("def f(entropy): return -entropy", "token").reason
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-torch.where(token_logps >= max_logps, 0.5, 1.0) * token_logps",
+        "-torch.where(token_logps == max_logps, 0.5, 1.0) * token_logps",
+        "-(0.2 + (token_logps < max_logps).float()) * token_logps",
+        "torch.where(token_logps < max_logps, -token_logps, 1 - torch.exp(token_logps))",
+    ],
+)
+def test_a_token_loss_may_ask_whether_the_label_leads(text):
+    verdict = check(f"def f(token_logps, max_logps): return {text}", "token")
+    assert verdict.accepted, str(verdict)
+    assert "grad-mismatch" not in verdict.flags
+
+
+@pytest.mark.parametrize("family", ["preference", "token", "metric"])
+def test_what_moves_for_the_comparison_of_slopes_moves_as_the_model_does(family):
+    where = points.ordinary(family)
+    moves, ahead, behind = slopes.moved(family)
+    for name in where.trained:
+        wanted = (ahead[name] - behind[name]) / (2 * slopes.STEP)
+        assert np.allclose(moves[name], wanted, rtol=1e-5, atol=1e-6), name
+    assert all(np.array_equal(ahead[name], where.inputs[name]) for name in where.inputs if name not in where.trained)
+    if family == "token":
+        leads = where.inputs["token_logps"] == where.inputs["max_logps"]
+        assert leads.sum() > 20
+        assert np.array_equal(ahead["token_logps"] == ahead["max_logps"], leads)
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("token", "def f(token_logps): return -2 * token_logps + token_logps.detach()"),
+        ("metric", "def f(similarities, same): return -mean_masked(2 * similarities - similarities.detach(), same)"),
+        ("metric", "def f(distances, same): return mean_masked(distances ** 2 + distances.detach(), same)"),
+    ],
+)
+def test_a_gradient_that_is_not_the_slope_is_seen_in_other_families(family, text):
+    assert "grad-mismatch" in check(text, family).flags
+
+
 PENALTIES = ("confidence_penalty", "z_loss", "unlikelihood")
 
 
@@ -473,7 +514,7 @@ def test_the_checks_compare_what_is_trained():
     broken.__dict__["function"] = lambda **inputs: next(iter(inputs.values())).add_(1)
     assert battery.pure(broken)[0] == "impure"
     broken.__dict__["function"] = lambda **inputs: -2 * next(iter(inputs.values()))
-    assert battery.slopes_agree(broken)[0] == "grad-mismatch"
+    assert slopes.slopes_agree(broken)[0] == "grad-mismatch"
     broken.__dict__["function"] = lambda **inputs: (lambda x: x - x.mean())(next(iter(inputs.values())))
     assert battery.equivariant(broken)[0] == "not-equivariant"
 

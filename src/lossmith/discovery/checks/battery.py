@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from lossmith.discovery.checks.poles import breakdown
 from lossmith.discovery.identity.probes import Probes, probes
 from lossmith.discovery.program import ITEM, WORDS, Program, order, torch_function
 from lossmith.discovery.program.arrays import Array
-from lossmith.discovery.program.differentiate import evaluate, value_and_gradients
+from lossmith.discovery.program.differentiate import value_and_gradients
 
 DIRECTION = -0.1
 """Mean over mean absolute gradient along the margin: DPO has -1, IPO -0.2 to -0.5, LRML -0.7 to -0.95, a
@@ -21,7 +20,6 @@ straight-through cheat +1."""
 LABELS = {"preference": 0.01, "token": 0.05, "metric": 0.05}
 """Least difference that other labels make to the gradient, of its length: published losses have 0.5 and more. A shared
 push of both completions may be larger than what tells them apart; along the margin, `DIRECTION` holds."""
-STEP, SLOPE_ERROR = 1e-4, 1e-3
 LARGEST = 1e304
 """Of losses and gradients at ordinary inputs: their sums and squared lengths must be numbers too."""
 
@@ -263,7 +261,7 @@ def _share(slopes: Array) -> float:
 
 def pure(candidate: Candidate) -> tuple[str, str] | None:
     """The same twice, and inputs as they were."""
-    given = _tensors(candidate, 2)
+    given = tensors_of(candidate, 2)
     before = {name: value.clone() for name, value in given.items()}
     first, second = candidate.function(**given), candidate.function(**given)
     if not torch.equal(first, second):
@@ -275,7 +273,7 @@ def pure(candidate: Candidate) -> tuple[str, str] | None:
 
 def equivariant(candidate: Candidate) -> tuple[str, str] | None:
     """Shuffled items give shuffled losses; without coupling, what else is in the batch changes nothing."""
-    given = _tensors(candidate, 2)
+    given = tensors_of(candidate, 2)
     whole = candidate.function(**given)
     turned = torch.arange(len(whole)).flip(0)
     shuffled = candidate.function(**{name: _picked(value, turned, candidate) for name, value in given.items()})
@@ -295,55 +293,16 @@ def duplicates_with_its_batch(candidate: Candidate) -> bool:
     """Whether a batch that holds everything twice gives every loss twice; the n - 1 divisor breaks it."""
     if candidate.program.family == "metric":
         return True
-    given = _tensors(candidate, 2)
+    given = tensors_of(candidate, 2)
     whole = candidate.function(**given)
     twice = torch.arange(len(whole)).repeat(2)
     doubled = candidate.function(**{name: _picked(value, twice, candidate) for name, value in given.items()})
     return bool(torch.allclose(doubled, whole.repeat(2), rtol=1e-9, atol=1e-12 * float(whole.abs().max())))
 
 
-def slopes_agree(candidate: Candidate) -> tuple[str, str] | None:
-    """The gradient that autograd gives is the slope of the value."""
-    where = points.ordinary(candidate.program.family)
-    trained = [name for name in candidate.program.inputs if name in where.trained]
-    generator = np.random.Generator(np.random.Philox(key=11))
-    moves = {name: generator.standard_normal(where.inputs[name].shape) for name in trained}
-    root = candidate.program.literal_root
-    ahead, behind = (
-        evaluate(root, {**where.inputs, **{name: where.inputs[name] + step * move for name, move in moves.items()}})
-        for step in (STEP, -STEP)
-    )
-    good = 0
-    batches = len(where.inputs[trained[0]])
-    for batch in range(batches):
-        slopes = autograd_slopes(candidate, batch, trained)
-        got = sum(float((slopes[name] * moves[name][batch].reshape(slopes[name].shape)).sum()) for name in trained)
-        size = sum(
-            float(np.abs(slopes[name] * moves[name][batch].reshape(slopes[name].shape)).sum()) for name in trained
-        )
-        wanted = float((ahead[batch] - behind[batch]).sum()) / (2 * STEP)
-        noise = 1e-14 * float(np.abs(ahead[batch]).sum()) / STEP
-        good += abs(got - wanted) <= SLOPE_ERROR * size + noise
-    # A jump or a kink may lie between two of the points, not in most batches.
-    if good * 2 > batches:
-        return None
-    return "grad-mismatch", f"Its gradient is not the slope of its value in {batches - good} of {batches} batches."
-
-
-def autograd_slopes(candidate: Candidate, batch: int, trained: list[str]) -> dict[str, Any]:
-    """Gradients by torch at one batch of the probe points."""
-    given = _tensors(candidate, batch)
-    leaves = [given[name].requires_grad_() for name in trained]
-    slopes = torch.autograd.grad(candidate.function(**given).sum(), leaves, allow_unused=True)
-    return {
-        name: (torch.zeros_like(leaf) if slope is None else slope).numpy()
-        for name, leaf, slope in zip(trained, [leaf.detach() for leaf in leaves], slopes, strict=True)
-    }
-
-
 def half_precision_finite(candidate: Candidate) -> bool:
     """Whether value and gradient are finite on bfloat16 and float16 inputs."""
-    given = _tensors(candidate, 3)
+    given = tensors_of(candidate, 3)
     return all(_finite_in(candidate, given, dtype) for dtype in (torch.bfloat16, torch.float16))
 
 
@@ -371,7 +330,8 @@ def _finite_in(candidate: Candidate, inputs: dict[str, torch.Tensor], dtype: tor
     return all(bool(part.isfinite().all()) for part in finite)
 
 
-def _tensors(candidate: Candidate, batch: int) -> dict[str, torch.Tensor]:
+def tensors_of(candidate: Candidate, batch: int) -> dict[str, torch.Tensor]:
+    """What a candidate reads of one batch of the probe points, as torch has it."""
     given = points.ordinary(candidate.program.family).tensors(batch)
     return {name: given[name] for name in candidate.program.inputs}
 

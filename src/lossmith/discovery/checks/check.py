@@ -2,9 +2,10 @@
 
 from functools import partial
 
-from lossmith.discovery.checks.battery import CHECKS, Candidate, slopes_agree
+from lossmith.discovery.checks.battery import CHECKS, Candidate
 from lossmith.discovery.checks.memory import Memory
 from lossmith.discovery.checks.properties import properties_of
+from lossmith.discovery.checks.slopes import slopes_agree
 from lossmith.discovery.checks.verdict import Verdict
 from lossmith.discovery.compiler import SIGNATURES, CompileError, compile_candidate
 from lossmith.discovery.identity import (

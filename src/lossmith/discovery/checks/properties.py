@@ -8,8 +8,8 @@ from lossmith.discovery.checks.battery import (
     duplicates_with_its_batch,
     half_precision_finite,
     single_precision_finite,
-    slopes_agree,
 )
+from lossmith.discovery.checks.slopes import slopes_agree
 from lossmith.discovery.program.arrays import Array
 
 SATURATED, GROWING = 1e-3, 0.05

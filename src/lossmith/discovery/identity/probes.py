@@ -16,7 +16,7 @@ VERSION = 1
 """Fingerprints are comparable only at the same version; a changed probe is a new version."""
 SPREADS = (1.0, 3.0, 8.0, 15.0, 25.0, 40.0)
 """Standard deviations of the log-ratio margin, one per batch of pairs, in nats: from a fresh policy to a far one."""
-PAIRS, TOKENS, CLASSES, ANCHORS = 10, 16, 24, 9
+PAIRS, TOKENS, CLASSES, ANCHORS, BATCHES = 10, 16, 24, 9, 4
 TRAINED: dict[str, tuple[str, ...]] = {
     "preference": ("chosen_logps", "rejected_logps"),
     "token": VOCABULARY["token"],
@@ -91,9 +91,12 @@ class Probes:
 @lru_cache(maxsize=16)
 def probes(family: str, seed: int = 0) -> Probes:
     """The probe points of a family: seed 0 is public, a run has another set from its secret seed."""
-    random = np.random.Generator(np.random.Philox(key=[VERSION, seed]))
     made: dict[str, Any] = {"preference": _pairs, "token": _tokens, "metric": _anchors}
-    return made[family](random, seed)
+    return made[family](_random(seed), seed)
+
+
+def _random(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[VERSION, seed]))
 
 
 def _frozen(
@@ -128,13 +131,21 @@ def signed_margins(random: np.random.Generator, shape: tuple[int, ...]) -> Array
 
 
 def _tokens(random: np.random.Generator, seed: int) -> Probes:
-    batches = 4
-    scale = np.exp(random.uniform(np.log(0.3), np.log(5), (batches * TOKENS, 1)))
-    logits = torch.as_tensor(random.standard_normal((batches * TOKENS, CLASSES)) * scale)
-    labels = torch.as_tensor(random.integers(0, CLASSES, batches * TOKENS))
+    return token_points(*_drawn_logits(random), BATCHES, seed)
+
+
+def token_logits(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [tokens, classes] and labels of the token family's probe points."""
+    return _drawn_logits(_random(seed))
+
+
+def _drawn_logits(random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    scale = np.exp(random.uniform(np.log(0.3), np.log(5), (BATCHES * TOKENS, 1)))
+    logits = torch.as_tensor(random.standard_normal((BATCHES * TOKENS, CLASSES)) * scale)
+    labels = torch.as_tensor(random.integers(0, CLASSES, BATCHES * TOKENS))
     # Half of the labels lead, so that confident tokens are among them.
     labels[::2] = logits.argmax(-1)[::2]
-    return token_points(logits, labels, batches, seed)
+    return logits, labels
 
 
 def token_points(logits: torch.Tensor, labels: torch.Tensor, batches: int, seed: int = 0) -> Probes:
@@ -156,12 +167,19 @@ def token_points(logits: torch.Tensor, labels: torch.Tensor, batches: int, seed:
 
 
 def _anchors(random: np.random.Generator, seed: int) -> Probes:
+    return anchor_points(*_drawn_rows(random), seed)
+
+
+def anchor_rows(seed: int = 0) -> tuple[Array, Array]:
+    """Rows [batches, anchors, dim] and labels of the metric family's probe points."""
+    return _drawn_rows(_random(seed))
+
+
+def _drawn_rows(random: np.random.Generator) -> tuple[Array, Array]:
     # Three rows of each of three classes: means and sums over positives, and over negatives, are one but for a factor.
     labels = np.repeat(np.arange(3), 3)
-    batches = 4
-    centres = random.standard_normal((batches, 3, 6)) * np.array([0.3, 0.6, 1.0, 1.6]).reshape(-1, 1, 1)
-    rows = centres[:, labels] + random.standard_normal((batches, ANCHORS, 6))
-    return anchor_points(rows, labels, seed)
+    centres = random.standard_normal((BATCHES, 3, 6)) * np.array([0.3, 0.6, 1.0, 1.6]).reshape(-1, 1, 1)
+    return centres[:, labels] + random.standard_normal((BATCHES, ANCHORS, 6)), labels
 
 
 def anchor_points(rows: Array, labels: Array, seed: int = 0) -> Probes:
