@@ -446,19 +446,32 @@ def test_the_search_ends_where_a_round_and_its_confirmation_no_longer_fit():
         assert len(outcome.claims) == 2
 
 
-@pytest.mark.parametrize(("worth", "rounds"), [(3.0, 1), (-3.0, 2)])
-def test_a_search_with_nothing_to_confirm_yet_goes_on_with_what_would_be_held_back(worth, rounds):
-    programs = [SimulatedProgram((i,) * 6, worth - i / 100) for i in range(30)]
+def in_order(worths: Sequence[float]) -> Setup:
+    programs = [SimulatedProgram((place,) * 6, worth) for place, worth in enumerate(worths)]
     proposer = ScriptedProposer([Proposal(proposer="x", program=program) for program in programs])
-    plain = small(proposer=proposer, settings=replace(SMALL, rounds=None, audit_share=0.0), budget=Budget(jobs=1e9))
-    plan = Engine(None, plain).forecast()
-    # A second round and four fifths of the confirmation would fit beside the first.
-    budget = Budget(jobs=2.1 * plan.round.jobs + 0.8 * 1.1 * plan.confirmation.jobs)
-    with Engine(None, replace(plain, budget=budget)) as engine:
-        outcome = engine.run()
-        assert engine.archive.find_stage("closed") == (rounds, {"reason": "budget", "rounds": rounds})
-        assert (outcome.status, len(outcome.claims)) == ("finished", 2 if worth > 0 else 0)
-        assert engine.ledger.spent().jobs <= budget.jobs
+    return small(proposer=proposer, settings=replace(SMALL, rounds=None, audit_share=0.0), budget=Budget(jobs=1e9))
+
+
+def test_a_search_with_nothing_to_confirm_yet_goes_on_and_what_it_finds_late_waits_for_more_budget(tmp_path):
+    plan = Engine(None, in_order([])).forecast()
+    # A second round would not fit beside the confirmation.
+    budget = Budget(jobs=2.1 * plan.round.jobs + 0.8 * plan.confirmation.jobs)
+    ended = {}
+    for name, worths in {
+        "at once": [3.0 - place / 100 for place in range(60)],
+        "never": [-3.0 - place / 100 for place in range(60)],
+        "late": [-3.0] * 12 + [3.0] * 48,
+    }.items():
+        with Engine(tmp_path / name, replace(in_order(worths), budget=budget)) as engine:
+            outcome = engine.run()
+            closed = engine.archive.find_stage("closed")
+            ended[name] = (outcome.status, None if closed is None else closed[1]["rounds"], len(outcome.claims))
+            assert engine.ledger.spent().jobs <= budget.jobs
+    assert ended["at once"] == ("finished", 1, 2)
+    assert ended["never"] == ("finished", 3, 0)
+    assert ended["late"] == ("budget", None, 0)
+    with Engine(tmp_path / "late", in_order([-3.0] * 12 + [3.0] * 6)) as engine:
+        assert engine.run().announced
 
 
 def test_a_budget_that_cannot_pay_the_baseline_is_refused_before_anything_is_done(tmp_path):

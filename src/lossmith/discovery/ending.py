@@ -48,12 +48,11 @@ class Ending:
         return self._verdict_on_one() if self._promising(step) else ZERO
 
     def held_back(self, step: int, plan: Forecast) -> Cost:
-        """What the round after `step` leaves for the end.
+        """What the round after `step` leaves for the end: nothing while there is nothing to confirm.
 
-        Without anything to confirm a search that stopped to keep all of it would be the end of the run; so it goes on
-        as long as a confirmation could be begun.
+        A search that stopped to keep it would be the end of the run. What is found too late waits for more budget.
         """
-        return plan.held_back if step < 0 or self._promising(step) else self._verdict_on_one()
+        return plan.held_back if step < 0 or self._promising(step) else ZERO
 
     def confirm(self) -> list[Claim]:
         """Confirm the finalists once, on blocks, a split and tasks that the search never saw."""

@@ -30,6 +30,8 @@ from lossmith.discovery.store.ledger import BudgetExhausted, Ledger
 from lossmith.discovery.store.preflight import Forecast, evaluation_cost, forecast, with_margin
 from lossmith.discovery.work import MachineOut, Workshop
 
+_REASONS = {"rounds": "all rounds are done", "budget": "the budget carries no other one"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -239,7 +241,8 @@ class Engine:
                     candidates = [each for each in self.archive.proposals(step) if each.kind == "admitted"]
                     detail["abandoned"] = {"candidates": len(candidates), "evaluations": self.jobs.abandon(step)}
                 self.archive.set_stage(step, "closed", detail)
-            self._say(f"The search ends after {step} rounds: {reason}.{self._abandoned()}")
+            many = f"{step} round{'' if step == 1 else 's'}"
+            self._say(f"The search ends after {many}: {_REASONS.get(reason, reason)}.{self._abandoned()}")
 
     def _end_of_search(self, step: int, plan: Forecast) -> str | None:
         if step == 0 or self.archive.calls(step):

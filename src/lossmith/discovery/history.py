@@ -10,7 +10,7 @@ from typing import Any
 
 from lossmith._checks import did_you_mean
 from lossmith.discovery.controls import canaries_of
-from lossmith.discovery.costs import RESOURCES, ZERO, Cost
+from lossmith.discovery.costs import RESOURCES, ZERO, Budget, Cost
 from lossmith.discovery.program import Program, ProgramError, from_json
 from lossmith.discovery.race.audit import RungAudit, audit_rungs
 from lossmith.discovery.race.blocks import RungData, table
@@ -24,7 +24,7 @@ from lossmith.discovery.store.archive import Archive, StoredProgram, StoredPropo
 from lossmith.discovery.store.database import Database
 from lossmith.discovery.store.decisions import Decisions
 from lossmith.discovery.store.jobs import Evaluation, Jobs
-from lossmith.discovery.store.ledger import PROPOSER
+from lossmith.discovery.store.ledger import PROPOSER, Ledger
 from lossmith.errors import ConfigurationError, EvidenceError
 
 
@@ -298,12 +298,6 @@ def _verdicts(database: Database) -> list[VerdictRow]:
     return [VerdictRow(**each) for each in found]
 
 
-def _kinds(database: Database) -> dict[str, Cost]:
-    columns = ", ".join(f"SUM({name}_settled + {name}_lost)" for name in RESOURCES)
-    rows = database.rows(f"SELECT kind, {columns} FROM ledger GROUP BY kind ORDER BY kind")
-    return {row[0]: ZERO + Cost(**dict(zip(RESOURCES, row[1:], strict=True))) for row in rows}
-
-
 def _asked(database: Database) -> dict[tuple[int, int, str], Cost]:
     columns = ", ".join(f"{name}_settled + {name}_lost" for name in RESOURCES)
     rows = database.rows(f"SELECT entry, {columns} FROM ledger WHERE kind LIKE '{PROPOSER}/%' ORDER BY entry")
@@ -316,7 +310,7 @@ def _asked(database: Database) -> dict[tuple[int, int, str], Cost]:
 
 def _spend(database: Database, grounds: Sequence[str]) -> dict[str, Cost]:
     found: dict[str, Cost] = {}
-    for kind, cost in _kinds(database).items():
+    for kind, cost in Ledger(database, Budget()).by_kind().items():
         whole = PROPOSER if kind.startswith(f"{PROPOSER}/") else kind
         found[whole] = found.get(whole, ZERO) + cost
     order = [PROPOSER, *(f"rung/{name}/{split}" for split in ("search", "confirmation") for name in grounds)]

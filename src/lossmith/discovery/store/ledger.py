@@ -125,10 +125,10 @@ class Ledger:
         self._used = self._total(_KINDS)
 
     def by_kind(self) -> dict[str, Cost]:
-        """What was settled, per kind of entry, for the report."""
-        columns = ", ".join(f"SUM({name}_settled)" for name in RESOURCES)
+        """What was settled or lost, per kind of entry, for the report."""
+        columns = ", ".join(f"SUM({name}_settled + {name}_lost)" for name in RESOURCES)
         rows = self._database.rows(f"SELECT kind, {columns} FROM ledger GROUP BY kind ORDER BY kind")
-        return {row[0]: Cost(**dict(zip(RESOURCES, row[1:], strict=True))) for row in rows}
+        return {row[0]: ZERO + Cost(**dict(zip(RESOURCES, row[1:], strict=True))) for row in rows}
 
     def learn(self, rung: str, actual: Cost) -> None:
         """Take the times of one more finished evaluation into the rung's mean."""
