@@ -40,6 +40,8 @@ def random_item(draw: random.Random, depth: int) -> Node:
         return draw.choice((read(name), make("mul", const(round(draw.uniform(-1, 1), 2)), margin())))
     kind = draw.random()
     below = depth - 1
+    if kind < 0.1:
+        return random_power(draw, below)
     if kind < 0.4:
         return make(draw.choice(UNARY), random_item(draw, below))
     if kind < 0.7:
@@ -55,11 +57,21 @@ def random_item(draw: random.Random, depth: int) -> Node:
     if kind < 0.95:
         bounds = (const(draw.choice((-1, 0))), const(draw.choice((0.5, float("inf")))))
         return make("clamp", random_item(draw, below), *bounds)
-    if kind < 0.98:
-        return make("pow", make("abs", random_item(draw, below)), const(draw.choice((0.5, 1.5, 2, 3))))
     return make(
         "add", make("mean_masked", random_item(draw, below), random_mask(draw, below)), random_item(draw, below)
     )
+
+
+def random_power(draw: random.Random, depth: int) -> Node:
+    """Exponents of either sign and 0; a base that may not be finite among them."""
+    exponent = draw.choice((-2, -1.5, -1, -0.5, 0, 0, 0, 0.5, 1.5, 2, 3))
+    # A 0 that the normal form finds by cancellation may come out on either side, so nothing divides by one.
+    bases = (
+        ("exp", "softplus") if exponent < 0 else ("exp", "softplus", "abs", *(("neg", "expm1") * (exponent % 1 == 0)))
+    )
+    op = draw.choice(bases)
+    raised = make("pow", make(op, random_item(draw, depth)), const(exponent))
+    return draw.choice((raised, make("mul", random_item(draw, 0), raised)))
 
 
 def random_mask(draw: random.Random, depth: int) -> Node:

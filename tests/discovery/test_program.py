@@ -234,11 +234,55 @@ def test_pairs_that_are_equal_by_algebra(one, other):
             make("mul", make("cast", make("gt", Z, const(0))), make("log", Z)),
         ),
         (make("lt", Z, const(0)), make("le", Z, const(0))),
+        (make("div", Z, make("pow", make("exp", Z), const(0))), make("div", Z, make("exp", Z))),
+        (make("mul", Z, make("pow", make("log", Z), const(0))), make("mul", Z, make("log", Z))),
+        (make("square", make("pow", make("exp", Z), const(0))), make("exp", Z)),
+        (make("mul", make("softplus", Z), const(1e-320)), make("mul", make("softplus", Z), const(1.1e-320))),
+        (
+            make("mul", const(1e200), make("mul", const(1e200), Z)),
+            make("mul", const(1e201), make("mul", const(1e200), Z)),
+        ),
+        (make("mul", const(1e-200), make("mul", const(1e-200), make("exp", Z))), make("mul", const(0), make("exp", Z))),
+        (make("mul", const(1e-200), make("mul", const(1e-200), Z)), const(0)),
         (make("var_batch", Z), make("square", make("std_batch", Z))),
     ],
 )
 def test_pairs_that_differ_somewhere_keep_different_keys(one, other):
     assert key(one) != key(other)
+
+
+HUGE = make("mul", const(1e155), make("sub", const(1), Z))
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        make("mul", const(10), make("mul", const(1e308), make("sub", make("softplus", Z), const(0.69)))),
+        make("mul", make("mul", const(1e155), make("relu", HUGE)), const(1e-300)),
+        make("mul", make("div", make("softplus", Z), const(1e-309)), const(1e-309)),
+        make("add", make("mul", const(1.2e308), Z), make("mul", const(1.2e308), Z)),
+        make("sub", make("mul", const(1.7e308), Z), make("mul", const(1e308), Z)),
+        make("sub", make("add", Z, const(1.7e308)), const(-1.7e308)),
+        make("var_batch", HUGE),
+        make("square", HUGE),
+        make("mul", HUGE, HUGE),
+        make("tanh", make("mul", const(1.7e308), Z)),
+        make("relu", make("add", make("mul", const(-1e-200), Z), const(1e200))),
+        make("where", make("gt", make("mul", const(1e-200), Z), const(1e200)), Z, HUGE),
+        make("exp", make("mul", const(1e200), make("add", make("mul", const(1e200), Z), const(1)))),
+        make("log", make("mul", const(1e-200), make("mul", const(1e-200), make("exp", Z)))),
+        make("pow", make("mul", const(1e-160), make("exp", Z)), const(-2)),
+    ],
+)
+def test_coefficients_beyond_floats_stay_as_they_were_written(root):
+    found = program(root)
+    assert found.key != program(make("neg", root)).key
+    assert program(found.canonical).key
+    arrays = {name: np.linspace(-1.0, 2.0, 7).reshape(1, 7, 1) for name in found.inputs}
+    arrays["rejected_logps"] = np.full((1, 7, 1), 0.25)
+    as_written, normal = (np.asarray(differentiate.evaluate(each, arrays)) for each in (root, found.canonical))
+    finite = np.isfinite(as_written)
+    np.testing.assert_allclose(np.broadcast_to(normal, finite.shape)[finite], as_written[finite], rtol=1e-9)
 
 
 def test_keys_are_those_of_every_run_before():

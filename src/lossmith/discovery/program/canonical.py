@@ -22,6 +22,7 @@ from lossmith.discovery.program.forms import (
     raised,
     single,
     times,
+    times_exactly,
 )
 from lossmith.discovery.program.hashes import digest
 from lossmith.discovery.program.nodes import Node, const, make, order
@@ -59,7 +60,8 @@ def _of_node(node: Node) -> Form | Node:
     try:
         return _mask(node) if mask else _form(node)
     except ProgramError:
-        # An argument has folded to a narrower type than its place takes: this part stays as it was written.
+        # An argument has folded to a narrower type than its place takes, or a coefficient leaves the range of floats:
+        # this part stays as it was written.
         return node if mask else single(node)
 
 
@@ -184,7 +186,8 @@ def _spread(op: str, power: int) -> Callable[[Form], Form]:
         if not varying:
             return 0.0, {}
         lead, rest = normal((0.0, varying))
-        return 0.0, {make(op, node_of(rest)): abs(lead) ** power}
+        scale = abs(lead) if power == 1 else times_exactly(lead, lead)
+        return 0.0, {make(op, node_of(rest)): scale}
 
     return rewrite
 

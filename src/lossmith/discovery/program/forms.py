@@ -1,6 +1,10 @@
-"""Linear forms, what the normal form computes with: sums with coefficients, products of powers, one leading sign."""
+"""Linear forms, what the normal form computes with: sums with coefficients, products of powers, one leading sign.
+
+Coefficients are finite and lose no digits: what would give another one raises, and stays as it was written.
+"""
 
 import math
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +13,7 @@ import numpy as np
 from lossmith.discovery.program.hashes import digest, flat
 from lossmith.discovery.program.nodes import Node, const, make
 from lossmith.discovery.program.operators import OPERATORS
+from lossmith.discovery.program.types import ProgramError
 
 Form = tuple[float, dict[Node, float]]
 """A number plus coefficients of nodes that are no sums: `k + sum c_i t_i`."""
@@ -16,6 +21,8 @@ MAX_DISTRIBUTED = 12
 """Terms of a sum that a single factor is multiplied into; beyond, the product stays."""
 VANISHED = 1e-12
 """A sum of coefficients this small beside its terms is 0 but for rounding."""
+_TINY, _HUGE = sys.float_info.min, sys.float_info.max
+"""Below the first a float has lost digits."""
 
 
 def node_of(form: Form) -> Node:
@@ -44,8 +51,8 @@ def plus(a: Form, b: Form, factor: float = 1.0) -> Form:
     """`a + factor * b`."""
     terms = dict(a[1])
     for term, coefficient in b[1].items():
-        _add(terms, term, factor * coefficient)
-    return _sum(a[0], factor * b[0]), terms
+        _add(terms, term, times_exactly(factor, coefficient))
+    return _sum(a[0], times_exactly(factor, b[0])), terms
 
 
 def _add(terms: dict[Node, float], term: Node, coefficient: float) -> None:
@@ -57,15 +64,29 @@ def _add(terms: dict[Node, float], term: Node, coefficient: float) -> None:
 
 
 def _sum(a: float, b: float) -> float:
-    total = a + b
-    return 0.0 if abs(total) <= VANISHED * (abs(a) + abs(b)) else total
+    total, size = a + b, abs(a) + abs(b)
+    if size > _HUGE:
+        raise ProgramError("A sum of coefficients is too large.")
+    return 0.0 if abs(total) <= VANISHED * size else total
+
+
+def times_exactly(a: float, b: float) -> float:
+    """The product of two coefficients.
+
+    Raises:
+        ProgramError: If it is too large for a float, or so small that digits are lost.
+    """
+    result = a * b
+    if not _TINY <= abs(result) <= _HUGE and (result != 0 or (a != 0 and b != 0)):
+        raise ProgramError("A coefficient is too large or too small.")
+    return result
 
 
 def times(form: Form, factor: float) -> Form:
     """`factor * form`; 0 times what may be infinite stays."""
     if factor == 0:
         return 0.0, {term: 0.0 for term in form[1] if not term.tame}
-    return form[0] * factor, {term: coefficient * factor for term, coefficient in form[1].items()}
+    return times_exactly(form[0], factor), {t: times_exactly(coefficient, factor) for t, coefficient in form[1].items()}
 
 
 def lead_of(form: Form) -> float:
@@ -83,7 +104,14 @@ def normal(form: Form) -> tuple[float, Form]:
 
 
 def _scaled_down(form: Form, lead: float) -> Form:
-    return form[0] / lead, {term: coefficient / lead for term, coefficient in form[1].items()}
+    return _ratio(form[0], lead), {term: _ratio(coefficient, lead) for term, coefficient in form[1].items()}
+
+
+def _ratio(a: float, b: float) -> float:
+    result = a / b
+    if not _TINY <= abs(result) <= _HUGE and a != 0:
+        raise ProgramError("A ratio of coefficients is too large or too small.")
+    return result
 
 
 def is_tame(form: Form) -> bool:
@@ -97,14 +125,17 @@ def has_kinks_apart(form: Form) -> bool:
 
 
 def _factors(term: Node) -> dict[Node, int]:
-    """A node that is no sum as base -> whole exponent > 0; what divides is a base `x ** -1` of its own."""
+    """A node that is no sum as base -> whole exponent > 0; what divides is a base `x ** -1` of its own.
+
+    So is `x ** 0`, which is left where `x` may not be finite.
+    """
     if term.op not in ("mul", "pow"):
         return {term: 1}
     found: dict[Node, int] = {}
     for part in flat(term, "mul"):
         base, exponent = part, 1
-        if part.op == "pow" and float(part.args[1].value or 0).is_integer():
-            base, exponent = part.args[0], int(float(part.args[1].value or 0))
+        if part.op == "pow" and (power := float(part.args[1].value or 0)).is_integer() and power != 0:
+            base, exponent = part.args[0], int(power)
         if exponent < 0:
             base, exponent = make("pow", base, const(-1)), -exponent
         found[base] = found.get(base, 0) + exponent
@@ -146,7 +177,7 @@ def product(a: Form, b: Form) -> Form:
             return _distributed(one, other)
     first, factors = _as_product(a)
     second, more = _as_product(b)
-    return 0.0, {_monomial(_merged(factors, more)): first * second}
+    return 0.0, {_monomial(_merged(factors, more)): times_exactly(first, second)}
 
 
 def _merged(factors: dict[Node, int], more: dict[Node, int]) -> dict[Node, int]:
@@ -161,7 +192,7 @@ def _distributed(one: Form, other: Form) -> Form:
     first, factors = _as_product(one)
     for term, coefficient in other[1].items():
         second, more = _as_product((0.0, {term: coefficient}))
-        _add(terms, _monomial(_merged(factors, more)), first * second)
+        _add(terms, _monomial(_merged(factors, more)), times_exactly(first, second))
     return _sum(number, 0.0), terms
 
 
@@ -176,7 +207,7 @@ def raised(form: Form, exponent: int) -> Form:
         powers[base if exponent > 0 else make("pow", base, const(-1))] = power * abs(exponent)
     with np.errstate(all="ignore"):
         scale = float(np.power(number, float(exponent)))
-    if not math.isfinite(scale) or scale == 0:
+    if not _TINY <= abs(scale) <= _HUGE:
         return single(make("pow", node_of(form), const(exponent)))
     return 0.0, {_monomial(powers): scale}
 
