@@ -102,10 +102,10 @@ def answers(history: History) -> list[str]:
         )
     elif not lines:
         lines.append("Nothing was shown to beat the control: no elite of the search was better, so none was confirmed.")
-    measured = sum(len(rows) for rows in history.evaluations.values())
+    measured, rounds = sum(len(rows) for rows in history.evaluations.values()), history.rounds
     lines.append(
         f"{len(history.proposals)} proposals, {len(history.candidates)} admitted programs, {measured} evaluations in "
-        f"{history.rounds} rounds{_played(history)}{_why(history)}."
+        f"{rounds} round{'' if rounds == 1 else 's'}{_played(history)}{_why(history)}."
     )
     return lines
 
