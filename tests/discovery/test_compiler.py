@@ -152,6 +152,9 @@ def test_what_is_compiled_and_to_what(text, wanted):
         ("y = z.mean()\ny += z\nreturn y", "bad-type", 4, "does not fit"),
         ("torch: float\nreturn z", "forbidden", 3, "cannot be assigned"),
         ("return z.unsqueeze(-1)", "forbidden", 3, "beside a table"),
+        ("return z * z.unsqueeze(" + ".".join("a" * 900) + ")", "forbidden", 3, "unsqueeze"),
+        ("return z * z.unsqueeze(-True)", "forbidden", 3, "unsqueeze"),
+        ("return z * (+(z > 0)).float()", "bad-type", 3, "error in torch"),
         ("return " + "z + " * 69 + "z", "too-large", 3, "two assignments"),
         ("return " + "(" * 70 + "z" + ")" * 70, "too-large", 3, "nested more than 60"),
         ("y = z\nreturn " + "-" * 70 + "z", "too-large", 4, "nested more than 60"),
@@ -214,6 +217,13 @@ def test_what_is_refused_and_why(text, category, line, said):
             "forbidden",
             "plain values",
         ),
+        (
+            "import lossmith\n@lossmith.objective(**{'family': 'token'})\ndef f(chosen_logps): return -chosen_logps",
+            "forbidden",
+            "without `**`",
+        ),
+        (f"@{'.'.join('a' * 900)}(x=1)\ndef f(chosen_logps): return -chosen_logps", "forbidden", "Decorators"),
+        (f"def _up(values): return {'-' * 992}values\ndef f(chosen_logps): return chosen_logps", "forbidden", "got 2"),
         ("text\n```python\ndef f(chosen_logps): return -chosen_logps\n```", "syntax", "fence"),
         ("", "signature", "one function, got none"),
         (b"def f(chosen_logps): return chosen_logps", "syntax", "got bytes"),
@@ -226,6 +236,24 @@ def test_sources_that_are_no_candidate(source, category, said):
         compile_candidate(source)
     assert caught.value.category == category
     assert said in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        ("chosen_logps,\n *,\n beta", 3),
+        ("chosen_logps,\n *,\n beta=None", 3),
+        ("chosen_logps,\n beta=0.1", 2),
+        ("chosen_logps,\n\n *rest", 3),
+        ("chosen_logps,\n **rest", 2),
+        ("self,\n chosen_logps, /", 2),
+        ("chosen_logps,\n reward_shift", 2),
+    ],
+)
+def test_a_parameter_is_refused_in_its_own_line(parameters, line):
+    with pytest.raises(CompileError) as caught:
+        compile_source(f"def f({parameters}):\n return -chosen_logps")
+    assert (caught.value.category, caught.value.line) == ("signature", line)
 
 
 def test_signature_subset_order_and_hyperparameters():

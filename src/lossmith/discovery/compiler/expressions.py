@@ -11,6 +11,7 @@ from lossmith.discovery.compiler.hints import CALLED, hint
 from lossmith.discovery.compiler.scope import Scope
 from lossmith.discovery.compiler.signatures import DISCOPOP_BETA, finite
 from lossmith.discovery.program import (
+    MASKS,
     Node,
     ProgramError,
     check_size,
@@ -121,7 +122,13 @@ def _widened(part: ast.Call) -> ast.expr | None:
     """What `.unsqueeze(-1)` is called on, where a part is such a call."""
     if not (isinstance(part.func, ast.Attribute) and part.func.attr == "unsqueeze"):
         return None
-    return part.func.value if [ast.unparse(each) for each in part.args] == ["-1"] and not part.keywords else None
+    return part.func.value if len(part.args) == 1 and not part.keywords and _is_minus_one(part.args[0]) else None
+
+
+def _is_minus_one(part: ast.expr) -> bool:
+    if not (isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.USub) and isinstance(part.operand, ast.Constant)):
+        return False
+    return type(part.operand.value) is int and part.operand.value == 1
 
 
 def _unary(node: ast.UnaryOp, scope: Scope, depth: int) -> Node:
@@ -129,6 +136,8 @@ def _unary(node: ast.UnaryOp, scope: Scope, depth: int) -> Node:
         raise forbidden(node, "`not` of a tensor is not defined: use `~`.")
     value = compile_expression(node.operand, scope, depth + 1)
     if isinstance(node.op, ast.UAdd):
+        if value.type in MASKS:
+            raise ProgramError("`+` of a boolean is an error in torch: cast it by `.float()`.")
         return value
     if isinstance(node.op, ast.Invert):
         return make("not", value)

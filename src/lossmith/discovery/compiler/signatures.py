@@ -49,17 +49,23 @@ def read_signature(function: ast.FunctionDef, family: str, kind: str) -> Signatu
         raise CompileError("signature", f"The function cannot be called `{function.name}`, which it may call.", line)
     if getattr(function, "type_params", None):
         raise CompileError("signature", "A candidate has no type parameters: leave out `[...]` behind its name.", line)
-    if arguments.vararg or arguments.kwarg:
-        raise CompileError("signature", "Parameters are named one by one, without `*args` and `**kwargs`.", line)
+    starred = arguments.vararg or arguments.kwarg
+    if starred:
+        raise CompileError(
+            "signature", "Parameters are named one by one, without `*args` and `**kwargs`.", starred.lineno
+        )
     if arguments.posonlyargs:
-        raise CompileError("signature", "Parameters are not positional-only: leave out `/`.", line)
+        raise CompileError(
+            "signature", "Parameters are not positional-only: leave out `/`.", arguments.posonlyargs[-1].lineno
+        )
     positional = list(arguments.args)
     if arguments.defaults:
-        wrong = positional[len(positional) - len(arguments.defaults)].arg
+        wrong = positional[len(positional) - len(arguments.defaults)]
+        name = shown(wrong.arg)
         raise CompileError(
             "signature",
-            f"`{shown(wrong)}` has a default: a hyper-parameter stands after `*`, as in `*, {shown(wrong)}=0.1`.",
-            line,
+            f"`{name}` has a default: a hyper-parameter stands after `*`, as in `*, {name}=0.1`.",
+            wrong.lineno,
         )
     seen: set[str] = set()
     for argument in [*positional, *arguments.kwonlyargs]:
@@ -70,7 +76,7 @@ def read_signature(function: ast.FunctionDef, family: str, kind: str) -> Signatu
     found = kinds[kind](positional, family, line)
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         _check_new_name(argument, found, family)
-        found.hyperparameters[argument.arg] = _default(argument.arg, default, line)
+        found.hyperparameters[argument.arg] = _default(argument, default)
     return found
 
 
@@ -142,9 +148,10 @@ def _check_new_name(argument: ast.arg, found: Signature, family: str) -> None:
         )
 
 
-def _default(name: str, default: ast.expr | None, line: int) -> float:
+def _default(argument: ast.arg, default: ast.expr | None) -> float:
+    name = argument.arg
     if default is None:
-        raise CompileError("signature", f"Hyper-parameter `{name}` needs a numeric default.", line)
+        raise CompileError("signature", f"Hyper-parameter `{name}` needs a numeric default.", argument.lineno)
     sign, value = 1.0, default
     if isinstance(value, ast.UnaryOp) and isinstance(value.op, ast.USub):
         sign, value = -1.0, value.operand
@@ -165,13 +172,15 @@ def check_decorators(function: ast.FunctionDef, family: str, names: frozenset[st
         CompileError: For any other one, for one of another family, and for one that says more than literals.
     """
     for decorator in function.decorator_list:
-        if not isinstance(decorator, ast.Call) or ast.unparse(decorator.func) not in names or decorator.args:
+        if not isinstance(decorator, ast.Call) or _called(decorator) not in names or decorator.args:
             raise forbidden(
                 decorator,
                 "Decorators are not allowed on a candidate, but `@lossmith.objective(...)` under `import lossmith`, "
                 "which is dropped.",
             )
         for keyword in decorator.keywords:
+            if keyword.arg is None:
+                raise forbidden(keyword.value, "The decorator of a candidate names its settings, without `**`.")
             try:
                 said = ast.literal_eval(keyword.value)
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -181,6 +190,16 @@ def check_decorators(function: ast.FunctionDef, family: str, names: frozenset[st
                 raise CompileError(
                     "signature", f"The decorator says family '{told}', the check '{family}'.", line_of(keyword.value)
                 )
+
+
+def _called(call: ast.Call) -> str | None:
+    """The name of what is called, of one part or two: a longer one is none of ours."""
+    function = call.func
+    if isinstance(function, ast.Name):
+        return function.id
+    if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+        return f"{function.value.id}.{function.attr}"
+    return None
 
 
 def finite(constant: ast.Constant) -> float:

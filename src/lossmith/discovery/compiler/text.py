@@ -169,7 +169,10 @@ def _is_upwards(function: ast.FunctionDef) -> bool:
         return False
     plain = copy.copy(function)
     plain.body = function.body[1:] if is_docstring(function.body[0]) else function.body
-    return ast.dump(ast.Module([plain], [])) == _UPWARDS
+    try:
+        return ast.dump(ast.Module([plain], [])) == _UPWARDS
+    except RecursionError:
+        return False
 
 
 def _alone(statement: ast.stmt) -> str:
