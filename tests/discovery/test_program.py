@@ -64,14 +64,14 @@ def test_the_same_expression_is_the_same_object():
 def test_nodes_that_nobody_holds_are_forgotten():
     from lossmith.discovery.program import nodes
 
-    gc.collect()
-    gc.collect()  # what other tests left behind
-    before = len(nodes._NODES)
+    number = ("const", 0.123456, "scalar")
     kept = make("exp", make("mul", const(0.123456), X["chosen_logps"]))
-    assert len(nodes._NODES) == before + 3
+    assert number in nodes._NODES
+    entries = [kept.op, kept.args[0].op]
     del kept
     gc.collect()
-    assert len(nodes._NODES) == before
+    assert number not in nodes._NODES
+    assert not any(key[0] in entries and entry() is None for key, entry in nodes._NODES.items())
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,9 @@ def test_nodes_that_nobody_holds_are_forgotten():
         (lambda: make("pow", Z, Z), "must be a number"),
         (lambda: make("add", Z, const(math.inf)), "infinite"),
         (lambda: const(math.nan), "nan"),
+        (lambda: make("clamp", Z, const(-math.inf), const(math.inf)), "needs a bound"),
+        (lambda: make("clamp", Z, const(math.inf), const(math.inf)), "needs a bound"),
+        (lambda: make("clamp", Z, const(0), const(-math.inf)), "needs a bound"),
         (lambda: program(read("token_logps")), "do not read `token_logps`"),
         (lambda: program(read("chosen_logps", "scalar")), "do not read"),
         (lambda: program(make("add", Z, read("reward_shift", "scalar"))), "do not read `reward_shift`"),

@@ -9,7 +9,7 @@ from proposer_cases import LRML, PADLL, SOURCES, context, control, keys, same_af
 
 from lossmith.discovery.compiler import compile_source
 from lossmith.discovery.costs import Cost
-from lossmith.discovery.program import to_json
+from lossmith.discovery.program import Program, to_json
 from lossmith.discovery.proposers.base import Batch, Event, Proposal
 from lossmith.discovery.proposers.best_of import BestOfProposer
 from lossmith.discovery.proposers.genetic import GeneticProposer
@@ -77,7 +77,8 @@ def other_run(tmp_path):
         archive = Archive(database)
         for place, program in enumerate(programs):
             archive.add_program(stored(program, place))
-        archive.add_program(stored(control("preference").with_defaults(beta=0.3), 9, role="canary"))
+        other_beta = Program("preference", control("preference").root, {"beta": 0.3})
+        archive.add_program(stored(other_beta, 9, role="canary"))
         decided = [decision(programs[2].key, "elite", 0), decision(programs[0].key, "elite", 1)]
         Decisions(database).save([*decided, decision(programs[1].key, "stopped", 2)])
     return tmp_path / "other", programs

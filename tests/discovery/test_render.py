@@ -19,6 +19,7 @@ from lossmith.discovery.program import (
     functions,
     inputs_of,
     make,
+    one_line,
     setting,
     to_latex,
     to_python,
@@ -177,6 +178,12 @@ def test_settings_have_names_that_a_text_can_hold(name):
 
 
 # ---- LaTeX
+
+
+def test_names_that_end_as_a_module_does_stay():
+    program = Program("preference", make("add", make("relu", Z), make("detach", setting("kF"))), {"kF": 2})
+    assert one_line(program).endswith(" + kF.detach()")
+    assert one_line(program).startswith("relu(")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

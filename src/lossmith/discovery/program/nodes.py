@@ -115,6 +115,8 @@ def make(op: str, *args: Node) -> Node:
         raise ProgramError(f"No operator named '{op}'.")
     if len(args) != operator.arity:
         raise ProgramError(f"`{op}` takes {operator.arity} arguments, got {len(args)}.")
+    if op == "clamp" and not _bounds(args[1].value, args[2].value):
+        raise ProgramError("`clamp` needs a bound: a number or a hyper-parameter below, above or on both sides.")
     size, depth, tame, held = 1, 0, operator.tame or _mild_power(op, args), op == "detach"
     types: list[str] = []
     for place, arg in enumerate(args):
@@ -130,6 +132,11 @@ def make(op: str, *args: Node) -> Node:
         tame = tame and arg.tame
         held = held or arg.held
     return _new(key, op, args, None, result_type(op, *types), tame, held, size, depth + 1)
+
+
+def _bounds(low: object, high: object) -> bool:
+    """Whether two bounds of `clamp` hold anything back, and leave anything."""
+    return low != math.inf and high != -math.inf and (low, high) != (-math.inf, math.inf)
 
 
 def _mild_power(op: str, args: tuple[Node, ...]) -> bool:

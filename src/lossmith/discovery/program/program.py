@@ -142,20 +142,6 @@ class Program:
 
         return from_json(text)
 
-    def with_defaults(self, **values: float) -> "Program":
-        """The same expression with other defaults.
-
-        Raises:
-            ProgramError: For a hyper-parameter that it does not have.
-        """
-        for name in values:
-            if name not in self.hyperparameters:
-                raise ProgramError(
-                    f"No hyper-parameter `{name}`.{did_you_mean(name, self.hyperparameters)} "
-                    f"Known: {', '.join(self.hyperparameters) or 'none'}."
-                )
-        return Program(self.family, self.root, {**self.hyperparameters, **values})
-
 
 def inputs_of(family: str) -> dict[str, Node]:
     """The input nodes of a family's programs by name.

@@ -1,6 +1,7 @@
 """Programs as text: Python source, LaTeX, one line, and JSON that gives exactly the same program back."""
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -33,6 +34,8 @@ LATEX_NAMES = {
     "tau": r"\tau",
 }
 _UNARY, _CALL, _ATOM = 6, 8, 9
+# A name may end in the letter F.
+_MODULE = re.compile(r"\b(?:torch|F)\.")
 
 
 def number(value: float) -> str:
@@ -75,7 +78,7 @@ def _inline(root: Node) -> str:
     writer = _Writer(like=None)
     for node in order(root):
         writer.write(node)
-    return writer.texts[root].text.replace("torch.", "").replace("F.", "")
+    return _MODULE.sub("", writer.texts[root].text)
 
 
 def _uses(root: Node) -> dict[Node, int]:
