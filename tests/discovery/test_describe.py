@@ -53,6 +53,21 @@ def test_a_relative_that_pulls_the_other_way_along_the_line_is_not_turned_round(
     assert "*" not in known.name
 
 
+@pytest.mark.parametrize(
+    ("family", "source"),
+    [
+        ("metric", "def f(same): return mean_masked(same.float(), same)"),
+        ("metric", "def f(similarities, same): return mean_masked(similarities.detach(), same)"),
+        ("token", "def f(entropy): return (entropy > 1).float()"),
+        ("preference", "def f(chosen_lengths): return chosen_lengths"),
+    ],
+)
+def test_what_trains_nothing_has_a_level_curve(family: str, source: str) -> None:
+    found = describe_candidate(source, family)
+    assert found.verdict.category == "no-grad"
+    assert not any(found.curves[0].gradient)
+
+
 def test_the_picture_is_written(tmp_path) -> None:
     found = describe_candidate(DPO.format(factor=-2, shift=0))
     write_picture(found, tmp_path / "picture.png")

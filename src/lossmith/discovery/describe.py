@@ -216,7 +216,7 @@ def _anchor_curve(program: Program, name: str) -> Curve:
         place = cosine.clone().requires_grad_()
         tables = {**_tables(place), **masks}
         value = function(**{key: tables[key] for key in program.inputs})[0]
-        slope = torch.autograd.grad(value, place, allow_unused=True)[0]
+        slope = torch.autograd.grad(value, place, allow_unused=True)[0] if value.requires_grad else None
         losses.append(float(value.detach()))
         slopes.append(0.0 if slope is None else float(slope))
     return Curve(

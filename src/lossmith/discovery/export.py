@@ -67,10 +67,7 @@ def export(run: str | Path, winner: str, *, out: str | Path | None = None, name:
     """
     history = open_history(run)
     key = history.find(winner)
-    name = name or f"found_{key[:8]}"
-    if not name.isidentifier() or keyword.iskeyword(name) or not name.isascii():
-        raise ConfigurationError(f"`--name` must be a name in Python, got '{name}'.")
-    name = name.removesuffix("_loss")
+    name = objective_name(name or f"found_{key[:8]}")
     ours = (each for each in list_losses() if each.function.__module__.startswith("lossmith.objectives."))
     if any(name in (each.name, *each.aliases) for each in ours):
         raise ConfigurationError(f"`--name` must be new, got '{name}', which is an objective of the library already.")
@@ -90,6 +87,18 @@ def export(run: str | Path, winner: str, *, out: str | Path | None = None, name:
         write_atomically(folder / file, text)
     files = tuple(folder / file for file in texts)
     return Exported(name=name, folder=folder, files=files, announced=key in history.announced())
+
+
+def objective_name(given: str) -> str:
+    """The name of an objective, which its function may be given by as well: `mine` for `mine_loss`.
+
+    Raises:
+        ConfigurationError: If it is no name in Python.
+    """
+    name = given.removesuffix("_loss")
+    if not name.isidentifier() or keyword.iskeyword(name) or not name.isascii():
+        raise ConfigurationError(f"`--name` must be a name in Python, got '{given}'.")
+    return name
 
 
 def check_text(program: Program, source: str) -> None:
