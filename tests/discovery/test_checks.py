@@ -111,7 +111,6 @@ def test_copies_of_the_control_are_duplicates_and_other_known_losses_are_named()
     assert (copy.accepted, copy.category, copy.nearest.name) == (False, "duplicate-of-dpo", "dpo")
     assert copy.nearest.loss == "dpo(beta=0.3)"
     assert copy.nearest.scale == pytest.approx(7)
-    assert copy.duplicate_of == "dpo"
     hinge = verdict_of("torch.relu(1 - 0.1 * z)")
     assert hinge.accepted
     assert (hinge.nearest.name, hinge.nearest.distance) == ("hinge", pytest.approx(0, abs=1e-9))
@@ -450,6 +449,106 @@ def test_poles_and_gaps_within_the_reach(text, said):
 def test_divisions_and_roots_that_hold_are_accepted(text):
     verdict = verdict_of(text)
     assert verdict.category in ("ok", "duplicate-of-dpo"), str(verdict)
+
+
+SUM = "(chosen_logps - ref_chosen_logps + rejected_logps - ref_rejected_logps - 3.3)"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"F.softplus(-0.1 * z) + 1 / torch.square({SUM})", "gradient has a pole at a sum of log-ratios of 3.3 nats"),
+        (f"F.softplus(-0.1 * z) - 0.1 * torch.log(torch.abs({SUM}))", "pole at a sum of log-ratios of 3.3 nats"),
+        (f"F.softplus(-0.1 * z) + 0.1 * z.mean() / {SUM}", "pole at a sum of log-ratios of 3.3 nats"),
+        (f"F.softplus(-0.1 * z) / (1 + torch.square({SUM}))", ""),
+        (f"F.softplus(-0.1 * z) - 0.1 * torch.log(1 + torch.abs({SUM}))", ""),
+        (f"F.softplus(-0.1 * z) / (1 + torch.square({SUM} / z.std().clamp(min=1)))", ""),
+    ],
+)
+def test_poles_along_the_sum_are_seen(text, said):
+    verdict = verdict_of(text)
+    assert (verdict.category == "nonfinite", said in verdict.reason) == (bool(said), True), str(verdict)
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "said"),
+    [
+        ("preference", BLIND + "F.softplus(-0.1 * z) / (chosen_lengths - 1)", "completions of one or two tokens"),
+        (
+            "preference",
+            BLIND + "F.softplus(-0.1 * z / torch.log(rejected_lengths))",
+            "completions of one or two tokens",
+        ),
+        (
+            "preference",
+            BLIND + "F.softplus(-0.1 * z) / torch.log(chosen_lengths - 1)",
+            "completions of one or two tokens",
+        ),
+        ("preference", BLIND + "torch.relu(1 - 5 * (z / chosen_lengths))", ""),
+        (
+            "token",
+            "def f(token_logps, log_normalizer): return -token_logps * torch.log(log_normalizer + 1)",
+            "50 lower",
+        ),
+        (
+            "token",
+            "def f(token_logps, log_normalizer): return torch.sqrt(log_normalizer) / 2 - token_logps",
+            "50 lower",
+        ),
+        ("token", "def f(token_logps, mean_logits): return -token_logps * torch.log(mean_logits + 3)", "50 lower"),
+        ("token", "def f(token_logps, log_normalizer): return log_normalizer ** 2 / 9 - token_logps", ""),
+        ("metric", "torch.log(d), same) - mean_masked(d, different)", "one text twice, under one class"),
+        ("metric", "d, same) + mean_masked(1 / d, different)", "one text twice, under"),
+        ("metric", "torch.relu(d - 0.1), same) + mean_masked(torch.relu(1 - d) ** 2, different)", ""),
+        ("metric", "d ** 2, same) - 0.1 * mean_masked(torch.log(d + 0.01), different)", ""),
+    ],
+)
+def test_what_ordinary_batches_do_not_hold_is_looked_at(family, text, said):
+    if family == "metric":
+        own = "d = distances + (~(same | different)).float()"
+        text = f"def f(distances, same, different):\n {own}\n return mean_masked({text}"
+    verdict = check(text, family)
+    assert (verdict.category == "nonfinite", said in verdict.reason) == (bool(said), True), str(verdict)
+
+
+def test_equal_rows_are_looked_at_within_a_class_and_across():
+    inside, across = points.edges("metric")
+    for edge, mask in ((inside, "same"), (across, "different")):
+        twins = edge.where.inputs["similarities"][0] == 1
+        np.fill_diagonal(twins, False)
+        assert twins.sum() == 2
+        assert edge.where.inputs[mask][0][twins].all()
+        assert (edge.where.inputs["distances"][0][twins] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "category"),
+    [
+        ("torch.where(z == 0, z * 0, F.softplus(-0.1 * z) + 0.01 * torch.square(0.1 * z - 1))", "zero-grad"),
+        ("torch.where(torch.abs(z) < 0.5, z * 0, F.softplus(-0.1 * z))", "zero-grad"),
+        ("-torch.tanh(0.1 * z) ** 3", "zero-grad"),
+        ("-torch.tanh(0.1 * (chosen_logps - rejected_logps) - 0.1 * (ref_chosen_logps - ref_rejected_logps)) ** 3",
+         "zero-grad"),
+        ("torch.relu(-z)", "zero-grad"),
+        ("torch.relu(1 - 0.1 * z)", "ok"),
+        ("-torch.tanh(0.1 * z) ** 3 - 0.001 * z", "ok"),
+        # What does not end at the reference moves on.
+        ("-torch.tanh(0.1 * (z + 0.01 * (rejected_lengths - chosen_lengths))) ** 3", "ok"),
+        ("-torch.tanh(0.1 * (chosen_logps - rejected_logps)) ** 3", "ok"),
+        ("F.softplus(-z / z.std().clamp(min=1e-3))", "ok"),
+    ],
+)  # fmt: skip
+def test_a_training_that_begins_at_the_reference_must_move(text, category):
+    verdict = check(BLIND + text)
+    assert verdict.category == category, str(verdict)
+    if category != "ok":
+        assert "never moves" in verdict.reason
+        assert check(BLIND + text, direction=False).category == "ok"
+
+
+def test_what_is_not_finite_at_the_reference_is_said():
+    verdict = check(BLIND + "F.softplus(-z / torch.abs(z).mean())")
+    assert (verdict.category, "the policy is the reference" in verdict.reason) == ("nonfinite", True), str(verdict)
 
 
 def test_a_text_with_code_of_its_own_is_not_touched():

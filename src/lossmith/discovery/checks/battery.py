@@ -22,6 +22,8 @@ LABELS = {"preference": 0.01, "token": 0.05, "metric": 0.05}
 push of both completions may be larger than what tells them apart; along the margin, `DIRECTION` holds."""
 LARGEST = 1e304
 """Of losses and gradients at ordinary inputs: their sums and squared lengths must be numbers too."""
+STILL = 1e-9
+"""A gradient this small beside that of a hundredth of a nat away is zero but for rounding."""
 
 
 @dataclass
@@ -127,12 +129,22 @@ def the_ends(candidate: Candidate) -> tuple[str, str] | None:
     return None
 
 
+def the_edges(candidate: Candidate) -> tuple[str, str] | None:
+    """Finite for the shortest completions, for shifted logits, and where a batch holds one text twice."""
+    for edge in points.edges(candidate.program.family):
+        if not set(edge.reads).isdisjoint(candidate.program.inputs):
+            broken = _unless_finite(*candidate.at(edge.where), where=edge.said)
+            if broken:
+                return broken
+    return None
+
+
 def inside_the_reach(candidate: Candidate) -> tuple[str, str] | None:
-    """Finite between the ends too, and without a pole, along the margin of pairs."""
+    """Finite between the ends too, and without a pole, along the margin of pairs and along their sum."""
     if candidate.program.family != "preference":
         return None
     found = breakdown(candidate.program.literal_root)
-    return None if found is None else ("nonfinite", f"Its {found[1]} at a margin of {found[0]:.4g} nats.")
+    return None if found is None else ("nonfinite", f"Its {found[1]} at {found[2]} of {found[0]:.4g} nats.")
 
 
 def _unless_finite(value: Array, gradients: dict[str, Array], *, where: str, hint: str = "") -> tuple[str, str] | None:
@@ -259,6 +271,23 @@ def _share(slopes: Array) -> float:
     return float(slopes.mean()) / size if size > 0 else 0.0
 
 
+def moves_at_the_reference(candidate: Candidate) -> tuple[str, str] | None:
+    """A gradient where the policy is the reference, for losses that read one: every training begins there."""
+    if not candidate.direction or not any(name.startswith("ref_") for name in candidate.program.inputs):
+        return None
+    value, gradients = candidate.at(points.at_the_reference())
+    broken = _unless_finite(value, gradients, where=f"where {_SAME}")
+    if broken:
+        return broken
+    start, near = (max(float(np.abs(part[batch]).max()) for part in gradients.values()) for batch in (0, 1))
+    if start > STILL * near:
+        return None
+    return "zero-grad", f"Its gradient is zero where {_SAME}, so a training that begins there never moves."
+
+
+_SAME = "the policy is the reference"
+
+
 def pure(candidate: Candidate) -> tuple[str, str] | None:
     """The same twice, and inputs as they were."""
     given = tensors_of(candidate, 2)
@@ -300,36 +329,6 @@ def duplicates_with_its_batch(candidate: Candidate) -> bool:
     return bool(torch.allclose(doubled, whole.repeat(2), rtol=1e-9, atol=1e-12 * float(whole.abs().max())))
 
 
-def half_precision_finite(candidate: Candidate) -> bool:
-    """Whether value and gradient are finite on bfloat16 and float16 inputs."""
-    given = tensors_of(candidate, 3)
-    return all(_finite_in(candidate, given, dtype) for dtype in (torch.bfloat16, torch.float16))
-
-
-def single_precision_finite(candidate: Candidate) -> bool:
-    """Whether value and gradient are finite on float32 inputs at the ends, where float64 was asked for."""
-    for where in points.far(candidate.program.family):
-        if candidate.program.family == "metric" or candidate.program.batch_coupled:
-            parts = [where.tensors(batch) for batch in range(len(next(iter(where.inputs.values()))))]
-        else:
-            parts = [where.joined()]
-        for part in parts:
-            given = {name: part[name] for name in candidate.program.inputs}
-            if not _finite_in(candidate, given, torch.float32):
-                return False
-    return True
-
-
-def _finite_in(candidate: Candidate, inputs: dict[str, torch.Tensor], dtype: torch.dtype) -> bool:
-    given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
-    trained = points.ordinary(candidate.program.family).trained
-    leaves = [given[name].requires_grad_() for name in given if name in trained]
-    value = candidate.function(**given)
-    slopes = torch.autograd.grad(value.sum(), leaves, allow_unused=True) if value.requires_grad else ()
-    finite = [value, *(slope for slope in slopes if slope is not None)]
-    return all(bool(part.isfinite().all()) for part in finite)
-
-
 def tensors_of(candidate: Candidate, batch: int) -> dict[str, torch.Tensor]:
     """What a candidate reads of one batch of the probe points, as torch has it."""
     given = points.ordinary(candidate.program.family).tensors(batch)
@@ -351,9 +350,11 @@ CHECKS: dict[str, Callable[[Candidate], tuple[str, str] | None]] = {
     "gradient_is_not_zero": gradient_is_not_zero,
     "one_item_alone": one_item_alone,
     "the_ends": the_ends,
+    "the_edges": the_edges,
     "inside_the_reach": inside_the_reach,
     "reads_the_labels": reads_the_labels,
     "right_direction": right_direction,
+    "moves_at_the_reference": moves_at_the_reference,
     "pure": pure,
     "equivariant": equivariant,
 }

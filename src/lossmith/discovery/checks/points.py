@@ -1,5 +1,6 @@
 """Where the checks look: ordinary batches, one item alone, and the ends of what a family can meet."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -10,6 +11,8 @@ from lossmith.discovery.program.arrays import Array
 
 REACH = 300.0
 """How far a log-probability may be from its reference, in nats, with everything finite in float64."""
+SHIFT = 50.0
+"""How far all logits of a token may lie from 0; no probability changes by it."""
 _STEPS = np.array([-300.0, -120.0, -40.0, -5.0, 0.0, 5.0, 40.0, 120.0, 300.0])
 MARGIN_SPREADS = (10.0, 30.0)
 """Standard deviations of the antithetic margins of the direction check, in nats."""
@@ -24,6 +27,8 @@ _OTHER_SIDE = {
     for head, tail in (("", "logps"), ("ref_", "logps"), ("", "lengths"))
 }
 """What is said of one side -> the same of the other."""
+_ASIDE = 1.7
+"""Margin of the pairs whose completions move together, in nats."""
 
 
 @lru_cache(maxsize=8)
@@ -78,6 +83,75 @@ def _far_pairs() -> Probes:
     return Probes("preference", 0, inputs, {})
 
 
+@dataclass(frozen=True)
+class Edge:
+    """A place that ordinary batches do not hold and real ones do."""
+
+    said: str
+    """Where it is, as the end of a sentence."""
+    reads: tuple[str, ...]
+    """Inputs of which a loss must read one to be looked at there."""
+    where: Probes
+
+
+@lru_cache(maxsize=4)
+def edges(family: str) -> tuple[Edge, ...]:
+    """Completions of one or two tokens; logits that are all low or high; a batch that holds one text twice."""
+    if family == "preference":
+        return (Edge("for completions of one or two tokens", ("chosen_lengths", "rejected_lengths"), _short_pairs()),)
+    if family == "token":
+        random = np.random.Generator(np.random.Philox(key=9))
+        logits = torch.as_tensor(random.standard_normal((8, 6)) * 1.5)
+        # One shift per batch: no probability knows of it.
+        shifted = torch.cat([logits - SHIFT, logits + SHIFT])
+        where = token_points(shifted, torch.arange(16) % 6, 2)
+        return (Edge(f"where all logits are {SHIFT:.0f} lower or higher", ("log_normalizer", "mean_logits"), where),)
+    said = "where a batch holds one text twice, under one class"
+    reads = ("similarities", "distances")
+    return (Edge(said, reads, _twins(1)), Edge(said.replace("one class", "two classes"), reads, _twins(3)))
+
+
+def _short_pairs() -> Probes:
+    """Every two of some lengths, at log-probabilities that one token may have."""
+    sides = np.meshgrid(np.array([1.0, 2.0, 80.0]), np.array([1.0, 2.0, 80.0]), np.array([-5.0, 0.3, 5.0]))
+    chosen, rejected, moved = (side.reshape(1, -1, 1) for side in sides)
+    inputs: dict[str, Array] = {"reward_shift": np.zeros((1, 1, 1))}
+    for name, lengths, sign in (("chosen", chosen, 0.5), ("rejected", rejected, -0.5)):
+        inputs[f"{name}_lengths"] = lengths
+        inputs[f"ref_{name}_logps"] = -6.0 - 1.1 * lengths
+        inputs[f"{name}_logps"] = -6.0 - 1.1 * lengths + sign * moved
+    return Probes("preference", 0, inputs, {})
+
+
+def _twins(place: int) -> Probes:
+    """A batch whose first row stands at another place too, closer than any rounding."""
+    rows = np.random.Generator(np.random.Philox(key=10)).standard_normal((1, 6, 5))
+    rows[:, place] = rows[:, 0]
+    points = anchor_points(rows, np.array([0, 0, 0, 1, 1, 2]))
+    twins = np.zeros((6, 6), dtype=bool)
+    twins[[0, place], [place, 0]] = True
+    closest = {"similarities": 1.0, "distances": 0.0}
+    inputs = {
+        name: np.where(twins, closest[name], values) if name in closest else values
+        for name, values in points.inputs.items()
+    }
+    return Probes("metric", 0, inputs, {})
+
+
+@lru_cache(maxsize=1)
+def at_the_reference() -> Probes:
+    """Two batches of the same pairs: where the policy is the reference, and hardly away from it."""
+    random = np.random.Generator(np.random.Philox(key=12))
+    # Multiples of a half, whose differences lose no digit, so that every margin of the first batch is exactly 0.
+    references = {side: random.integers(-400, -80, (1, 8, 1)) / 2 for side in ("chosen", "rejected")}
+    inputs: dict[str, Array] = {"reward_shift": np.zeros((2, 1, 1))}
+    for side, reference in references.items():
+        inputs[f"ref_{side}_logps"] = np.concatenate([reference, reference])
+        inputs[f"{side}_logps"] = np.concatenate([reference, reference + 0.01 * random.standard_normal((1, 8, 1))])
+        inputs[f"{side}_lengths"] = np.repeat(random.integers(20, 200, (1, 8, 1)).astype(np.float64), 2, axis=0)
+    return Probes("preference", 0, inputs, {})
+
+
 def pairs_at(margins: Array, references: tuple[float, float] = (-100.0, -103.0)) -> Probes:
     """Pairs whose log-ratio margin is given, [batches, items, 1]: half of it lifts the chosen completion."""
     shape = margins.shape
@@ -89,12 +163,24 @@ def pairs_at(margins: Array, references: tuple[float, float] = (-100.0, -103.0))
     return Probes("preference", 0, inputs, {})
 
 
-def reach_pairs(margins: Array, coupled: bool) -> Probes:
-    """Pairs at any margins of the reach: items of one batch, or the first of batches of four for coupled losses."""
-    if not coupled:
-        return pairs_at(margins.reshape(1, -1, 1), _LOW)
-    rest = np.broadcast_to(np.array(_COMPANIONS).reshape(1, -1, 1), (len(margins), len(_COMPANIONS), 1))
-    return pairs_at(np.concatenate([margins.reshape(-1, 1, 1), rest], axis=1), _LOW)
+def reach_pairs(margins: Array, coupled: bool, together: bool = False) -> Probes:
+    """Pairs at any margins of the reach: items of one batch, or the first of batches of four for coupled losses.
+
+    Args:
+        margins: Of the log-ratios, in nats; sums of both log-ratios if `together`.
+        coupled: Whether every pair has a batch of its own.
+        together: Whether both completions move the same way.
+    """
+    moving = margins.reshape(1, -1, 1)
+    if coupled:
+        rest = np.broadcast_to(np.array(_COMPANIONS).reshape(1, -1, 1), (len(margins), len(_COMPANIONS), 1))
+        moving = np.concatenate([margins.reshape(-1, 1, 1), rest], axis=1)
+    where = pairs_at(moving, _LOW)
+    if together:
+        # A margin that is no special one stays while the sum moves.
+        where.inputs["chosen_logps"] = _LOW[0] + (moving + _ASIDE) / 2
+        where.inputs["rejected_logps"] = _LOW[1] + (moving - _ASIDE) / 2
+    return where
 
 
 @lru_cache(maxsize=2)

@@ -3,12 +3,8 @@
 import numpy as np
 
 from lossmith.discovery.checks import points
-from lossmith.discovery.checks.battery import (
-    Candidate,
-    duplicates_with_its_batch,
-    half_precision_finite,
-    single_precision_finite,
-)
+from lossmith.discovery.checks.battery import Candidate, duplicates_with_its_batch
+from lossmith.discovery.checks.precision import half_precision_finite, single_precision_finite
 from lossmith.discovery.checks.slopes import slopes_agree
 from lossmith.discovery.program.arrays import Array
 

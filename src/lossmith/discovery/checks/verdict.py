@@ -27,11 +27,6 @@ class Verdict:
     program: Program | None = None
     """The compiled candidate, also where a check refuses it."""
 
-    @property
-    def duplicate_of(self) -> str | None:
-        """Name of the loss that it repeats."""
-        return self.category.removeprefix("duplicate-of-") if self.category.startswith("duplicate-of-") else None
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the program as its one-line formula."""
         from lossmith.discovery.program import one_line
