@@ -129,6 +129,20 @@ def test_the_control_is_recognised_at_any_strength(beta):
     assert verdict.nearest.scale == pytest.approx(1, rel=1e-5)
 
 
+@pytest.mark.parametrize("beta", [0.001, 0.00107, 70.0, 80.0, 87.3, 95.0, 99.0, 100.0])
+@pytest.mark.parametrize("spelling", ["F.softplus(-{} * z)", "torch.logaddexp(0 * z, -{} * z)"])
+def test_the_control_is_recognised_where_the_probes_do_not_tell_its_strength(beta, spelling):
+    verdict = verdict_of(spelling.format(beta))
+    assert verdict.category == "duplicate-of-dpo", str(verdict)
+    assert float(verdict.nearest.loss[9:-1]) == pytest.approx(beta, rel=0.02)
+
+
+def test_a_step_that_is_no_strong_dpo_is_none():
+    verdict = verdict_of("torch.relu(0.3 - 95 * z)")
+    assert verdict.accepted, str(verdict)
+    assert "beyond them it is not" in verdict.reason
+
+
 @pytest.mark.parametrize(
     ("text", "loss"),
     [

@@ -11,10 +11,12 @@ from lossmith.discovery.compiler import SIGNATURES, CompileError, compile_candid
 from lossmith.discovery.identity import (
     DUPLICATE,
     NEIGHBOUR,
+    Fingerprint,
     Nearest,
     atlas,
     fingerprint,
     fingerprint_at,
+    refitted,
     same_beyond,
 )
 from lossmith.discovery.program import INPUTS, Program
@@ -135,10 +137,12 @@ def _compare(candidate: Candidate, against: str, memory: Memory | None, flags: t
         return _duplicate(program, repeated[0], f"It does the same (distance {repeated[1]:.1g})", near, flags)
     seeds = memory.seeds if memory is not None else ()
     rival = near if against == "library" else control
-    if rival.distance < DUPLICATE and _is(program, rival, seeds):
+    if (same := _confirmed(program, found, rival, seeds)) is not None:
+        rival = same
         said = f"Its gradients are those of `{rival.loss}` but for their scale (distance {rival.distance:.1g})"
         return _duplicate(program, rival.name, said, rival, flags)
-    if near.distance < DUPLICATE and _is(program, near, seeds):
+    if (same := _confirmed(program, found, near, seeds)) is not None:
+        near = same
         flags, said = (*flags, f"known:{near.name}"), f"All checks passed; it is `{near.loss}`."
     elif near.distance < DUPLICATE:
         flags = (*flags, f"neighbour:{near.name}")
@@ -151,9 +155,17 @@ def _compare(candidate: Candidate, against: str, memory: Memory | None, flags: t
     return Verdict(accepted=True, category="ok", reason=said, flags=flags, nearest=near, program=program)
 
 
-def _is(program: Program, near: Nearest, seeds: tuple[int, ...]) -> bool:
-    """Whether a program is the loss that it is close to at the probe points, farther out and elsewhere too."""
-    return same_beyond(program.family, partial(fingerprint_at, program), near.known.fingerprint, seeds)
+def _confirmed(program: Program, found: Fingerprint, near: Nearest, seeds: tuple[int, ...]) -> Nearest | None:
+    """The loss that a program is, farther out and elsewhere too; None where it is merely close at the probe points."""
+    elsewhere = partial(fingerprint_at, program)
+    if near.distance >= DUPLICATE:
+        return None
+    if same_beyond(program.family, elsewhere, near.known.fingerprint, seeds):
+        return near
+    other = refitted(near, found, elsewhere)
+    if other is None or other.distance >= DUPLICATE:
+        return None
+    return other if same_beyond(program.family, elsewhere, other.known.fingerprint, seeds) else None
 
 
 def _duplicate(program: Program, name: str, said: str, near: Nearest | None, flags: tuple[str, ...]) -> Verdict:

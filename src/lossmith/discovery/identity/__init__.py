@@ -1,6 +1,6 @@
 """Identity of losses by what they do: fingerprints, and the atlas of the published ones."""
 
-from lossmith.discovery.identity.atlas import Atlas, Nearest, atlas
+from lossmith.discovery.identity.atlas import Atlas, Nearest, atlas, refitted
 from lossmith.discovery.identity.beyond import beyond, same_beyond
 from lossmith.discovery.identity.fingerprint import (
     DUPLICATE,
@@ -30,5 +30,6 @@ __all__ = [
     "fingerprint_at",
     "of_gradients",
     "probes",
+    "refitted",
     "same_beyond",
 ]

@@ -1,7 +1,7 @@
 """The atlas: every published loss of the library over grids of its hyper-parameters, as fingerprints."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -10,8 +10,8 @@ import numpy as np
 
 from lossmith.discovery.identity.fingerprint import NEIGHBOUR, Fingerprint
 from lossmith.discovery.identity.known import FIRST, Known
-from lossmith.discovery.identity.probes import probes
-from lossmith.discovery.identity.strength import closest_strength
+from lossmith.discovery.identity.probes import Probes, probes
+from lossmith.discovery.identity.strength import closest_strength, strength_beyond
 from lossmith.discovery.program import INPUTS
 from lossmith.objectives import ObjectiveRecord, list_losses
 
@@ -174,6 +174,19 @@ class Atlas:
             if len(seen) == count:
                 break
         return list(seen.values())
+
+
+def refitted(near: Nearest, print: Fingerprint, elsewhere: Callable[[Probes], Fingerprint | None]) -> Nearest | None:
+    """The same loss at the strength that fits beyond the probes, where those do not tell strengths apart.
+
+    Args:
+        near: What the candidate does at the probes.
+        print: Of the candidate.
+        elsewhere: Its fingerprint at other points.
+    """
+    known = strength_beyond(near.known, print, elsewhere)
+    found = None if known is None else known.fingerprint(probes(print.family, print.seed))
+    return None if known is None or found is None else _named(known, print.distance(found), print, found.scale)
 
 
 def _named(known: Known, distance: float, print: Fingerprint, scale: float) -> Nearest:

@@ -4,10 +4,12 @@ A search over a fixed ladder of strengths, whose gradients are kept, then a few 
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
+from lossmith.discovery.identity.beyond import beyond
 from lossmith.discovery.identity.fingerprint import DUPLICATE, NEIGHBOUR, Fingerprint
 from lossmith.discovery.identity.known import FIRST, Known
 from lossmith.discovery.identity.probes import Probes, probes
@@ -22,6 +24,11 @@ _HALF_A_STEP = 0.015
 _JUMPS = (8, 4, 2, 1)
 _POLISHED = 4
 _EXACT = 1e-10
+_ASTRAY = math.log(4)
+"""How far off a strength may be that the probes do not tell from its neighbours, as a logarithm."""
+_GOLDEN = (5**0.5 - 1) / 2
+_NARROWED = 24
+"""Steps of the golden section: to a hundred-thousandth of the strength."""
 
 
 def closest_strength(known: Known, found: Fingerprint, *, worth: float = math.inf) -> tuple[Known, Fingerprint] | None:
@@ -51,6 +58,50 @@ def closest_strength(known: Known, found: Fingerprint, *, worth: float = math.in
     named = known.at(strength)
     print = named.fingerprint(points)
     return None if print is None else (named, print)
+
+
+def strength_beyond(
+    known: Known, found: Fingerprint, elsewhere: Callable[[Probes], Fingerprint | None]
+) -> Known | None:
+    """The loss at the strength that fits best beyond the probes; None where the probes themselves say which it is.
+
+    A strong loss is a step at every probe point, whatever its strength: the points beyond have smaller margins.
+
+    Args:
+        known: Where the search starts, at a distance below `DUPLICATE`.
+        found: What is to be named, at the probes.
+        elsewhere: Its fingerprint at other points.
+    """
+    name, points = known.strength, probes(found.family, found.seed)
+    if name is None or (known.slow and known.record.name not in FIRST.values()):
+        return None
+    here = known.settings[name]
+    around = (known.at(here * way).fingerprint(points) for way in (math.exp(RATIO), math.exp(-RATIO)))
+    if all(print is None or found.distance(print) >= DUPLICATE for print in around):
+        return None
+    pairs = [(where, mine) for where in beyond(found.family) if (mine := elsewhere(where)) is not None]
+
+    def apart(place: float) -> float:
+        other = known.at(math.exp(place))
+        prints = ((mine, other.fingerprint(where)) for where, mine in pairs)
+        return max((mine.distance(print) for mine, print in prints if print is not None), default=math.inf)
+
+    first, last = _ends(known)
+    # The reach ends between two rungs: its end must not be left out.
+    start = max(math.log(here) - _ASTRAY, (first - 1) * RATIO)
+    end = min(math.log(here) + _ASTRAY, (last + 1) * RATIO)
+    low, high = end - _GOLDEN * (end - start), start + _GOLDEN * (end - start)
+    at_low, at_high = apart(low), apart(high)
+    for _ in range(_NARROWED):
+        if at_low <= at_high:
+            end, high, at_high = high, low, at_low
+            low = end - _GOLDEN * (end - start)
+            at_low = apart(low)
+        else:
+            start, low, at_low = low, high, at_high
+            high = start + _GOLDEN * (end - start)
+            at_high = apart(high)
+    return known.at(float(f"{math.exp((start + end) / 2):.4g}"))
 
 
 def _ends(known: Known) -> tuple[int, int]:
