@@ -187,7 +187,7 @@ def _both_ways(where: Probes, gradients: dict[str, Array]) -> tuple[Array, Array
     """Gradients of the same completions as they are, and with their sides swapped."""
     zero = np.zeros(where.inputs["chosen_logps"].shape)
     chosen, rejected = (gradients.get(name, zero) for name in where.trained)
-    half = zero.shape[1] // 2
+    half = where.inputs["chosen_logps"].shape[1] // 2
     return (
         np.concatenate([chosen[:, :half].ravel(), rejected[:, :half].ravel()]),
         np.concatenate([rejected[:, half:].ravel(), chosen[:, half:].ravel()]),

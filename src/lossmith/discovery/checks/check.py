@@ -141,7 +141,8 @@ def _compare(candidate: Candidate, against: str, memory: Memory | None, flags: t
         rival = same
         said = f"Its gradients are those of `{rival.loss}` but for their scale (distance {rival.distance:.1g})"
         return _duplicate(program, rival.name, said, rival, flags)
-    if (same := _confirmed(program, found, near, seeds)) is not None:
+    same = None if near is rival else _confirmed(program, found, near, seeds)
+    if same is not None:
         near = same
         flags, said = (*flags, f"known:{near.name}"), f"All checks passed; it is `{near.loss}`."
     elif near.distance < DUPLICATE:
