@@ -124,9 +124,9 @@ def _lowest_places(guard: _Guard, places: Array, line: Line) -> list[float]:
     value = guard.at(places, line)
     low = np.flatnonzero((value[2:-2] <= value[1:-3]) & (value[2:-2] <= value[3:-1])) + 2
     # Where the sides, drawn on, stay above 0, so does the point between them.
-    left = value[low - 1] - 1.5 * (value[low - 2] - value[low - 1])
-    right = value[low + 1] - 1.5 * (value[low + 2] - value[low + 1])
     with np.errstate(all="ignore"):
+        left = value[low - 1] - 1.5 * (value[low - 2] - value[low - 1])
+        right = value[low + 1] - 1.5 * (value[low + 2] - value[low + 1])
         low = low[np.minimum(left, right) <= 0]
     if not len(low):
         return []
