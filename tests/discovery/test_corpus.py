@@ -43,7 +43,6 @@ def test_nothing_is_touched(report):
     assert report.traces == ()
     assert report.passed
     assert report.sentences[0].startswith("291 candidates, ")
-    assert max(outcome.milliseconds for outcome in report.outcomes) < 500
 
 
 def watched(monkeypatch, during):

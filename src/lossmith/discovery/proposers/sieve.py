@@ -11,7 +11,7 @@ DIGITS = 4
 
 
 def behaviour(program: Program) -> str | None:
-    """A name for what a program does; None where it is not finite, reaches nothing, or pulls the wrong way.
+    """A name for what a program does; None where it is not finite, reaches or moves nothing, or pulls wrongly.
 
     It looks at the public probe points alone, so it is a filter and no check: the gate checks everything again.
 
@@ -29,7 +29,7 @@ def behaviour(program: Program) -> str | None:
         (True, None)
     """
     from lossmith.discovery.checks import Candidate
-    from lossmith.discovery.checks.battery import one_item_alone, right_direction, the_ends
+    from lossmith.discovery.checks.battery import moves_at_the_reference, one_item_alone, right_direction, the_ends
     from lossmith.discovery.identity import fingerprint
 
     if program.root.type != "item":
@@ -38,7 +38,8 @@ def behaviour(program: Program) -> str | None:
     if found is None:
         return None
     candidate = Candidate(program)
-    if any(rule(candidate) is not None for rule in (right_direction, the_ends, one_item_alone)):
+    rules = (right_direction, the_ends, one_item_alone, moves_at_the_reference)
+    if any(rule(candidate) is not None for rule in rules):
         return None
     # Adding 0 makes every zero positive.
     return blake2b((np.round(found.vector, DIGITS) + 0.0).tobytes(), digest_size=8).hexdigest()
