@@ -1158,15 +1158,13 @@ def test_a_budget_that_does_not_carry_the_play_off_goes_without_it():
         assert replay(engine.database).mismatches == ()
 
 
-@pytest.mark.parametrize(("share", "status"), [(0.75, "finished"), (1.3, "budget")])
-def test_a_confirmation_that_nearly_fits_is_begun(share, status, monkeypatch):
-    monkeypatch.setattr("lossmith.discovery.ending.NEARLY", share)
-
+@pytest.mark.parametrize(("slower", "status"), [(1.3, "finished"), (1.9, "budget")])
+def test_a_confirmation_that_nearly_fits_is_begun(slower, status):
     class Slowing(SimulatedRung):
         """Slower than declared in the search, so that the forecast of the confirmation is too high."""
 
         def evaluate(self, program: Any, block: Block) -> Metrics:
-            factor = 1.3 if block.split == "search" else 0.9
+            factor = slower if block.split == "search" else 0.9
             return replace(super().evaluate(program, block), device_seconds=factor * self.cost.device_seconds)
 
     settings = replace(SMALL, rounds=None, finalists=1)
@@ -1174,6 +1172,8 @@ def test_a_confirmation_that_nearly_fits_is_begun(share, status, monkeypatch):
     budget = Budget(device_seconds=1.3 * plan.round.device_seconds + 1.1 * plan.confirmation.device_seconds)
     rungs = [Slowing(**vars(rung)) for rung in small().rungs]
     with Engine(None, small(settings=settings, budget=budget, rungs=rungs)) as engine:
-        assert engine.run().status == status
+        outcome = engine.run()
+        assert outcome.status == status
+        assert ("the confirmation of the most promising candidate needs" in outcome.sentence) == (status == "budget")
         assert (engine.archive.find_stage("closed") is None) == (status == "budget")
         assert engine.ledger.spent().device_seconds <= budget.device_seconds

@@ -2,8 +2,10 @@
 
 import json
 import pickle
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +13,7 @@ import tiny
 from lossmith.discovery.controls import control_of
 from lossmith.discovery.rungs.base import Block
 from lossmith.discovery.rungs.pools import assign_halves, same_text
-from lossmith.discovery.rungs.small import SmallRung
+from lossmith.discovery.rungs.small import SmallRung, _Measured
 from lossmith.errors import DataError
 from lossmith.studies.run import run_block
 from sentiment_cases import write_reviews, write_reward
@@ -154,6 +156,30 @@ def test_every_block_of_pairs_draws_its_own_test_rows(pairs_rung):
     assert pairs_rung.items.startswith(f"{len(drawn[0])} of {len(pool)} test pairs a block; two blocks share")
     # The training rows are encoded once for all blocks.
     assert pairs_rung.setting_of(blocks[1]).made is pairs_rung._setting("search").made
+
+
+@pytest.mark.parametrize(("kl", "fitness", "strengths"), [(0.25, 0.7, [1.0]), (4.0, 0.6, [1.0, 0.5])])
+def test_a_policy_that_stayed_near_is_measured_once(kl, fitness, strengths, monkeypatch):
+    used = []
+
+    @contextmanager
+    def scaled(model, strength):
+        used.append(strength)
+        yield
+
+    class Setting:
+        def evaluate(self, trainer, report):
+            # Reward grows as the root of the divergence: from 0.5 by 0.1 a root of a nat, or by 0.4.
+            strength = used[-1]
+            far = kl * strength**2
+            return {"metrics": {"kl": far, "reward": 0.5 + (0.4 if kl < 1 else 0.1) * far**0.5, "start_reward": 0.5}}
+
+    monkeypatch.setattr("lossmith.discovery.rungs.small.adapters_scaled", scaled)
+    trainer = SimpleNamespace(args=SimpleNamespace(seed=0), model=None)
+    found = _Measured(Setting(), Block(index=0, seed=1), several=True).evaluate(trainer, None)
+    assert found["metrics"]["reward_at_equal_kl"] == pytest.approx(fitness)
+    assert found["metrics"]["kl"] == kl
+    assert used == strengths
 
 
 def test_sentiment_is_judged_by_reward_at_equal_kl(model, tmp_path, monkeypatch):

@@ -47,6 +47,17 @@ class Ending:
         """The least that must be left when the search ends after round `step`: nothing where nothing is promising."""
         return self._verdict_on_one() if self._promising(step) else ZERO
 
+    def check(self, step: int) -> None:
+        """Say no where something is promising after round `step` and its confirmation could not be begun.
+
+        Raises:
+            BudgetExhausted: Says what it takes.
+        """
+        if self._promising(step) and self.measuring.too_dear(self.needs(step)):
+            self.measuring.ledger.check(
+                self.measuring.forecast(1).confirmation, "the confirmation of the most promising candidate"
+            )
+
     def held_back(self, step: int, plan: Forecast) -> Cost:
         """What the round after `step` leaves for the end: nothing while there is nothing to confirm.
 

@@ -253,7 +253,7 @@ class Engine:
             return "rounds"
         if not self._measuring.too_dear(with_margin(plan.round) + self._ending.held_back(step - 1, plan)):
             return None
-        self.ledger.check(self._ending.needs(step - 1))
+        self._ending.check(step - 1)
         return "budget"
 
     def _abandoned(self) -> str:

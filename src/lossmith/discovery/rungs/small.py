@@ -42,7 +42,7 @@ VERSION = 2
 KL = 1.0
 """Nats per answer at which rewards are compared."""
 STRENGTHS = (0.5, 1.0)
-"""Shares of the trained adapters with which a policy is measured on `sentiment`."""
+"""Shares of the trained adapters with which a policy is measured on `sentiment`; the last is the policy itself."""
 LOWER_IS_BETTER = ("nll", "brier", "ece", "kl")
 _ONE_AT_A_TIME = threading.Lock()  # studies draw from torch's global generator
 
@@ -246,19 +246,26 @@ class _Measured:
         return trainer
 
     def evaluate(self, trainer: Any, report: Any) -> dict[str, Any]:
-        """The test of the study; on sentiment at every strength, joined to the reward at equal divergence."""
+        """The test of the study; on sentiment joined to the reward at equal divergence.
+
+        A policy that stayed within it is measured as it is: what it was on the way there changes nothing.
+        """
         # Data and notices of the block are found by its own seed.
         trainer.args.seed = self._block.seed
         if not self._several:
             return self._setting.evaluate(trainer, report)
-        points, found = [], {}
-        for strength in STRENGTHS:
-            with adapters_scaled(trainer.model, strength):
-                found = self._setting.evaluate(trainer, report)
-            points.append((found["metrics"]["kl"], found["metrics"]["reward"]))
-        start = found["metrics"]["start_reward"]
-        found["metrics"]["reward_at_equal_kl"] = reward_at(KL, start, points)
+        *weaker, whole = STRENGTHS
+        found = self._at(whole, trainer, report)
+        measured = [found["metrics"]]
+        if found["metrics"]["kl"] > KL:
+            measured += [self._at(strength, trainer, report)["metrics"] for strength in weaker]
+        points = [(each["kl"], each["reward"]) for each in measured]
+        found["metrics"]["reward_at_equal_kl"] = reward_at(KL, found["metrics"]["start_reward"], points)
         return found
+
+    def _at(self, strength: float, trainer: Any, report: Any) -> dict[str, Any]:
+        with adapters_scaled(trainer.model, strength):
+            return self._setting.evaluate(trainer, report)
 
 
 @contextmanager

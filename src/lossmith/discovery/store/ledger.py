@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from lossmith.discovery.costs import RESOURCES, ZERO, Budget, Cost, show_amount
+from lossmith.discovery.costs import RESOURCES, ZERO, Budget, Cost, show_amount, show_enough
 from lossmith.discovery.store.database import Database
 from lossmith.errors import LossmithError
 
@@ -16,12 +16,12 @@ _HELD = [name for name in RESOURCES if name != "wall_seconds"]  # the clock of t
 class BudgetExhausted(LossmithError):
     """What comes next does not fit in what is left; everything before it is kept."""
 
-    def __init__(self, resource: str, spent: float, limit: float, next_cost: float):
+    def __init__(self, resource: str, spent: float, limit: float, next_cost: float, what: str = "what comes next"):
         self.resource = resource
         ends = "is used up" if spent >= limit else "does not suffice"
         super().__init__(
-            f"The budget of {show_amount(resource, limit)} {ends}: {show_amount(resource, spent)} are spent and "
-            f"what comes next needs {show_amount(resource, next_cost)}."
+            f"The budget of {show_amount(resource, limit)} {ends}: {show_amount(resource, spent)} are spent and {what} "
+            f"needs {show_amount(resource, next_cost)}, so {show_enough(resource, spent + next_cost)} at least."
         )
 
 
@@ -44,8 +44,12 @@ class Ledger:
         """All that is settled, lost or reserved, and the wall time of all sessions."""
         return self._used + Cost(wall_seconds=self._database.wall_seconds())
 
-    def check(self, cost: Cost) -> None:
+    def check(self, cost: Cost, what: str = "what comes next") -> None:
         """Say no where `cost` does not fit in what is left.
+
+        Args:
+            cost: Of what comes next.
+            what: How a sentence names it.
 
         Raises:
             BudgetExhausted: Names the first resource that is short.
@@ -53,7 +57,8 @@ class Ledger:
         spent = self.spent()
         short = self.budget.exceeded_by(spent + cost)
         if short is not None:
-            raise BudgetExhausted(short, getattr(spent, short), self.budget.limits()[short], getattr(cost, short))
+            limit = self.budget.limits()[short]
+            raise BudgetExhausted(short, getattr(spent, short), limit, getattr(cost, short), what)
 
     def reserve(self, entry: str, kind: str, cost: Cost) -> None:
         """Put `cost` aside under a name, before it is spent; a name that was lost to a kill may be used again.
