@@ -72,6 +72,47 @@ def test_the_command_says_what_it_costs_before_and_what_came_of_it(finished):
     assert "lossmith discover export" in output
 
 
+def test_what_becomes_of_peoples_files_is_said_and_shown(quick, tmp_path):
+    folder, files = tmp_path / "run", tmp_path / "files"
+    files.mkdir()
+    (files / "good.py").write_text(
+        "def f(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps):\n"
+        "    z = 0.3 * (chosen_logps - rejected_logps - ref_chosen_logps + ref_rejected_logps)\n"
+        "    return torch.sigmoid(-z)\n"
+    )
+    (files / "upside_down.py").write_text(
+        "def f(chosen_logps, rejected_logps):\n    return F.softplus(chosen_logps - rejected_logps)\n"
+    )
+    result = run("preference", "--rungs", "toy", "--rounds", 1, "--budget", "1h", "--proposer", files, "--out", folder)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "`good.py` of people: admitted as " in said
+    assert "`upside_down.py` of people: rejected, wrong-sign: " in said
+    page = (folder / "discovery.html").read_text()
+    assert "upside_down: " in page
+    assert "lossmith&#39;s own small worlds alone" in page or "nothing was shown" in page.lower()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "FILE"], "a file stands where the folder should be"),
+        (["--proposer", "./nowhere/at_all"], "names a folder of candidates that is not there: './nowhere/at_all'"),
+    ],
+)
+def test_a_file_for_a_folder_and_a_folder_that_is_not_there(quick, tmp_path, words, said):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    words = [str(file) if word == "FILE" else word for word in words]
+    if "--out" not in words:
+        words += ["--out", str(tmp_path / "run")]
+    result = run("preference", "--rungs", "toy", "--rounds", 1, "--budget", "1h", *words)
+    assert isinstance(result.exception, LossmithError)
+    assert said in str(result.exception)
+    assert file.read_text() == "mine"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
 def test_the_same_command_goes_on_and_repeats_nothing(finished):
     folder, words, _ = finished
     before = open_history(folder)
@@ -161,6 +202,7 @@ def test_other_rungs_in_the_same_folder_are_named(finished):
     assert "holds a run on the rungs toy, and this one is on toy,tiny" in str(result.exception)
 
 
+@pytest.mark.filterwarnings("ignore:.*holds no .py file yet")
 def test_another_model_or_folder_of_candidates_is_another_run(tmp_path):
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
@@ -442,6 +484,7 @@ def test_words_that_name_no_program(finished, tmp_path):
     assert isinstance(run("report", tmp_path / "none").exception, EvidenceError)
 
 
+@pytest.mark.filterwarnings("ignore:.*holds no .py file yet")
 def test_draws_do_not_depend_on_where_a_folder_of_candidates_lies(tmp_path):
     names = set()
     for folder in (tmp_path / "one", tmp_path / "two"):

@@ -22,7 +22,7 @@ from lossmith.discovery.race.halving import Decision
 from lossmith.discovery.store.archive import Archive, StoredProgram
 from lossmith.discovery.store.database import Database
 from lossmith.discovery.store.decisions import Decisions
-from lossmith.errors import ConfigurationError, EvidenceError
+from lossmith.errors import ConfigurationError, EvidenceError, LossmithWarning
 
 HOSTILE = "open('DROP/touched', 'w').write('x')\nraise SystemExit\n"
 
@@ -67,6 +67,19 @@ def test_odd_files_do_no_harm(tmp_path):
     assert len(sources(found)[0]) == 8193
     with pytest.raises(ConfigurationError, match="must be a folder"):
         HumanProposer(tmp_path / "nothing")
+
+
+def test_one_text_is_two_losses_under_two_signatures(tmp_path):
+    (tmp_path / "a.py").write_text(PADLL)
+    (tmp_path / "b.discopop.py").write_text(PADLL)
+    (tmp_path / "c.py").write_text(PADLL)
+    found = HumanProposer(tmp_path).propose(context(), 9).proposals
+    assert [(each.name, each.signature) for each in found] == [("a", "native"), ("b.discopop", "discopop")]
+
+
+def test_a_folder_without_files_is_said(tmp_path):
+    with pytest.warns(LossmithWarning, match="holds no .py file yet"):
+        HumanProposer(tmp_path)
 
 
 @pytest.fixture

@@ -68,6 +68,17 @@ def test_a_confirmation_that_was_broken_off_says_nothing_of_the_control(history)
     assert any("so none was confirmed" in each for each in negatives(without))
 
 
+def test_what_is_announced_has_its_relative_and_how_far_it_may_be_carried(history):
+    (first,) = history.verdicts
+    announced = replace(history, verdicts=[replace(first, announced=True)])
+    said = answers(announced)
+    assert said[0].startswith(f"{first.program[:8]} is better than the control on every fresh ground: tiny ")
+    assert "Its closest known loss is " in said[0]
+    assert said[1].startswith("It was trained on lossmith's own small worlds alone")
+    real = replace(announced, settings=announced.settings | {"ladder": ["toy", "small"]})
+    assert not any("small worlds" in each for each in answers(real))
+
+
 def test_claims_stand_in_the_order_of_the_finalists(history):
     (first,) = history.verdicts
     other = next(each for each in history.candidates if each != first.program)

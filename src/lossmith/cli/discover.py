@@ -28,7 +28,7 @@ def check_file(
     family: Family = "preference",
     signature: Signature = "native",
     against: Annotated[
-        str, typer.Option(help="Which published losses it may not repeat: the control, or all of the library.")
+        str, typer.Option(help="Which published losses it may not repeat: control, or library for all of them.")
     ] = "control",
     direction: Annotated[bool, typer.Option(help="Whether it must push the right way; a penalty need not.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
@@ -45,7 +45,15 @@ def check_file(
         if verdict.flags:
             _say(f"flags: {', '.join(verdict.flags)}")
         if verdict.nearest is not None:
-            _say(f"nearest: {verdict.nearest.loss} at distance {verdict.nearest.distance:.2g}")
+            near = (
+                "the same"
+                if verdict.nearest.distance < 1e-3
+                else "a neighbour"
+                if verdict.nearest.distance < 0.05
+                else ""
+            )
+            words = f", {near}" if near else ": none of the published losses is near"
+            _say(f"nearest: {verdict.nearest.loss} at distance {verdict.nearest.distance:.2g}{words}")
     raise typer.Exit(0 if verdict.accepted else 1)
 
 

@@ -172,13 +172,13 @@ def _preflight(console: Console, engine: Any, setup: Any, folder: Path) -> None:
     unseen = ", ".join(f"{rung.name} ({rung.ground[0]})" for rung in setup.unseen)
     race = setup.settings
     _say(console, f"Rungs: {grounds}; confirmed on fresh rows and on {unseen}.")
-    _say(
-        console,
-        f"Race: {race.candidates} candidates a round, {race.elites} elites, {race.challengers} challengers, "
-        f"blocks {', '.join(map(str, race.blocks))}, {race.finalists} finalists over {race.confirmation_blocks} fresh "
-        "blocks a ground.",
-    )
     if engine.archive.find_stage("closed") is None:
+        _say(
+            console,
+            f"Race: {race.candidates} candidates a round, {race.elites} elites, {race.challengers} challengers, "
+            f"blocks {', '.join(map(str, race.blocks))}, {race.finalists} finalists over {race.confirmation_blocks} "
+            "fresh blocks a ground.",
+        )
         for sentence in engine.forecast().sentences(setup.budget, race.rounds):
             _say(console, f"  {sentence}")
     spent = engine.ledger.spent()

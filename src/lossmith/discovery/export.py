@@ -308,7 +308,7 @@ def card(history: History, key: str, name: str, description: Description, broken
     program = history.programs[key]
     verdict = next((each for each in history.verdicts if each.program == key), None)
     if verdict is not None and verdict.announced:
-        claim = "The run announced it: on every fresh ground it was better than the control."
+        claim = f"The run announced it: on every fresh ground it was better than the control. {history.scope}".rstrip()
     elif verdict is not None:
         claim = "The run confirmed it on fresh ground and did **not** announce it: it was not better everywhere."
     else:
@@ -340,17 +340,26 @@ def card(history: History, key: str, name: str, description: Description, broken
     lines += ["## Again", ""]
     if history.commands:
         many = "These commands" if len(history.commands) > 1 else "This command"
-        lines += [f"{many} made the run, and will again in another folder (`--out`):", ""]
+        lines += [
+            f"{many} made the run. In another folder (`--out`), with time enough and `--rounds {history.rounds}`, they "
+            "make it again: how many rounds a budget in time carries depends on the machine.",
+            "",
+        ]
         lines += ["```", *history.commands, "```"]
     else:
         seed = history.settings["seed"]
         lines += [
             f"The run did not keep the command that made it; its seed is {seed}, its settings are in its database."
         ]
+    trl = (
+        f', as does `lossmith.integrations.trl.DPOTrainer(..., loss="{name}")`'
+        if history.family == "preference"
+        else ""
+    )
     lines += [
         "",
-        "Make every decision of the run again from its rows, write its page and this export, train with it (the last "
-        "line in this folder):",
+        "Make every decision of the run again from its rows, write its page and this export, and load the objective "
+        f"(the last line in this folder). Whatever takes a loss by name takes it after `import {name}_loss`{trl}.",
     ]
     lines += ["", "```", *replay_commands(history, key, name), "```", ""]
     return "\n".join(lines)

@@ -36,7 +36,8 @@ class Replay:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What came of it, and then every mismatch."""
-        many, wrong = len(self.mismatches), f"{self.decisions} decisions and {self.claims} verdicts were made again"
+        verdicts = f"{self.claims} verdict{'' if self.claims == 1 else 's'}"
+        many, wrong = len(self.mismatches), f"{self.decisions} decisions and {verdicts} were made again"
         if not many:
             return (f"{wrong} from the rows of the database: all are as they stand there.",)
         return (f"{wrong}, and {many} thing{'s are' if many > 1 else ' is'} not as the rows say.", *self.mismatches)

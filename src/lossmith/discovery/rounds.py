@@ -18,6 +18,8 @@ from lossmith.discovery.store.ledger import PROPOSER, Ledger
 from lossmith.discovery.work import MachineOut
 
 _TRIES = 3
+HUMAN = "human"
+"""Name of the arms that take people's files, before a number where there are several: their fates are said."""
 CHEATS = "cheats"
 """Stage before the first round that holds what the checks said of the cheating canaries."""
 
@@ -147,6 +149,11 @@ class Desk:
             self.ledger.settle(entry, reserved, batch.cost + waited)
             self.ledger.divide(entry, batch.by_arm)
             self.database.touch()
+        for each in stored:
+            if each.proposer.split("-")[0] == HUMAN:
+                became = f"admitted as {each.key[:8]}" if each.kind == "admitted" and each.key else each.kind
+                why = "" if each.kind == "admitted" else f", {each.category}: {each.reason}"
+                self.say(f"`{each.name}.py` of people: {became}{why}")
 
     def _reservation(self, n: int, keep_back: Cost) -> Cost:
         """What is put aside for a call: the most that it takes, or what is left where the proposer keeps to that."""

@@ -186,11 +186,11 @@ def nothing_left(folder: Path, stack: ExitStack) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if stored or (folder / FILE_NAME).exists():
+        if stored or (folder / FILE_NAME).exists() or not folder.is_dir():
             raise
         stack.close()
-        for end in ("", "-wal", "-shm"):
-            (folder / f"{REPLIES}{end}").unlink(missing_ok=True)
+        for name in (REPLIES, f"{REPLIES}-wal", f"{REPLIES}-shm", f".{REPLIES}.lock"):
+            (folder / name).unlink(missing_ok=True)
         for each in made:
             if each.is_dir() and not any(each.iterdir()):
                 each.rmdir()

@@ -90,7 +90,12 @@ def answers(history: History) -> list[str]:
     for key in history.announced():
         grounds = [each for each in history.claims if each.program == key]
         told = "; ".join(f"{ground_name(each)} {interval(each.difference, each.low, each.high)}" for each in grounds)
-        lines.append(f"{key[:8]} is better than the control on every fresh ground: {told}.")
+        lines.append(
+            f"{key[:8]} is better than the control on every fresh ground: {told}, in the grounds' own units. "
+            f"{history.relative_of(key)}".rstrip()
+        )
+    if lines and history.scope:
+        lines.append(history.scope)
     if not lines and history.closed is None:
         lines.append(f"The run is not finished: nothing is claimed yet. {_how_to_go_on(history)}")
     elif not lines and not history.confirmed:

@@ -101,7 +101,11 @@ def cost_words(cost: Cost | None) -> str:
 
 def refusals_table(history: History) -> Grid:
     """Why candidates were refused, most frequent first, each with one reason as it was told."""
-    reasons = {each.category: each.reason for each in reversed(history.proposals) if each.kind == "rejected"}
+    reasons = {
+        each.category: f"{each.name}: {each.reason}" if each.name else each.reason
+        for each in reversed(history.proposals)
+        if each.kind == "rejected"
+    }
     counts = Counter(each.category for each in history.proposals if each.kind == "rejected")
     rows = [(category, count, cut_short(reasons[category], 200)) for category, count in counts.most_common()]
     return grid(("category", "times", "for example"), rows, (1,))
@@ -123,7 +127,7 @@ def lineage_table(history: History, keys: Sequence[str]) -> Grid:
         parents = ", ".join(parent[:8] for parent in each.parents) if each is not None else ""
         rows.append(
             (
-                key[:8],
+                history.name_of(key),
                 stored.step + 1 if stored.step >= 0 else "start",
                 stored.proposer or stored.role,
                 parents or "–",

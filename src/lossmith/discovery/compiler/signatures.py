@@ -89,7 +89,8 @@ def _native(positional: list[ast.arg], family: str, line: int) -> Signature:
             raise CompileError(
                 "signature",
                 f"`{name}` is of the paper's signature, not of family '{family}': say signature=\"discopop\" "
-                "(--signature discopop on the command line).",
+                "(--signature discopop on the command line; in a folder of candidates, end the file's name with "
+                ".discopop.py).",
                 argument.lineno,
             )
         if name in KEPT:

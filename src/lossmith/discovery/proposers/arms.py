@@ -75,6 +75,8 @@ def kind_of(word: str) -> str:
     if Path(word).is_file():
         raise ConfigurationError(f"`--proposer` takes a folder of candidates, got the file '{word}': give its folder.")
     if not Path(word).is_dir():
+        if "/" in word or word.startswith((".", "~")):
+            raise ConfigurationError(f"`--proposer` names a folder of candidates that is not there: '{word}'.")
         raise ConfigurationError(
             f"`--proposer` must name some of {', '.join(ARMS)}, or a folder of candidates in .py files, got "
             f"'{word}'.{did_you_mean(word, [each for each in ARMS if ':' not in each])}"

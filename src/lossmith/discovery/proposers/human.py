@@ -1,11 +1,12 @@
 """A folder where people put candidates: files of Python that are read, compiled and raced, never run.
 
-Each content is proposed once. A file that is added or changed while the run goes on is taken at the next call. What was
-not proposed, and what could not be read, is said when a session ends.
+Each content is proposed once under each signature. A file that is added or changed while the run goes on is taken at
+the next call. What was not proposed, and what could not be read, is said when a session ends.
 """
 
 import hashlib
 import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from lossmith.discovery.costs import ZERO, Cost
 from lossmith.discovery.program import MAX_BYTES
 from lossmith.discovery.proposers.base import Batch, Context, Event, Proposal
-from lossmith.errors import ConfigurationError
+from lossmith.errors import ConfigurationError, LossmithWarning
 
 DISCOPOP_SUFFIX = ".discopop.py"
 """Ending of the files that use the names of Lu et al. 2024 and `self.beta`."""
@@ -37,6 +38,12 @@ class HumanProposer:
         self.name, self.folder = name, Path(folder)
         if not self.folder.is_dir():
             raise ConfigurationError(f"`{self.folder}` must be a folder with candidates in .py files.")
+        if not self._paths():
+            warnings.warn(
+                f"`{self.folder}` holds no .py file yet: those that are put there while the run goes on are taken.",
+                LossmithWarning,
+                stacklevel=2,
+            )
         self._proposed: set[str] = set()
 
     def expected_cost(self, n: int) -> Cost:
@@ -84,7 +91,9 @@ class HumanProposer:
             content = _content(path)
             if isinstance(content, str):
                 continue
-            mark = hashlib.sha256(content).hexdigest()[:32]
+            # The same text means another loss under the names of the paper.
+            paper = b"discopop\0" if path.name.endswith(DISCOPOP_SUFFIX) else b""
+            mark = hashlib.sha256(paper + content).hexdigest()[:32]
             if mark not in seen:
                 seen.add(mark)
                 yield path, content, mark

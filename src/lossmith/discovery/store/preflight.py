@@ -108,7 +108,7 @@ class Forecast:
         parts |= {"play-off": self.playoff} if self.playoff.to_dict() else {}
         parts |= {"confirmation": self.confirmation}
         shown = [
-            f"{name}: " + ", ".join(show_amount(key, value) for key, value in cost.to_dict().items())
+            f"{name}: " + ", ".join(show_amount(key, value) for key, value in _once(cost).items())
             for name, cost in parts.items()
         ]
         if self.most.to_dict():
@@ -171,6 +171,13 @@ def forecast(
         confirmation = confirmation + (settings.confirmation_blocks * (settings.finalists + _FIXED)) * one(rung)
         baseline = baseline + (settings.confirmation_blocks * _FIXED) * one(rung)
     return Forecast(baseline=baseline, round=search, confirmation=confirmation, playoff=playoff, most=most)
+
+
+def _once(cost: Cost) -> dict[str, float]:
+    """Amounts to be shown, without the device's time where it is that of the clock."""
+    return {
+        name: value for name, value in cost.to_dict().items() if name != "device_seconds" or value != cost.wall_seconds
+    }
 
 
 def with_margin(cost: Cost) -> Cost:
