@@ -75,6 +75,20 @@ def test_what_is_accepted_and_how_it_is(text, flags):
     assert set(flags) <= set(verdict.flags), verdict.flags
 
 
+@pytest.mark.parametrize(
+    ("source", "lowers"),
+    [
+        ("def f(token_logps): return -token_logps * torch.square(1 - torch.exp(token_logps))", False),
+        ("def f(token_logps): return 1 - torch.exp(0.5 * token_logps)", False),
+        ("def f(token_logps, log_normalizer): return torch.atan(0.056 * log_normalizer - 1.1 * token_logps)", True),
+    ],
+)
+def test_a_token_loss_that_lowers_what_is_all_but_certain_is_flagged(source, lowers):
+    verdict = check(source, "token")
+    assert verdict.accepted
+    assert ("lowers-sure-labels" in verdict.flags) == lowers
+
+
 def test_flags_that_are_not_raised():
     assert not {
         "batch-coupled",
@@ -171,7 +185,8 @@ def test_label_smoothing_is_no_strength_of_cross_entropy():
     smooth = "def f(token_logps, mean_class_logps): return -0.9 * token_logps - 0.1 * mean_class_logps"
     verdict = check(smooth, "token")
     assert verdict.accepted
-    assert (verdict.flags, verdict.nearest.loss) == (("known:cross_entropy",), "cross_entropy(label_smoothing=0.1)")
+    assert verdict.flags == ("lowers-sure-labels", "known:cross_entropy")
+    assert verdict.nearest.loss == "cross_entropy(label_smoothing=0.1)"
 
 
 @pytest.mark.parametrize(

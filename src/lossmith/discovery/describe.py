@@ -30,6 +30,7 @@ MEANINGS = {
     "non-monotone": "On part of the line it pushes the margin down.",
     "convex": "It is convex along the margin.",
     "bounded": "It hardly grows at either end of the line, so single items cannot dominate.",
+    "lowers-sure-labels": "A label that is all but certain is pushed down.",
     "saturating": "Pairs that are right by far have no pull left.",
 }
 """Flag -> one sentence."""

@@ -31,7 +31,17 @@ def properties_of(candidate: Candidate) -> tuple[str, ...]:
         if not any(name.startswith("ref_") for name in program.inputs):
             flags.append("reference-free")
         flags += _shape_flags(candidate)
+    if program.family == "token" and _lowers_sure_labels(candidate):
+        flags.append("lowers-sure-labels")
     return tuple(flags)
+
+
+def _lowers_sure_labels(candidate: Candidate) -> bool:
+    """Whether a label that is all but certain is pushed down, as by label smoothing."""
+    sure = points.far("token")[0]
+    assert sure.labels is not None
+    own = sure.chained(candidate.at(sure)[1]).reshape(sure.labels.shape)[sure.labels == 1]
+    return bool(own.max() > SATURATED * np.abs(own).max())
 
 
 def margin_line(candidate: Candidate) -> tuple[Array, Array, Array]:
