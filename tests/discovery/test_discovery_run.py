@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from lossmith.cli import app
 from lossmith.discovery import compile_source, ladder, start
 from lossmith.discovery import export as exporting
+from lossmith.discovery.card import card
 from lossmith.discovery.controls import canaries_of, control_of
 from lossmith.discovery.costs import Budget
 from lossmith.discovery.describe import describe_candidate
@@ -401,7 +402,7 @@ def test_the_card_says_how_the_run_was_made_and_how_its_decisions_are(finished):
     )  # fmt: skip
     key = history.find("best")
     description = describe_candidate(history.programs[key], "preference", name="x")
-    text = exporting.card(history, key, "x", description, [])
+    text = card(history, key, "x", description, [])
     made = "```\nlossmith discover token --out 'a b' --seed 3\nlossmith discover token --seed 3\n```"
     assert made in text
     assert f"```\nlossmith discover replay {finished[0]}\nlossmith discover report {finished[0]}\n" in text
@@ -411,7 +412,7 @@ def test_the_card_says_how_the_run_was_made_and_how_its_decisions_are(finished):
         f"lossmith discover replay {finished[0]}",
     ]
     older = replace(history, settings={**history.settings, "command": None, "sessions": []})
-    told = exporting.card(older, key, "x", description, [])
+    told = card(older, key, "x", description, [])
     assert "The run did not keep the command that made it; its seed is 3, its settings are in its database." in told
 
 

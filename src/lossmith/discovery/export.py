@@ -3,7 +3,6 @@
 import json
 import keyword
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lossmith.discovery.card import card, titled
 from lossmith.discovery.compiler import CompileError, compile_source
 from lossmith.discovery.describe import Description, describe_candidate
 from lossmith.discovery.history import History, open_history
 from lossmith.discovery.identity import probes
 from lossmith.discovery.program import Program, as_objective, one_line, to_latex, to_python, torch_function
-from lossmith.discovery.race.confirmation import twin_floor
 from lossmith.errors import ConfigurationError, LossmithError
-from lossmith.evidence import PairedComparison, check_writable, paired_t, write_atomically
+from lossmith.evidence import check_writable, write_atomically
 from lossmith.objectives import list_losses
 from lossmith.testing import check_objective
 from lossmith.testing.report import Check
@@ -135,7 +134,7 @@ def objective_source(program: Program, name: str, history: History, description:
     facts = {
         "family": program.family,
         "item": record.item,
-        "source": f"lossmith discover, run {_run_name(history)}, program {program.key}",
+        "source": f"lossmith discover, run {history.folder.name}, program {program.key}",
         **({"batch_coupled": True} if record.batch_coupled else {}),
         **({"needs_positives": True} if record.needs_positives else {}),
         **({"row_local": True} if record.row_local else {}),
@@ -145,7 +144,7 @@ def objective_source(program: Program, name: str, history: History, description:
         declared.append('    module_hyperparameters={"normalize": True},')
     floats = [each for each in program.inputs if each not in ("same", "different")]
     lines = [
-        f'"""{_title(name)}: an objective that `lossmith discover` found; see card.md for what is known of it."""',
+        f'"""{titled(name)}: an objective that `lossmith discover` found; see card.md for what is known of it."""',
         "",
         "import torch",
         "import torch.nn.functional as F  # noqa: F401",
@@ -301,109 +300,3 @@ def pinned(program: Program) -> Pinned:
     losses.sum().backward()
     gradients = {name: rows.grad.tolist() for name, rows in leaves.items() if rows.grad is not None}
     return {name: rows.detach().tolist() for name, rows in leaves.items()}, losses.tolist(), gradients
-
-
-def card(history: History, key: str, name: str, description: Description, broken: Sequence[Check]) -> str:
-    """What is known of the program, for people: what it is, how it was found, what it did, what may be said."""
-    program = history.programs[key]
-    verdict = next((each for each in history.verdicts if each.program == key), None)
-    if verdict is not None and verdict.announced:
-        claim = f"The run announced it: on every fresh ground it was better than the control. {history.scope}".rstrip()
-    elif verdict is not None:
-        claim = "The run confirmed it on fresh ground and did **not** announce it: it was not better everywhere."
-    else:
-        claim = "The run did **not** confirm it: what follows was measured in the search, which flatters what it chose."
-    lines = [
-        f"# {_title(name)}",
-        "",
-        claim,
-        "",
-        f"- Formula: `{one_line(program)}`",
-        f"- LaTeX: $\\ell = {to_latex(program)}$",
-        f"- Family: {history.family}. {' '.join(description.sentences)}",
-    ]
-    if description.relatives:
-        near = "; ".join(f"`{each.loss}` at {each.distance:.2g}" for each in description.relatives)
-        lines.append(f"- Closest known losses: {near} (0 the same, below 0.05 neighbours).")
-    lines += [f"- It does not keep the rule `{each.name}` of the library: {each.detail}" for each in broken]
-    stored = history.stored[key]
-    parents = next((each.parents for each in history.proposals if each.key == key and each.kind == "admitted"), ())
-    by = f"- Found by {stored.proposer or stored.role} in round {stored.step + 1}"
-    lines += [by + (f", from {', '.join(parent[:8] for parent in parents)}." if parents else "."), ""]
-    lines += ["## Evidence", "", *_evidence(history, key), ""]
-    lines += ["## Run", "", f"- Run: `{_run_name(history)}`, seed {history.settings['seed']}, program `{key}`."]
-    lines += [
-        f"- Control: `{one_line(history.programs[history.control])}`.",
-        f"- Rungs: {', '.join(history.rungs)}.",
-        "",
-    ]
-    lines += ["## Again", ""]
-    if history.commands:
-        many = "These commands" if len(history.commands) > 1 else "This command"
-        lines += [
-            f"{many} made the run. In another folder (`--out`), with time enough and `--rounds {history.rounds}`, they "
-            "make it again: how many rounds a budget in time carries depends on the machine.",
-            "",
-        ]
-        lines += ["```", *history.commands, "```"]
-    else:
-        seed = history.settings["seed"]
-        lines += [
-            f"The run did not keep the command that made it; its seed is {seed}, its settings are in its database."
-        ]
-    trl = (
-        f', as does `lossmith.integrations.trl.DPOTrainer(..., loss="{name}")`'
-        if history.family == "preference"
-        else ""
-    )
-    lines += [
-        "",
-        "Make every decision of the run again from its rows, write its page and this export, and load the objective "
-        f"(the last line in this folder). Whatever takes a loss by name takes it after `import {name}_loss`{trl}.",
-    ]
-    lines += ["", "```", *replay_commands(history, key, name), "```", ""]
-    return "\n".join(lines)
-
-
-def _evidence(history: History, key: str) -> list[str]:
-    lines = [
-        "| rung | split | fitness | blocks | difference to the control, 95% | noise floor, 95% |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    known = {**history.settings["rungs"], **history.settings["unseen"]}
-    for rung, split in history.evaluations:
-        data = history.data(rung, split)
-        control, own = data.pairs(key)
-        if own:
-            floor = twin_floor(data)
-            noise = "none" if floor is None else _interval(floor)
-            told = f"{_interval(paired_t(control, own))} | {noise}"
-            lines.append(f"| {rung} | {split} | {known[rung]['fitness']} | {len(own)} | {told} |")
-    lines += ["", "The noise floor is the control trained again in the same blocks, in another order of the data."]
-    verdict = next((each for each in history.verdicts if each.program == key), None)
-    if verdict is not None:
-        lines += ["", f"Claim over all grounds and finalists: p = {verdict.p_holm:.3g} (Holm)."]
-    return lines
-
-
-def _interval(found: PairedComparison) -> str:
-    return f"{found.difference:+.4g} [{found.low:+.4g}, {found.high:+.4g}]"
-
-
-def replay_commands(history: History, key: str, name: str) -> list[str]:
-    """How to check and see the run, and how to train with the exported objective."""
-    run = str(history.folder)
-    return [
-        shlex.join(["lossmith", "discover", "replay", run]),
-        shlex.join(["lossmith", "discover", "report", run]),
-        shlex.join(["lossmith", "discover", "export", run, key[:12], "--name", name]),
-        f"python -c \"import {name}_loss, lossmith; print(lossmith.loss('{name}'))\"",
-    ]
-
-
-def _run_name(history: History) -> str:
-    return history.folder.name
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize()
