@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, make_blocks
 from lossmith.discovery.race.canaries import Canary, inspect
 from lossmith.discovery.race.confirmation import Ground, confirm
 from lossmith.discovery.race.estimates import Crowd, _shared_parts, _table_of, estimate
-from lossmith.discovery.race.halving import Decision, choose_retested, cut, ranked
+from lossmith.discovery.race.halving import Decision, choose_retested, cut, promising, ranked
 from lossmith.discovery.race.settings import RaceSettings
 from lossmith.discovery.race.simulation import CANARIES, CONTROL, SimulatedProgram, World, simulated_ladder
 from lossmith.discovery.rungs.base import Block
@@ -341,6 +342,21 @@ def decision(rung: str, program: str, kind: str, mean: float | None, step: int =
         sd=0.1,
         blocks=2,  # type: ignore[arg-type]
     )
+
+
+def test_what_is_hardly_above_the_control_is_not_worth_a_confirmation():
+    found = [
+        replace(decision("toy", key, "elite", mean), sd=sd)
+        for key, mean, sd in (
+            ("clear", 0.02, 0.01),
+            ("odds", 0.003, 0.01),
+            ("hardly", 1e-5, 0.006),
+            ("below", -0.01, 0.01),
+            ("exact", 0.001, 0.0),
+            ("equal", 0.0, 0.0),
+        )
+    ]
+    assert promising(found) == ["clear", "odds", "exact"]
 
 
 def test_the_audit_by_hand():

@@ -7,7 +7,7 @@ from lossmith.discovery.costs import ZERO, Cost
 from lossmith.discovery.measuring import Measuring
 from lossmith.discovery.race.blocks import make_blocks, playoff_blocks
 from lossmith.discovery.race.confirmation import Claim, Ground, confirm
-from lossmith.discovery.race.halving import Decision, choose_retested
+from lossmith.discovery.race.halving import Decision, choose_retested, promising
 from lossmith.discovery.store.archive import Archive
 from lossmith.discovery.store.database import Database
 from lossmith.discovery.store.decisions import Decisions
@@ -86,7 +86,7 @@ class Ending:
         return claims
 
     def _promising(self, step: int) -> bool:
-        return any((each.mean or 0.0) > 0 for each in self.decisions.elites(step))
+        return bool(promising(self.decisions.elites(step)))
 
     def _verdict_on_one(self) -> Cost:
         return NEARLY * self.measuring.forecast(1).confirmation
@@ -144,7 +144,7 @@ class Ending:
         found = self.archive.stage(step, "finalists")
         if found is not None:
             return list(found["finalists"])
-        better = [each.program for each in self.decisions.last_elites(step, rounds) if (each.mean or 0.0) > 0]
+        better = promising(self.decisions.last_elites(step, rounds))
         finalists = better[: self.measuring.setup.settings.finalists]
         while len(finalists) > 1 and self.measuring.too_dear(self.measuring.forecast(len(finalists)).confirmation):
             finalists.pop()

@@ -9,7 +9,7 @@ from typing import Any
 
 from lossmith.discovery.race.blocks import RungData, make_blocks, playoff_blocks, table, twin_of
 from lossmith.discovery.race.confirmation import Claim, Ground, confirm
-from lossmith.discovery.race.halving import Decision, choose_retested, cut
+from lossmith.discovery.race.halving import Decision, choose_retested, cut, promising
 from lossmith.discovery.race.settings import RaceSettings
 from lossmith.discovery.rungs.base import Block, Split
 from lossmith.discovery.setup import place_of
@@ -133,7 +133,7 @@ class _Replayer:
         if found is None or closed is None:
             return 0
         elites = self._decisions.last_elites(closed[0], closed[1]["rounds"])
-        better = [each.program for each in elites if (each.mean or 0.0) > 0]
+        better = promising(elites)
         # How many of them the budget carried was decided by the clock; which they are, is not.
         finalists = better[: max(1, len(found[1]["finalists"]))]
         if finalists != found[1]["finalists"] or len(finalists) > self._settings.finalists:

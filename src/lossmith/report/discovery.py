@@ -106,7 +106,9 @@ def answers(history: History) -> list[str]:
             f"{history.race.significance:g}."
         )
     elif not lines:
-        lines.append("Nothing was shown to beat the control: no elite of the search was better, so none was confirmed.")
+        lines.append(
+            "Nothing was shown to beat the control: no elite of the search was better by enough to be confirmed."
+        )
     measured, rounds = sum(len(rows) for rows in history.evaluations.values()), history.rounds
     lines.append(
         f"{len(history.proposals)} proposals, {len(history.candidates)} admitted programs, {measured} evaluations in "

@@ -314,7 +314,7 @@ def negatives(history: History, names: Mapping[str, str] | None = None) -> list[
             f"Nothing is claimed: {many} finalist{'s' if many != 1 else ''} met the control on fresh ground, none was "
             "shown to be better on every ground."
             if many
-            else "Nothing is claimed: no elite of the search was better than the control, so none was confirmed."
+            else "Nothing is claimed: no elite of the search was better than the control by enough to be confirmed."
         )
     for each in history.verdicts:
         if not each.announced:

@@ -13,6 +13,8 @@ from lossmith.discovery.race.settings import RaceSettings
 Kind = Literal["promoted", "audited", "rejected", "failed", "unmeasured", "elite", "challenger"]
 RETESTED = ("elite", "challenger")
 """Kinds of decisions on programs of all rounds, as opposed to those on a round's cohort."""
+PROMISING = 0.25
+"""Posterior standard deviations above the control from which an elite is worth a confirmation: odds of 3 to 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,15 @@ def choose_retested(
     kinds: tuple[tuple[Kind, list[Estimate]], ...] = (("elite", elites), ("challenger", challengers))
     return [
         _decided(step, rung, kind, rank, each, settings) for kind, chosen in kinds for rank, each in enumerate(chosen)
+    ]
+
+
+def promising(elites: Sequence[Decision]) -> list[str]:
+    """The elites that are worth a confirmation, in their order."""
+    return [
+        each.program
+        for each in elites
+        if each.mean is not None and each.sd is not None and each.mean > max(0.0, PROMISING * each.sd)
     ]
 
 
