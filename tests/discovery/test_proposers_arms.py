@@ -107,6 +107,7 @@ def test_every_word_makes_its_arm_and_two_of_a_kind_have_two_names(tmp_path):
     tokens = a_run(tmp_path / "tokens", "token", compile_source(FOCAL, "token"))
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(LRML)
     words = [
         "random", "gp", "best-of", "enumeration", "constants", "llm", "best-of:llm", "discopop", f"replay:{pairs}",
         f"transplant:{tokens}", str(tmp_path / "one"), f"{tmp_path}/one/", str(tmp_path / "two"), "gp",
