@@ -79,7 +79,9 @@ def test_one_text_is_two_losses_under_two_signatures(tmp_path):
 
 def test_a_folder_without_files_is_said(tmp_path):
     with pytest.warns(LossmithWarning, match="holds no .py file yet"):
-        HumanProposer(tmp_path)
+        arm = HumanProposer(tmp_path)
+    (tmp_path / "late.py").write_text(LRML)
+    assert [each.name for each in arm.propose(context(), 9).proposals] == ["late"]
 
 
 @pytest.fixture
