@@ -82,7 +82,7 @@ def _meeting(op: str, node: ast.expr, left: ast.expr, right: ast.expr, scope: Sc
     if type(left) is ast.Call or type(right) is ast.Call:
         return make(op, *_operands(node, [left, right], scope, depth))
     first, second = compile_expression(left, scope, depth + 1), compile_expression(right, scope, depth + 1)
-    if first.type in _TABLES or second.type in _TABLES:
+    if scope.tables:
         _check_widths(node, [first, second], [None, None])
     return make(op, first, second)
 
@@ -99,7 +99,8 @@ def _operands(node: ast.expr, parts: list[Any], scope: Scope, depth: int) -> lis
         found = _widened(part) if type(part) is ast.Call else None
         inner.append(found)
         made.append(compile_expression(found or part, scope, depth + 1) if isinstance(part, ast.expr) else part)
-    _check_widths(node, made, inner)
+    if scope.tables or any(inner):
+        _check_widths(node, made, inner)
     return made
 
 

@@ -23,6 +23,8 @@ class Scope:
         self.hyperparameters = dict(signature.hyperparameters)
         self.names |= {name: setting(name) for name in self.hyperparameters}
         self.declared = frozenset(signature.hyperparameters)
+        self.tables = any(node.type in ("table", "table_mask") for node in self.names.values())
+        """Whether an input has an axis of candidates: nothing else brings one in."""
         self.self_beta = signature.self_beta
         self.helpers = dict(helpers)
         self.seen = 0

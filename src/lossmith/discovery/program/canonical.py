@@ -31,6 +31,8 @@ from lossmith.discovery.program.types import FLOATS, MASKS, ProgramError
 
 _NUMBERS = frozenset(name for name, operator in OPERATORS.items() if operator.kind == "number")
 """Operators that fold where their arguments are numbers."""
+_ITSELF = object()
+"""Kept by a node that is its own normal form: one that held itself would wait for the garbage collector."""
 
 
 def canonical_form(root: Node) -> Node:
@@ -50,9 +52,24 @@ def _normal_form(root: Node) -> Any:
                     stack.append(arg)
                     break
             else:
-                node.canonical = _of_node(node)
+                found = _of_node(node)
+                node.canonical = _ITSELF if _is_itself(found, node) else found
                 stack.pop()
-    return root.canonical
+    return _known(root)
+
+
+def _is_itself(found: Any, node: Node) -> bool:
+    if node.type in MASKS:
+        return found is node
+    number, terms = found
+    return number == 0 and len(terms) == 1 and terms.get(node) == 1
+
+
+def _known(node: Node) -> Any:
+    found = node.canonical
+    if found is not _ITSELF:
+        return found
+    return node if node.type in MASKS else single(node)
 
 
 def _of_node(node: Node) -> Form | Node:
@@ -70,7 +87,7 @@ def _form(node: Node) -> Form:
         return float(node.value or 0.0), {}
     if not node.args:
         return single(node)
-    given = [arg.canonical for arg in node.args]
+    given = [_known(arg) for arg in node.args]
     if node.op in _NUMBERS and not any(form[1] for form in given):
         found = evaluated(node.op, [form[0] for form in given])
         if found is not None:
@@ -243,7 +260,7 @@ def _mask(node: Node) -> Node:
     """A boolean as a comparison of a normal form with 0, perhaps negated, or logic on such ones."""
     if not node.args:
         return node
-    given = [arg.canonical for arg in node.args]
+    given = [_known(arg) for arg in node.args]
     if node.op == "not":
         return given[0].args[0] if given[0].op == "not" else make("not", given[0])
     if node.op in ("and", "or"):

@@ -37,9 +37,12 @@ def value_and_gradients(
         moving = {node for node in nodes if node.op == "input" and node.value in wanted}
         through: list[Node] = []
         for node in nodes:
-            if node.op in _VJPS and not moving.isdisjoint(node.args):
-                moving.add(node)
-                through.append(node)
+            if node.op in _VJPS:
+                for arg in node.args:
+                    if arg in moving:
+                        moving.add(node)
+                        through.append(node)
+                        break
         if root not in moving:
             return values[root], {}
         gradients: dict[Node, Any] = {root: np.ones(np.shape(values[root]))}

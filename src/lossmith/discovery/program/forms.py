@@ -50,13 +50,15 @@ def single(node: Node) -> Form:
 def plus(a: Form, b: Form, factor: float = 1.0) -> Form:
     """`a + factor * b`."""
     terms = dict(a[1])
-    for term, coefficient in b[1].items():
-        _add(terms, term, times_exactly(factor, coefficient))
-    return _sum(a[0], times_exactly(factor, b[0])), terms
+    number, more = b if factor == 1 else times(b, factor)
+    for term, coefficient in more.items():
+        _add(terms, term, coefficient)
+    return _sum(a[0], number), terms
 
 
 def _add(terms: dict[Node, float], term: Node, coefficient: float) -> None:
-    new = _sum(terms.get(term, 0.0), coefficient)
+    old = terms.get(term)
+    new = coefficient if old is None else _sum(old, coefficient)
     if new == 0 and term.tame:
         terms.pop(term, None)
     else:
@@ -84,6 +86,8 @@ def times_exactly(a: float, b: float) -> float:
 
 def times(form: Form, factor: float) -> Form:
     """`factor * form`; 0 times what may be infinite stays."""
+    if factor == 1:
+        return form
     if factor == 0:
         return 0.0, {term: 0.0 for term in form[1] if not term.tame}
     return times_exactly(form[0], factor), {t: times_exactly(coefficient, factor) for t, coefficient in form[1].items()}
@@ -188,7 +192,8 @@ def _merged(factors: dict[Node, int], more: dict[Node, int]) -> dict[Node, int]:
 
 
 def _distributed(one: Form, other: Form) -> Form:
-    number, terms = times(one, other[0])
+    number, scaled = times(one, other[0])
+    terms = dict(scaled)
     first, factors = _as_product(one)
     for term, coefficient in other[1].items():
         second, more = _as_product((0.0, {term: coefficient}))

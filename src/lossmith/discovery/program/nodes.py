@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, Self, final
 
@@ -33,7 +34,7 @@ class Node:
     held: bool
     """Whether something in it is held constant: it may stand still at a kink, at every input."""
     canonical: Any
-    """Its normal form once it was asked for: a linear form, or the node of a boolean."""
+    """What `canonical` keeps of its normal form once it was asked for."""
     digest: bytes | None
     """Its digest once it was asked for."""
 
@@ -64,6 +65,8 @@ class _Entry(weakref.ref[Node]):
 # A node lives as long as somebody holds it, and its key holds its arguments meanwhile. A WeakValueDictionary does the
 # same; its wrappers in Python cost as much as all the rest of `make`.
 _NODES: dict[tuple[Any, ...], _Entry] = {}
+# Candidates come in streams and share most of their parts, so the last ones are held a while.
+_LATEST: deque[Node] = deque(maxlen=10_000)
 
 
 def _forget(entry: _Entry, table: dict[tuple[Any, ...], _Entry] = _NODES) -> None:
@@ -115,23 +118,31 @@ def make(op: str, *args: Node) -> Node:
         raise ProgramError(f"No operator named '{op}'.")
     if len(args) != operator.arity:
         raise ProgramError(f"`{op}` takes {operator.arity} arguments, got {len(args)}.")
-    if op == "clamp" and not _bounds(args[1].value, args[2].value):
-        raise ProgramError("`clamp` needs a bound: a number or a hyper-parameter below, above or on both sides.")
+    if operator.literal:
+        _check_literals(op, operator.literal, args)
     size, depth, tame, held = 1, 0, operator.tame or _mild_power(op, args), op == "detach"
-    types: list[str] = []
-    for place, arg in enumerate(args):
-        if arg.op == "const":
-            if arg.value in _INFINITE and not (op == "clamp" and place in operator.literal):
-                raise ProgramError(f"`{op}` of an infinite constant.")
-        elif place in operator.literal and arg.op != "hyperparameter":
-            raise ProgramError(f"Argument {place + 1} of `{op}` must be a number or a hyper-parameter.")
-        types.append(arg.type)
+    for arg in args:
         size += arg.size
         if arg.depth > depth:
             depth = arg.depth
-        tame = tame and arg.tame
-        held = held or arg.held
-    return _new(key, op, args, None, result_type(op, *types), tame, held, size, depth + 1)
+        if not arg.tame:
+            tame = False
+        if arg.held:
+            held = True
+        if arg.value in _INFINITE and not operator.literal:
+            raise ProgramError(f"`{op}` of an infinite constant.")
+    type = result_type(op, *[arg.type for arg in args])
+    return _new(key, op, args, None, type, tame, held, size, depth + 1)
+
+
+def _check_literals(op: str, places: tuple[int, ...], args: tuple[Node, ...]) -> None:
+    for place, arg in enumerate(args):
+        if arg.value in _INFINITE and not (op == "clamp" and place in places):
+            raise ProgramError(f"`{op}` of an infinite constant.")
+        if place in places and arg.op not in ("const", "hyperparameter"):
+            raise ProgramError(f"Argument {place + 1} of `{op}` must be a number or a hyper-parameter.")
+    if op == "clamp" and not _bounds(args[1].value, args[2].value):
+        raise ProgramError("`clamp` needs a bound: a number or a hyper-parameter below, above or on both sides.")
 
 
 def _bounds(low: object, high: object) -> bool:
@@ -170,6 +181,7 @@ def _new(
     entry = _Entry(node, _forget)
     entry.key = key
     _NODES[key] = entry
+    _LATEST.append(node)
     return node
 
 
@@ -210,8 +222,10 @@ def replace(root: Node, changes: dict[Node, Node]) -> Node:
     """
     new = dict(changes)
     for node in order(root):
-        if node.args and node not in new and not new.keys().isdisjoint(node.args):
-            new[node] = make(node.op, *[new.get(arg, arg) for arg in node.args])
+        for arg in node.args:
+            if arg in new and node not in new:
+                new[node] = make(node.op, *[new.get(arg, arg) for arg in node.args])
+                break
     return new.get(root, root)
 
 
