@@ -107,7 +107,8 @@ def test_every_block_holds_control_twin_canary_and_all_elites(finished):
     for rung, split, block, program, twin in rows:
         blocks.setdefault((rung, split, block), set()).add((program, twin))
     measured = [each.program.key for each in CANARIES if each.program is not None]
-    assert len(blocks) == 2 * (1 + 2) + 2 * 5
+    # Nobody is left open by the first ground of the confirmation, so the second is not asked.
+    assert len(blocks) == 2 * (1 + 2) + 5
     for (rung, split, index), programs in blocks.items():
         assert {(CONTROL.key, 0), (CONTROL.key, 1)} <= programs
         assert {key for key, _ in programs} & set(measured) == {measured[index % 3]}
@@ -134,19 +135,44 @@ def test_only_who_was_promoted_or_audited_is_measured_on_the_next_rung(finished)
     assert kinds["rejected"] > 0
 
 
-def test_confirmation_uses_seeds_and_a_split_that_the_search_never_used(finished):
-    engine, outcome = finished
+@pytest.fixture(scope="module")
+def half_open():
+    """A run whose first ground leaves one finalist of two open, whom the second refutes."""
+    with Engine(None, small(seed=13)) as engine:
+        outcome = engine.run()
+        yield engine, outcome
+
+
+def test_confirmation_uses_seeds_and_a_split_that_the_search_never_used(half_open):
+    engine, outcome = half_open
     seeds: dict[str, set] = {"search": set(), "confirmation": set()}
     for split, seed in engine.database.rows("SELECT split, seed FROM evaluation"):
         seeds[split].add(seed)
     assert len(seeds["confirmation"]) == 2 * 5 * 2
     assert not seeds["search"] & seeds["confirmation"]
-    assert {each.ground for claim in outcome.claims for each in claim.grounds} == {"small", "small-unseen"}
-    assert [result.unseen for result in outcome.claims[0].grounds] == [False, True]
+    assert [[each.ground for each in claim.grounds] for claim in outcome.claims] == [
+        ["small"],
+        ["small", "small-unseen"],
+    ]
+    assert [result.unseen for result in outcome.claims[1].grounds] == [False, True]
 
 
-def test_every_decision_is_made_again_from_the_rows(finished):
-    engine, outcome = finished
+def test_a_ground_is_asked_about_those_alone_that_may_yet_be_announced(half_open):
+    engine, outcome = half_open
+    first, second = outcome.claims
+    assert first.p_holm > 0.05
+    assert second.grounds[0].comparison.p_value < 0.05 < second.grounds[1].comparison.p_value == second.p_value
+    asked = engine.database.rows(
+        "SELECT rung, program FROM evaluation WHERE split = 'confirmation' AND program IN (?, ?) GROUP BY 1, 2",
+        [first.program, second.program],
+    )
+    on_both = [("small", first.program), ("small", second.program), ("small-unseen", second.program)]
+    assert sorted(asked) == sorted(on_both)
+
+
+@pytest.mark.parametrize("run", ["finished", "half_open"])
+def test_every_decision_is_made_again_from_the_rows(run, request):
+    engine, outcome = request.getfixturevalue(run)
     found = replay(engine.database)
     assert found.mismatches == ()
     assert found.decisions == len(engine.decisions.all())
@@ -164,10 +190,12 @@ def test_every_decision_is_made_again_from_the_rows(finished):
         "UPDATE decision SET mean = mean + 0.001 WHERE kind = 'elite' AND step = 0 AND rank = 0",
         "UPDATE verdict SET announced = 1 - announced WHERE rank = 0",
         "UPDATE evaluation SET seed = seed + 1 WHERE rung = 'tiny' AND block = 0 AND twin = 1",
+        "UPDATE evaluation SET program = (SELECT program FROM verdict WHERE rank = 0) WHERE rung = 'small-unseen' "
+        "AND program = (SELECT program FROM verdict WHERE rank = 1)",
     ],
 )
 def test_a_changed_row_is_found_by_the_replay(tampering, tmp_path):
-    dump_of(tmp_path, small())
+    dump_of(tmp_path, small(seed=13))
     with sqlite3.connect(tmp_path / "discovery.sqlite") as connection:
         assert connection.execute(tampering).rowcount > 0
     with Database(tmp_path, read_only=True) as database:

@@ -10,7 +10,7 @@ import pytest
 from lossmith.discovery.race.audit import audit_rungs
 from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, make_blocks, table
 from lossmith.discovery.race.canaries import Canary, inspect
-from lossmith.discovery.race.confirmation import Ground, confirm
+from lossmith.discovery.race.confirmation import Ground, confirm, still_open
 from lossmith.discovery.race.estimates import Crowd, _shared_parts, _table_of, estimate
 from lossmith.discovery.race.halving import Decision, choose_retested, cut, promising, ranked
 from lossmith.discovery.race.settings import RaceSettings
@@ -548,6 +548,42 @@ def test_a_finalist_that_fails_or_is_missing_is_not_announced():
     found = confirm(["a", "z"], grounds, significance=0.05)
     assert [(claim.p_value, claim.announced) for claim in found] == [(1.0, False), (1.0, False)]
     assert found[0].grounds[1].comparison is None
+
+
+def test_who_is_open_may_yet_be_announced():
+    assert still_open(["a", "b"], [], significance=0.05) == ["a", "b"]
+    first = ground("small", False, a=STRONG, b=WEAK, c=STRONG, d=NEGATIVE)
+    assert still_open(["d", "c", "b", "a"], [first], significance=0.05) == ["c", "a"]
+    # Holm counts those who are out too: two that show the same are both out, where one alone would be open.
+    shown = [1.0, 1.9, 0.2, 1.3, 0.6]
+    both = ground("small", False, a=shown, b=shown)
+    assert still_open(["a"], [both], significance=0.05) == ["a"]
+    assert still_open(["a", "b"], [both], significance=0.05) == []
+
+
+def test_who_was_not_asked_on_a_ground_is_not_announced():
+    grounds = [ground("small", False, a=STRONG, b=STRONG), ground("other", True, a=STRONG)]
+    assert [claim.announced for claim in confirm(["a", "b"], grounds, significance=0.05)] == [True, False]
+    assert still_open(["a", "b"], grounds, significance=0.05) == ["a"]
+
+
+def test_dropping_finalists_between_grounds_changes_no_verdict():
+    draw = np.random.default_rng(7)
+    dropped = announced = 0
+    for _ in range(300):
+        keys, size = ["a", "b", "c"], draw.uniform(0, 2.5)
+        shown = [{key: list(size + draw.standard_normal(5)) for key in keys} for _ in range(2)]
+        first, second = ground("small", False, **shown[0]), ground("other", True, **shown[1])
+        left = still_open(keys, [first], significance=0.05)
+        asked = [first, ground("other", True, **{key: shown[1][key] for key in left})] if left else [first]
+        with_all, with_some = (
+            [claim.program for claim in confirm(keys, grounds, significance=0.05) if claim.announced]
+            for grounds in ([first, second], asked)
+        )
+        assert with_all == with_some
+        dropped += len(keys) - len(left)
+        announced += len(with_all)
+    assert (dropped, announced) > (100, 100)
 
 
 # ---- settings and simulation

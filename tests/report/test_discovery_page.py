@@ -31,7 +31,7 @@ def history(discovered):
 
 
 def test_rungs_come_from_the_cheapest_on_and_the_confirmation_last(history):
-    places = [("toy", "search"), ("tiny", "search"), ("tiny", "confirmation"), ("tiny-unseen", "confirmation")]
+    places = [("toy", "search"), ("tiny", "search"), ("tiny", "confirmation")]
     assert list(history.evaluations) == places
     kinds = [row[0] for row in spend_table(history).rows]
     assert kinds == ["proposer", *(f"rung/{rung}/{split}" for rung, split in places)]
@@ -85,8 +85,16 @@ def test_claims_stand_in_the_order_of_the_finalists(history):
     verdicts = [replace(first, program=other, rank=0), replace(first, rank=1)]
     claims = [*history.claims, *(replace(each, program=other) for each in history.claims)]
     rows = claims_table(replace(history, verdicts=verdicts, claims=claims)).rows
-    assert [row[0] for row in rows] == [other[:8]] * 2 + [first.program[:8]] * 2
-    assert {row[1] for row in rows} == {"tiny", "tiny-unseen"}
+    assert [row[:2] for row in rows] == [(other[:8], "tiny"), (first.program[:8], "tiny")]
+
+
+def test_a_ground_that_was_not_asked_is_named(history):
+    (first,) = history.verdicts
+    (said,) = (each for each in negatives(history) if each.startswith(first.program[:8]))
+    assert said.endswith(" tiny-unseen could not have changed that, and was not asked.")
+    (claim,) = history.claims
+    both = [claim, replace(claim, ground="tiny-unseen")]
+    assert not any("not asked" in each for each in negatives(replace(history, claims=both)))
 
 
 def test_a_run_without_finalists_does_not_speak_of_them(history):

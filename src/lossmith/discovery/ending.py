@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lossmith.discovery.costs import ZERO, Cost
 from lossmith.discovery.measuring import Measuring
 from lossmith.discovery.race.blocks import make_blocks, playoff_blocks
-from lossmith.discovery.race.confirmation import Claim, Ground, confirm
+from lossmith.discovery.race.confirmation import Claim, Ground, confirm, still_open
 from lossmith.discovery.race.halving import Decision, choose_retested, promising
 from lossmith.discovery.store.archive import Archive
 from lossmith.discovery.store.database import Database
@@ -66,7 +66,10 @@ class Ending:
         return plan.held_back if step < 0 or self._promising(step) else ZERO
 
     def confirm(self) -> list[Claim]:
-        """Confirm the finalists once, on blocks, a split and tasks that the search never saw."""
+        """Confirm the finalists once, on blocks, a split and tasks that the search never saw.
+
+        A ground is asked about those alone that the ones before have left open.
+        """
         if self.archive.find_stage("confirmed") is not None:
             return []
         closed = self.archive.find_stage("closed")
@@ -74,12 +77,16 @@ class Ending:
         step, rounds = closed[0], closed[1]["rounds"]
         setup = self.measuring.setup
         self._play_off(step, rounds)
-        finalists, grounds = self._finalists(step, rounds), []
-        for rung in setup.grounds if finalists else ():
+        finalists, level = self._finalists(step, rounds), setup.settings.significance
+        grounds: list[Ground] = []
+        for rung in setup.grounds:
+            left = still_open(finalists, grounds, significance=level)
+            if not left:
+                break
             fresh = make_blocks(setup.seed, rung.name, "confirmation", 0, setup.settings.confirmation_blocks)
-            data = self.measuring.measure(step, rung, fresh, finalists, keep_back=ZERO, name="confirmation")
+            data = self.measuring.measure(step, rung, fresh, left, keep_back=ZERO, name="confirmation")
             grounds.append(Ground(name=rung.name, unseen=setup.is_unseen(rung), data=data))
-        claims = confirm(finalists, grounds, significance=setup.settings.significance)
+        claims = confirm(finalists, grounds, significance=level)
         with self.database.transaction():
             self.decisions.save_claims(claims)
             self.archive.set_stage(step, "confirmed", {"finalists": finalists})

@@ -129,6 +129,7 @@ def _rung(family: str, name: str, task: str | None, model: str | None, settings:
 
 def _small(family: str, name: str, task: str, model: str | None, settings: Mapping[str, Any], brief: bool) -> SmallRung:
     given: dict[str, Any] = {"task": task, "model": model or MODELS[family]}
+    seconds = 30.0 if brief else 150.0
     if family != "preference":
         given |= {"max_length": 64, "curve_examples": 0, "batch_size": 20}
         given |= {"metric": "accuracy" if family == "token" else "neighbours_accuracy"}
@@ -143,12 +144,13 @@ def _small(family: str, name: str, task: str, model: str | None, settings: Mappi
     else:
         # At the 1e-4 of the recipes so few steps move no pair to the other side, whatever the loss.
         given |= {"curve_examples": 0, "shown_answers": 0, "epochs": 1, "learning_rate": 1e-3, "batch_size": 4}
+        seconds *= 1.4
         given |= (
             {"train_examples": 24, "test_examples": 32, "max_length": 96}
             if brief
             else {"train_examples": 96, "test_examples": 128, "max_length": 128}
         )
-    return SmallRung(name=name, family=family, settings=given | dict(settings), seconds=30.0 if brief else 150.0)
+    return SmallRung(name=name, family=family, settings=given | dict(settings), seconds=seconds)
 
 
 def _short(task: str) -> str:

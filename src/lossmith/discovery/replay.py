@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lossmith.discovery.race.blocks import RungData, make_blocks, playoff_blocks, table, twin_of
-from lossmith.discovery.race.confirmation import Claim, Ground, confirm
+from lossmith.discovery.race.confirmation import Claim, Ground, confirm, still_open
 from lossmith.discovery.race.halving import Decision, choose_retested, cut, promising
 from lossmith.discovery.race.settings import RaceSettings
 from lossmith.discovery.rungs.base import Block, Split
@@ -111,7 +111,7 @@ class _Replayer:
         legs, left_out = playoff_blocks(self._identity["seed"], rung, rounds, self._settings)
         again = chosen = self._decisions.retested(rounds - 1)
         for blocks in legs[: found[1]["blocks"] // self._settings.playoff_blocks]:
-            self._compare_runners(rung, blocks, [each.program for each in again])
+            self._compare_runners("The play-off", rung, blocks, [each.program for each in again])
             data = self._data(rung, "search", before=blocks[-1].index + 1, left_out=left_out)
             crowd = [key for key in self._candidates if key in data.fitness]
             chosen = choose_retested(step, rung, data, crowd, self._settings)
@@ -119,13 +119,13 @@ class _Replayer:
         self._compare(chosen, self._decisions.all(step=step, rung=rung))
         return len(chosen)
 
-    def _compare_runners(self, rung: str, blocks: Sequence[Block], programs: Sequence[str]) -> None:
-        """Who was measured in a leg of the play-off, against who was to be."""
-        numbers = {block.index for block in blocks}
-        ran = {each[0] for each in self._jobs.places() if each[1:3] == (rung, "search") and each[3] in numbers}
+    def _compare_runners(self, what: str, rung: str, blocks: Sequence[Block], programs: Sequence[str]) -> None:
+        """Who was measured in a leg of the play-off or on a ground, against who was to be."""
+        wanted = {(rung, block.split, block.index) for block in blocks}
+        ran = {each[0] for each in self._jobs.places() if each[1:4] in wanted}
         for key in sorted((ran & set(self._candidates)) ^ set(programs)):
             was = "was" if key in ran else "was not"
-            self._wrong.append(f"The play-off on rung `{rung}`: `{key[:8]}` {was} measured in it.")
+            self._wrong.append(f"{what} on rung `{rung}`: `{key[:8]}` {was} measured in it.")
 
     def _claims(self) -> int:
         found = self._archive.find_stage("confirmed")
@@ -139,10 +139,14 @@ class _Replayer:
         if finalists != found[1]["finalists"] or len(finalists) > self._settings.finalists:
             self._wrong.append(f"The finalists are {found[1]['finalists']} and replayed they are {finalists}.")
         known = {place_of(each["ground"]) for each in self._identity["rungs"].values()}
-        grounds = [
-            Ground(name=name, unseen=self._ground(name) not in known, data=self._data(name, "confirmation"))
-            for name in (self._identity["grounds"] if finalists else ())
-        ]
+        seed, grounds = self._identity["seed"], list[Ground]()
+        for name in self._identity["grounds"]:
+            left = still_open(finalists, grounds, significance=self._settings.significance)
+            blocks = make_blocks(seed, name, "confirmation", 0, self._settings.confirmation_blocks)
+            self._compare_runners("The confirmation", name, blocks, left)
+            if left:
+                data = self._data(name, "confirmation")
+                grounds.append(Ground(name=name, unseen=self._ground(name) not in known, data=data))
         claims = confirm(finalists, grounds, significance=self._settings.significance)
         again = [(each.program, each.rank, each.p_value, each.p_holm, int(each.announced)) for each in claims]
         for before, after in zip_longest(self._verdicts, again):

@@ -323,7 +323,9 @@ def negatives(history: History, names: Mapping[str, str] | None = None) -> list[
             where = "" if worst is None else (
                 f": on {worst.ground} its difference is {interval(worst.difference, worst.low, worst.high)}"
             )  # fmt: skip
-            said.append(f"{each.program[:8]} was a finalist and is not announced (p {each.p_holm:.2g}){where}.")
+            left = [name for name in history.settings["grounds"] if name not in {claim.ground for claim in grounds}]
+            rest = f" {', '.join(left)} could not have changed that, and was not asked." if left and grounds else ""
+            said.append(f"{each.program[:8]} was a finalist and is not announced (p {each.p_holm:.2g}){where}.{rest}")
     broken = {each.program for each in history.decisions if each.kind == "failed"}
     if broken:
         said.append(

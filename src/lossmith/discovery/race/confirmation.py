@@ -4,6 +4,9 @@ A finalist is announced where it is better on *every* ground. Each ground has th
 blocks; the finalist's p is the largest of them (Berger 1982: the intersection-union test needs no correction over
 grounds), 1 where a difference is not above 0; Holm corrects over the finalists. Nothing that was measured in the search
 enters, so the effect that stands beside the claim carries no winner's curse of the search.
+
+Grounds are asked one after the other, of those finalists alone that can still be announced: a further ground only
+raises a p, and with it Holm's, so who is dropped would not have been announced, and no other verdict changes.
 """
 
 import math
@@ -31,7 +34,7 @@ class GroundResult:
     ground: str
     unseen: bool
     comparison: PairedComparison | None
-    """None where the finalist failed there or was not measured."""
+    """None where the finalist failed there."""
     floor: PairedComparison | None
     """The control's twin against the control in the same blocks: a paired difference where there is no effect."""
 
@@ -44,8 +47,9 @@ class Claim:
     rank: int
     """Place among the elites of the search, from 0."""
     grounds: tuple[GroundResult, ...]
+    """Those that it was asked on."""
     p_value: float
-    """Largest p over the grounds; 1 where it is not better on one of them."""
+    """Largest p over the grounds that it was asked on; 1 where it is not better on one of them."""
     p_holm: float
     """After Holm over all finalists."""
     announced: bool
@@ -53,8 +57,8 @@ class Claim:
 
 
 def confirm(finalists: Sequence[str], grounds: Sequence[Ground], *, significance: float) -> list[Claim]:
-    """Claims for all finalists, in their order; none is announced without an unseen ground."""
-    results = {key: tuple(_on_ground(key, ground) for ground in grounds) for key in finalists}
+    """Claims for all finalists, in their order; none is announced without an unseen ground, or with one not asked."""
+    results = {key: tuple(_on_ground(key, ground) for ground in grounds if _asked(key, ground)) for key in finalists}
     p_values = [_p_of_all(results[key]) for key in finalists]
     adjusted = holm(p_values) if finalists else []
     allowed = any(ground.unseen for ground in grounds)
@@ -65,10 +69,24 @@ def confirm(finalists: Sequence[str], grounds: Sequence[Ground], *, significance
             grounds=results[key],
             p_value=p_values[rank],
             p_holm=adjusted[rank],
-            announced=allowed and adjusted[rank] <= significance,
+            announced=allowed and len(results[key]) == len(grounds) and adjusted[rank] <= significance,
         )
         for rank, key in enumerate(finalists)
     ]
+
+
+def still_open(finalists: Sequence[str], grounds: Sequence[Ground], *, significance: float) -> list[str]:
+    """Finalists that may yet be announced after these grounds, in their order: all of them before the first."""
+    if not grounds:
+        return list(finalists)
+    asked = [
+        claim for claim in confirm(finalists, grounds, significance=significance) if len(claim.grounds) == len(grounds)
+    ]
+    return [claim.program for claim in asked if claim.p_holm <= significance]
+
+
+def _asked(key: str, ground: Ground) -> bool:
+    return key in ground.data.failed or key in ground.data.fitness
 
 
 def _on_ground(key: str, ground: Ground) -> GroundResult:

@@ -28,11 +28,11 @@ class Forecast:
     """Costs that are known from the settings and from what one evaluation takes."""
 
     baseline: Cost
-    """Control, twin and canaries of one round and of the confirmation: what a run needs that finds nothing."""
+    """Control, twin and canaries of one round and of a whole confirmation: the least that a verdict may need."""
     round: Cost
     """One round of the search, with the least that its proposals can be asked for."""
     confirmation: Cost
-    """The confirmation of all finalists."""
+    """The confirmation of all finalists on every ground; less where a ground leaves none of them open."""
     playoff: Cost = ZERO
     """The play-off between the search and the confirmation."""
     most: Cost = ZERO
@@ -106,7 +106,7 @@ class Forecast:
         """The forecast for a person."""
         parts = {"baseline": self.baseline, "one round": self.round}
         parts |= {"play-off": self.playoff} if self.playoff.to_dict() else {}
-        parts |= {"confirmation": self.confirmation}
+        parts |= {"confirmation, at most": self.confirmation}
         shown = [
             f"{name}: " + ", ".join(show_amount(key, value) for key, value in _once(cost).items())
             for name, cost in parts.items()
