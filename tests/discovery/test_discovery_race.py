@@ -561,6 +561,23 @@ def test_who_is_open_may_yet_be_announced():
     assert still_open(["a", "b"], [both], significance=0.05) == []
 
 
+def test_who_could_not_be_measured_where_it_was_asked_has_shown_nothing():
+    # `a` was asked on both grounds and the machine lost it on the second: it must not count as shown for Holm, by which
+    # `b` alone would meet the full level.
+    middling = [1.0, 1.9, 0.2, 1.3, 0.6]
+    assert 0.02 < t_p_value(middling) < 0.05
+    grounds = [ground("small", False, a=STRONG, b=STRONG), ground("other", True, b=middling)]
+    lost, other = confirm(["a", "b"], grounds, significance=0.05)
+    assert (lost.p_value, lost.p_holm, lost.announced) == (1.0, 1.0, False)
+    assert [each.comparison is None for each in lost.grounds] == [False, True]
+    assert (other.p_holm, other.announced) == (pytest.approx(2 * t_p_value(middling)), False)
+
+
+def test_rows_of_who_was_not_asked_are_not_looked_at():
+    grounds = [ground("small", False, a=STRONG, b=NEGATIVE), ground("other", True, a=STRONG, b=STRONG)]
+    assert [len(claim.grounds) for claim in confirm(["a", "b"], grounds, significance=0.05)] == [2, 1]
+
+
 def test_who_was_not_asked_on_a_ground_is_not_announced():
     grounds = [ground("small", False, a=STRONG, b=STRONG), ground("other", True, a=STRONG)]
     assert [claim.announced for claim in confirm(["a", "b"], grounds, significance=0.05)] == [True, False]

@@ -258,6 +258,25 @@ def test_the_largest_race_that_fits_twice_is_taken():
     assert sizes[3] == start.SIZES[-1].candidates
 
 
+@pytest.mark.parametrize("task", ["sentiment", "polite_pairs"])
+@pytest.mark.parametrize("rungs", [("toy", "tiny", "small"), ("small",)])
+def test_half_an_hour_begins_on_real_tasks_with_room_to_spare(task, rungs):
+    from lossmith.discovery.costs import Budget
+    from lossmith.discovery.proposers.random import RandomProposer
+    from lossmith.discovery.store.preflight import forecast
+
+    ladder, budget, proposer = (
+        make_ladder("preference", rungs, task=task, brief=True),
+        Budget.parse("30m"),
+        RandomProposer(),
+    )
+    plan = forecast(
+        start.fitting_race(ladder, proposer, budget), ladder.rungs, (ladder.rungs[-1], *ladder.unseen), proposer
+    )
+    plan.check(budget)
+    assert plan.needed.wall_seconds < 0.98 * 1800
+
+
 def test_adapters_are_scaled_and_left_as_they_were():
     layer = torch.nn.Linear(1, 1)
     layer.scaling = {"default": 2.0}  # pyright: ignore[reportAttributeAccessIssue]

@@ -95,6 +95,9 @@ def test_a_ground_that_was_not_asked_is_named(history):
     (claim,) = history.claims
     both = [claim, replace(claim, ground="tiny-unseen")]
     assert not any("not asked" in each for each in negatives(replace(history, claims=both)))
+    lost = [claim, replace(claim, ground="tiny-unseen", difference=None, low=None, high=None, p_value=None, blocks=0)]
+    empty = replace(history, claims=lost, evaluations={**history.evaluations, ("tiny-unseen", "confirmation"): []})
+    assert any("tiny-unseen the machine failed, so that it has shown nothing" in each for each in negatives(empty))
 
 
 def test_a_run_without_finalists_does_not_speak_of_them(history):

@@ -18,7 +18,7 @@ def card(history: History, key: str, name: str, description: Description, broken
     if verdict is not None and verdict.announced:
         claim = f"The run announced it: on every fresh ground it was better than the control. {history.scope}".rstrip()
     elif verdict is not None:
-        claim = "The run confirmed it on fresh ground and did **not** announce it: it was not better everywhere."
+        claim = "The run took it to fresh ground and did **not** announce it: it was not shown to be better everywhere."
     else:
         claim = "The run did **not** confirm it: what follows was measured in the search, which flatters what it chose."
     lines = [
@@ -95,8 +95,16 @@ def _evidence(history: History, key: str) -> list[str]:
     lines += ["", "The noise floor is the control trained again in the same blocks, in another order of the data."]
     verdict = next((each for each in history.verdicts if each.program == key), None)
     if verdict is not None:
-        lines += ["", f"Claim over all grounds and finalists: p = {verdict.p_holm:.3g} (Holm)."]
+        lines += ["", f"Claim over {_asked(history, key)}: p = {verdict.p_holm:.3g} (Holm over the finalists)."]
     return lines
+
+
+def _asked(history: History, key: str) -> str:
+    asked = [each.ground for each in history.claims if each.program == key]
+    left = [name for name in history.settings["grounds"] if name not in asked]
+    if not left:
+        return "all grounds"
+    return f"{', '.join(asked)} ({', '.join(left)} could not have changed it)"
 
 
 def _interval(found: PairedComparison) -> str:

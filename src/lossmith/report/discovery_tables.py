@@ -305,6 +305,14 @@ def _bare(resource: str, amount: float) -> str:
     return show_amount(resource, amount).removesuffix(f" {resource}").removesuffix(" of device time")
 
 
+def _shown_on(history: History, claim: ClaimRow) -> str:
+    """What a finalist that was not announced has shown on a ground."""
+    if claim.difference is not None:
+        return f"its difference is {interval(claim.difference, claim.low, claim.high)}"
+    broke = claim.program in history.data(claim.ground, "confirmation").failed
+    return "it broke in training" if broke else "the machine failed, so that it has shown nothing there"
+
+
 def negatives(history: History, names: Mapping[str, str] | None = None) -> list[str]:
     """What was tried in vain, in sentences."""
     said = []
@@ -320,11 +328,10 @@ def negatives(history: History, names: Mapping[str, str] | None = None) -> list[
         if not each.announced:
             grounds = [claim for claim in history.claims if claim.program == each.program]
             worst = min(grounds, key=lambda claim: -math.inf if claim.low is None else claim.low, default=None)
-            where = "" if worst is None else (
-                f": on {worst.ground} its difference is {interval(worst.difference, worst.low, worst.high)}"
-            )  # fmt: skip
+            where = "" if worst is None else f": on {worst.ground} {_shown_on(history, worst)}"
             left = [name for name in history.settings["grounds"] if name not in {claim.ground for claim in grounds}]
-            rest = f" {', '.join(left)} could not have changed that, and was not asked." if left and grounds else ""
+            were = "was" if len(left) == 1 else "were"
+            rest = f" {', '.join(left)} could not have changed that, and {were} not asked." if left and grounds else ""
             said.append(f"{each.program[:8]} was a finalist and is not announced (p {each.p_holm:.2g}){where}.{rest}")
     broken = {each.program for each in history.decisions if each.kind == "failed"}
     if broken:

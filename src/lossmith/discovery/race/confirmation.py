@@ -34,7 +34,7 @@ class GroundResult:
     ground: str
     unseen: bool
     comparison: PairedComparison | None
-    """None where the finalist failed there."""
+    """None where the finalist failed there, or the machine did."""
     floor: PairedComparison | None
     """The control's twin against the control in the same blocks: a paired difference where there is no effect."""
 
@@ -57,19 +57,18 @@ class Claim:
 
 
 def confirm(finalists: Sequence[str], grounds: Sequence[Ground], *, significance: float) -> list[Claim]:
-    """Claims for all finalists, in their order; none is announced without an unseen ground, or with one not asked."""
-    results = {key: tuple(_on_ground(key, ground) for ground in grounds if _asked(key, ground)) for key in finalists}
-    p_values = [_p_of_all(results[key]) for key in finalists]
-    adjusted = holm(p_values) if finalists else []
+    """Claims for all finalists, in their order; none is announced without an unseen ground."""
+    results, left = _in_turn(finalists, grounds, significance)
+    adjusted = _adjusted(results)
     allowed = any(ground.unseen for ground in grounds)
     return [
         Claim(
             program=key,
             rank=rank,
-            grounds=results[key],
-            p_value=p_values[rank],
-            p_holm=adjusted[rank],
-            announced=allowed and len(results[key]) == len(grounds) and adjusted[rank] <= significance,
+            grounds=tuple(results[key]),
+            p_value=_p_of_all(results[key]),
+            p_holm=adjusted[key],
+            announced=allowed and key in left,
         )
         for rank, key in enumerate(finalists)
     ]
@@ -77,16 +76,29 @@ def confirm(finalists: Sequence[str], grounds: Sequence[Ground], *, significance
 
 def still_open(finalists: Sequence[str], grounds: Sequence[Ground], *, significance: float) -> list[str]:
     """Finalists that may yet be announced after these grounds, in their order: all of them before the first."""
-    if not grounds:
-        return list(finalists)
-    asked = [
-        claim for claim in confirm(finalists, grounds, significance=significance) if len(claim.grounds) == len(grounds)
-    ]
-    return [claim.program for claim in asked if claim.p_holm <= significance]
+    return _in_turn(finalists, grounds, significance)[1]
 
 
-def _asked(key: str, ground: Ground) -> bool:
-    return key in ground.data.failed or key in ground.data.fitness
+def _in_turn(
+    finalists: Sequence[str], grounds: Sequence[Ground], significance: float
+) -> tuple[dict[str, list[GroundResult]], list[str]]:
+    """What each finalist did on the grounds that it was asked on, and who is left.
+
+    Who was asked follows from the grounds before, never from the rows: one that was asked and could not be measured
+    has shown nothing there.
+    """
+    results: dict[str, list[GroundResult]] = {key: [] for key in finalists}
+    left = list(finalists)
+    for ground in grounds:
+        for key in left:
+            results[key].append(_on_ground(key, ground))
+        adjusted = _adjusted(results)
+        left = [key for key in left if adjusted[key] <= significance]
+    return results, left
+
+
+def _adjusted(results: dict[str, list[GroundResult]]) -> dict[str, float]:
+    return dict(zip(results, holm([_p_of_all(each) for each in results.values()]), strict=True)) if results else {}
 
 
 def _on_ground(key: str, ground: Ground) -> GroundResult:

@@ -106,7 +106,7 @@ class Forecast:
         """The forecast for a person."""
         parts = {"baseline": self.baseline, "one round": self.round}
         parts |= {"play-off": self.playoff} if self.playoff.to_dict() else {}
-        parts |= {"confirmation, at most": self.confirmation}
+        parts |= {"confirmation, if every ground is asked": self.confirmation}
         shown = [
             f"{name}: " + ", ".join(show_amount(key, value) for key, value in _once(cost).items())
             for name, cost in parts.items()
