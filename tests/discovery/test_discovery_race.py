@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lossmith.discovery.ending import shown_at_last
 from lossmith.discovery.race.audit import audit_rungs
 from lossmith.discovery.race.blocks import RungData, jobs_of_blocks, make_blocks, table
 from lossmith.discovery.race.canaries import Canary, inspect
@@ -571,6 +572,14 @@ def test_who_could_not_be_measured_where_it_was_asked_has_shown_nothing():
     assert (lost.p_value, lost.p_holm, lost.announced) == (1.0, 1.0, False)
     assert [each.comparison is None for each in lost.grounds] == [False, True]
     assert (other.p_holm, other.announced) == (pytest.approx(2 * t_p_value(middling)), False)
+
+
+def test_what_finalists_have_shown_stands_behind_the_verdict():
+    grounds = [ground("small", False, a=STRONG, b=NEGATIVE), ground("other", True)]
+    told = shown_at_last(confirm(["a", "b"], grounds, significance=0.05))
+    assert told.startswith(" (a on other not measured; b on small -")
+    assert told.endswith("])")
+    assert shown_at_last([]) == ""
 
 
 def test_rows_of_who_was_not_asked_are_not_looked_at():

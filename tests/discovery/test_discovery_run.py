@@ -84,13 +84,23 @@ def test_what_becomes_of_peoples_files_is_said_and_shown(quick, tmp_path):
     (files / "upside_down.py").write_text(
         "def f(chosen_logps, rejected_logps):\n    return F.softplus(chosen_logps - rejected_logps)\n"
     )
+    (files / "all_wrong.py").write_text(
+        "def f(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps):\n"
+        "    return -F.logsigmoid(0.1 * (rejected_logps - chosen_logps - ref_rejected_logps + ref_chosen_logps))\n"
+    )
     result = run("preference", "--rungs", "toy", "--rounds", 1, "--budget", "1h", "--proposer", files, "--out", folder)
     assert result.exit_code == 0, result.output
     said = " ".join(result.output.split())
     assert "`good.py` of people: admitted as " in said
     assert "`upside_down.py` of people: rejected, wrong-sign: " in said
+    assert "`all_wrong.py` of people: duplicate, duplicate-of-known-bad: " in said
+    assert "the control with all labels wrong" in said
+    assert "flip the sign" in said
     page = (folder / "discovery.html").read_text()
     assert "upside_down: " in page
+    people = page[page.index("Files of people") :]
+    assert ">good.py</" in people
+    assert "rejected: wrong-sign" in people
     assert "lossmith&#39;s own small worlds alone" in page or "nothing was shown" in page.lower()
 
 

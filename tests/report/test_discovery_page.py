@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from lossmith.discovery.compiler import compile_source
 from lossmith.discovery.history import open_history
 from lossmith.discovery.replay import replay_run
 from lossmith.evidence import paired_t
@@ -75,6 +76,12 @@ def test_what_is_announced_has_its_relative_and_how_far_it_may_be_carried(histor
     assert said[0].startswith(f"{first.program[:8]} is better than the control on every fresh ground: tiny ")
     assert "Its closest known loss is " in said[0]
     assert said[1].startswith("It was trained on lossmith's own small worlds alone")
+    known = compile_source(
+        "def f(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps):\n"
+        "    return 3 * F.relu(1 - 0.15 * (chosen_logps - rejected_logps - ref_chosen_logps + ref_rejected_logps))\n"
+    )
+    (same, *_) = answers(replace(announced, programs={**history.programs, first.program: known}))
+    assert same.endswith(" It is hinge(beta=0.15), a known loss at that strength, but for its scale.")
     real = replace(announced, settings=announced.settings | {"ladder": ["toy", "small"]})
     assert not any("small worlds" in each for each in answers(real))
 

@@ -1,6 +1,6 @@
 """The end of a run: a play-off among the best, who of them is a finalist, and the confirmation on fresh ground."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lossmith.discovery.costs import ZERO, Cost
@@ -31,6 +31,19 @@ def abandoned_words(lost: Mapping[str, int]) -> str:
         f"its {lost['candidates']} candidates take no part in the end, and its {lost['evaluations']} evaluations are "
         "left out of it"
     )
+
+
+def shown_at_last(claims: Sequence[Claim]) -> str:
+    """What the finalists have shown on the last ground that each was asked on, to be put behind a verdict."""
+    told = []
+    for claim in claims:
+        last = claim.grounds[-1]
+        shown = "not measured"
+        if last.comparison is not None:
+            found = last.comparison
+            shown = f"{found.difference:+.2g} [{found.low:+.2g}, {found.high:+.2g}]"
+        told.append(f"{claim.program[:8]} on {last.ground} {shown}")
+    return f" ({'; '.join(told)})" if told else ""
 
 
 @dataclass(kw_only=True)

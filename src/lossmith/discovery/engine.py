@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lossmith._version import __version__
 from lossmith.discovery.costs import Cost
-from lossmith.discovery.ending import Ending, abandoned_words
+from lossmith.discovery.ending import Ending, abandoned_words, shown_at_last
 from lossmith.discovery.measuring import Measuring
 from lossmith.discovery.proposers.base import ProgramLike, Standing, Untried
 from lossmith.discovery.race.blocks import RungData, make_blocks
@@ -163,7 +163,7 @@ class Engine:
         words = (
             f"{len(announced)} confirmed better than the control"
             if announced
-            else "nothing was shown to beat the control"
+            else f"nothing was shown to beat the control{shown_at_last(claims)}"
         )
         return Outcome(
             status="finished",
@@ -280,7 +280,8 @@ class Engine:
         self.desk.tell(step, self.standings(step), self.decisions.all(step=step), cheapest)
         admitted = Counter(each.proposer for each in self.archive.proposals(step) if each.kind == "admitted")
         new = ", ".join(f"{count} of {arm}" for arm, count in admitted.most_common())
-        self._say(f"Round {step + 1}: {len(self.desk.programs)} programs; new ones: {new}.")
+        many = sum(each.role == "candidate" for each in self.archive.programs())
+        self._say(f"Round {step + 1}: {many} candidates so far; new ones: {new}.")
         return None
 
     def _climb(

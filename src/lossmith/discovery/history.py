@@ -11,7 +11,6 @@ from typing import Any
 from lossmith._checks import did_you_mean
 from lossmith.discovery.controls import canaries_of
 from lossmith.discovery.costs import RESOURCES, ZERO, Budget, Cost
-from lossmith.discovery.identity import NEIGHBOUR
 from lossmith.discovery.program import Program, ProgramError, from_json
 from lossmith.discovery.race.audit import RungAudit, audit_rungs
 from lossmith.discovery.race.blocks import RungData, table
@@ -128,14 +127,6 @@ class History:
             "It was trained on lossmith's own small worlds alone, where a share of the labels is wrong: what bears "
             "wrong labels wins there, and need not on your task (--task, or a file of yours)."
         )
-
-    def relative_of(self, key: str) -> str:
-        """The closest known loss of a candidate as a sentence; empty where none was kept."""
-        found = next((each for each in self.proposals if each.key == key and each.nearest), None)
-        if found is None or found.distance is None:
-            return ""
-        near = ", a neighbour" if found.distance < NEIGHBOUR else ""
-        return f"Its closest known loss is {found.nearest}, at distance {found.distance:.2g}{near}."
 
     @property
     def race(self) -> RaceSettings:

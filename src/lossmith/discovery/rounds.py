@@ -193,6 +193,8 @@ class Desk:
         elif category.startswith("duplicate"):
             kind, original = "duplicate", category.removeprefix("duplicate-of-")
             key = original if original in self.programs else key
+        if category in {f"duplicate-of-{each.name}" for each in self.setup.canaries if each.kind == "bad"}:
+            reason += " That is the control with all labels wrong, which the run measures as a canary: flip the sign."
         return _stored(proposal, verdict, kind, category, reason, key, place)
 
     def _admit(self, program: ProgramLike, role: str, name: str, proposer: str, place: tuple[int, int, int]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from lossmith.discovery.describe import Description, describe_candidate
 from lossmith.discovery.ending import abandoned_words
 from lossmith.discovery.history import History, open_history
+from lossmith.discovery.identity import DUPLICATE, NEIGHBOUR
 from lossmith.discovery.program import one_line
 from lossmith.evidence.folders import cannot_write
 from lossmith.report.discovery_arms import arm_notes, proposers_table
@@ -25,6 +26,7 @@ from lossmith.report.discovery_tables import (
     interval,
     lineage_table,
     negatives,
+    people_table,
     refusals_table,
     spend_table,
 )
@@ -92,7 +94,7 @@ def answers(history: History) -> list[str]:
         told = "; ".join(f"{ground_name(each)} {interval(each.difference, each.low, each.high)}" for each in grounds)
         lines.append(
             f"{key[:8]} is better than the control on every fresh ground: {told}, in the grounds' own units. "
-            f"{history.relative_of(key)}".rstrip()
+            f"{_relative(history, key)}".rstrip()
         )
     if lines and history.scope:
         lines.append(history.scope)
@@ -115,6 +117,18 @@ def answers(history: History) -> list[str]:
         f"{rounds} round{'' if rounds == 1 else 's'}{_played(history)}{_why(history)}."
     )
     return lines
+
+
+def _relative(history: History, key: str) -> str:
+    """The closest known loss as a sentence; empty where there is none."""
+    relatives = describe_candidate(history.programs[key], history.family, name=key[:8]).relatives
+    if not relatives:
+        return ""
+    closest = relatives[0]
+    if closest.distance < DUPLICATE:
+        return f"It is {closest.loss}, a known loss at that strength, but for its scale."
+    near = ", a neighbour" if closest.distance < NEIGHBOUR else ""
+    return f"Its closest known loss is {closest.loss}, at distance {closest.distance:.2g}{near}."
 
 
 def _how_to_go_on(history: History) -> str:
@@ -143,7 +157,7 @@ def _why(history: History) -> str:
         return ""
     reason = history.closed["reason"]
     lost = history.closed.get("abandoned")
-    begun = "" if lost is None else f" in a further round: {abandoned_words(lost)}"
+    begun = "" if lost is None else f"; a further round was begun and abandoned: {abandoned_words(lost)}"
     return f"; the search ended because {_REASONS.get(reason, reason)}{begun}"
 
 
@@ -188,6 +202,7 @@ def render_discovery(history: History, figures: Sequence[Any], parts: Sequence[P
         control=one_line(history.programs[history.control]),
         answers=answers(history),
         negatives=negatives(history),
+        people=people_table(history),
         claims=claims_table(history),
         funnel=funnel_table(history),
         refusals=refusals_table(history),

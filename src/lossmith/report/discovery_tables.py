@@ -10,6 +10,7 @@ from lossmith.discovery.history import ClaimRow, History
 from lossmith.discovery.program import one_line
 from lossmith.discovery.race.confirmation import twin_floor
 from lossmith.discovery.race.halving import RETESTED
+from lossmith.discovery.rounds import HUMAN
 from lossmith.discovery.rungs.base import Split
 from lossmith.evidence import paired_t
 
@@ -151,6 +152,17 @@ def fate_of(history: History, key: str) -> str:
     # Decisions are sorted by the name of the rung: what counts is the highest one.
     last = max(own, key=lambda each: history.rungs.index(each.rung))
     return f"{last.kind} on {last.rung}, {number(last.mean)}"
+
+
+def people_table(history: History) -> Grid:
+    """What became of the files that people gave."""
+    rows = []
+    for each in history.proposals:
+        if each.proposer.split("-")[0] == HUMAN:
+            key = each.key if each.kind == "admitted" else None
+            became = f"{each.kind}: {each.category}" if key is None else fate_of(history, key)
+            rows.append((f"{each.name}.py", "–" if key is None else key[:8], became))
+    return grid(("file", "program", "what became of it"), rows)
 
 
 def cut_short(text: str, length: int) -> str:

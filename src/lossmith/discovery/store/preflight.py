@@ -80,7 +80,7 @@ class Forecast:
         for words, cost in needs:
             short = budget.exceeded_by(cost)
             if short is not None:
-                remedy = "" if short in _ASKED else ", or fewer candidates, blocks or rungs"
+                remedy = "" if short in _ASKED else ", or fewer rungs"
                 raise ConfigurationError(
                     f"`budget` of {show_amount(short, budget.limits()[short])} cannot finish {words}, which needs "
                     f"{show_amount(short, getattr(cost, short))}: give at least "
@@ -104,7 +104,7 @@ class Forecast:
 
     def sentences(self, budget: Budget, rounds: int | None) -> list[str]:
         """The forecast for a person."""
-        parts = {"baseline": self.baseline, "one round": self.round}
+        parts = {"control and canaries alone, within what follows": self.baseline, "one round": self.round}
         parts |= {"play-off": self.playoff} if self.playoff.to_dict() else {}
         parts |= {"confirmation, if every ground is asked": self.confirmation}
         shown = [
