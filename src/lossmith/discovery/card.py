@@ -101,7 +101,7 @@ def _evidence(history: History, key: str) -> list[str]:
 
 def _asked(history: History, key: str) -> str:
     asked = [each.ground for each in history.claims if each.program == key]
-    left = [name for name in history.settings["grounds"] if name not in asked]
+    left = history.not_asked(key)
     if not left:
         return "all grounds"
     return f"{', '.join(asked)} ({', '.join(left)} could not have changed it)"

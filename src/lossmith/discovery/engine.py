@@ -280,7 +280,8 @@ class Engine:
         self.desk.tell(step, self.standings(step), self.decisions.all(step=step), cheapest)
         admitted = Counter(each.proposer for each in self.archive.proposals(step) if each.kind == "admitted")
         new = ", ".join(f"{count} of {arm}" for arm, count in admitted.most_common())
-        many = sum(each.role == "candidate" for each in self.archive.programs())
+        fixed = 1 + sum(each.program is not None for each in self.setup.canaries)
+        many = len(self.desk.programs) - fixed
         self._say(f"Round {step + 1}: {many} candidates so far; new ones: {new}.")
         return None
 

@@ -128,6 +128,11 @@ class History:
             "wrong labels wins there, and need not on your task (--task, or a file of yours)."
         )
 
+    def not_asked(self, key: str) -> list[str]:
+        """Grounds that a finalist was not asked on, since they could not have changed its verdict."""
+        asked = {each.ground for each in self.claims if each.program == key}
+        return [name for name in self.settings["grounds"] if name not in asked]
+
     @property
     def race(self) -> RaceSettings:
         """How it was raced."""

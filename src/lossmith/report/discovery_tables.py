@@ -341,7 +341,7 @@ def negatives(history: History, names: Mapping[str, str] | None = None) -> list[
             grounds = [claim for claim in history.claims if claim.program == each.program]
             worst = min(grounds, key=lambda claim: -math.inf if claim.low is None else claim.low, default=None)
             where = "" if worst is None else f": on {worst.ground} {_shown_on(history, worst)}"
-            left = [name for name in history.settings["grounds"] if name not in {claim.ground for claim in grounds}]
+            left = history.not_asked(each.program)
             were = "was" if len(left) == 1 else "were"
             rest = f" {', '.join(left)} could not have changed that, and {were} not asked." if left and grounds else ""
             said.append(f"{each.program[:8]} was a finalist and is not announced (p {each.p_holm:.2g}){where}.{rest}")
